@@ -1,0 +1,54 @@
+# Needs make and Python 3.11 or later; everything else is installed into .venv by `make setup`.
+PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,$(shell command -v $(python))))
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.setup-stamp
+
+.PHONY: help setup test e2e check demo bench format protos lock clean
+.DEFAULT_GOAL := help
+
+help: ## Shows this list.
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Makes .venv from the hashed lock; quick when nothing changed.
+
+$(STAMP): requirements.lock requirements-uv.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: install it, or run make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11: run make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-uv.lock
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test: setup ## Runs unit and contract tests.
+	$(BIN)/python -m pytest
+
+e2e: setup ## Starts and stops real stacks, services and edge included; takes minutes.
+	$(BIN)/python -m pytest tests/e2e
+
+check: setup ## Format, lint, types, import rules, protos, stubs, lock, docs.
+	@$(BIN)/python tools/check.py
+
+demo: setup ## Runs the whole story on a phantom hospital into out/demo.
+	$(BIN)/cytosynth demo --out out/demo
+
+bench: setup ## Measures whether cyto-small draws the cells it is asked for: DATA=<ImageFolder of real cells>.
+	@test -d "$(DATA)" || { echo "run make bench DATA=<folder with the Barcelona cells, one folder per class>"; exit 1; }
+	$(BIN)/python -m benchmarks.base_agreement --data "$(DATA)" --base cyto-small --out out/bench
+
+format: setup ## Formats code and protos.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/buf format --write protos
+
+protos: setup ## Generates the stubs from the protos.
+	@$(BIN)/python tools/protos.py
+
+lock: setup ## Locks the requirements of pyproject.toml, hashes included; keeps versions that still fit.
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements.lock
+	echo uv | $(BIN)/uv pip compile - --constraint requirements.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements-uv.lock
+
+clean: ## Removes caches and outputs; keeps .venv and .cytosynth.
+	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

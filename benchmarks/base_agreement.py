@@ -1,0 +1,143 @@
+"""Does a base draw the class it is asked for?  An independent classifier is the judge.
+
+    python -m benchmarks.base_agreement --data ../shared/data/wbc-pbc-barcelona --base cyto-small
+
+The judge is a ResNet-18 trained on real images that no base has seen (the four tenths that
+``models.recipes.corpus`` keeps back) and on nothing synthetic.  Its accuracy on the other real
+images is reported beside its agreement with the asked class on synthetic ones, which it bounds
+roughly.  Writes the figures and a contact sheet to ``--out``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from models.recipes.corpus import SIZE_PX, Corpus, real_corpus
+from services.common.bases import PromptEmbeddings, encode_prompts, load_pipeline, resolve_base
+from services.common.cell_classes import class_prompt
+from services.common.classifier_config import ClassifierConfig
+from services.common.classifier_models import ImageClassifier, build_model
+from services.generator.sampler import Sampler, Slot
+from services.generator.synthesize import SamplerSettings
+from services.trainer.classifier_recipe import recipe_from_spec
+from services.trainer.train_classifier import LabelledImages, train
+
+BATCH = 50
+JUDGE_FILE = "judge.safetensors"
+
+
+class NoCheckpoints:
+    """The judge is trained in one go."""
+
+    def load(self) -> None:
+        """Nothing was kept."""
+
+    def due(self) -> bool:
+        """Never."""
+        return False
+
+    def save(self, state: dict, files: dict[str, bytes]) -> None:
+        """Not called, as nothing is ever due."""
+        raise AssertionError("nothing is due")
+
+
+def train_judge(corpus: Corpus, class_ids: list[str], num_steps: int) -> ImageClassifier:
+    """A ResNet-18 on ``corpus``, class-balanced and augmented as the trainer does it."""
+    recipe = recipe_from_spec({"settings": {"num_steps": num_steps, "batch_size": 64}}, "")
+    config = ClassifierConfig("resnet18", tuple(class_ids), SIZE_PX)
+    torch.manual_seed(0)
+    judge = build_model(config, Path("models"))
+    labels = np.array([class_ids.index(c) for c in corpus.class_ids])
+
+    def report(phase: str, step: int, total: int, losses: dict[str, float]) -> None:
+        if step % 100 == 0:
+            print(f"judge: step {step} of {total}, loss {losses['loss_real']:.3f}", flush=True)
+
+    images = LabelledImages(corpus.images, labels)
+    train(judge, images, None, recipe, torch.device("cpu"), report, NoCheckpoints())
+    return judge
+
+
+@torch.no_grad()
+def judged(judge: ImageClassifier, images: np.ndarray) -> np.ndarray:
+    """Class positions (N,) for uint8 images (N, H, W, 3)."""
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return torch.cat([judge.logits(b).argmax(1) for b in x.split(128)]).numpy()
+
+
+def synthesize(base: str, class_ids: list[str], per_class: int, settings: SamplerSettings):
+    """uint8 images (classes, per_class, H, W, 3) drawn by ``base`` without an adapter."""
+    pipeline = load_pipeline(resolve_base(base, Path("models")))
+    sampler = Sampler(pipeline, BATCH, torch.float32)
+    tokens = encode_prompts(pipeline, ["", *(class_prompt(c) for c in class_ids)]).tokens
+    drawn = []
+    for k in range(len(class_ids)):
+        slots = [Slot(1000 * k + i, PromptEmbeddings(tokens[k + 1])) for i in range(per_class)]
+        images: list[np.ndarray] = []
+        for start in range(0, per_class, BATCH):
+            batch = slots[start : start + BATCH]
+            images += sampler.draw(batch, PromptEmbeddings(tokens[0]), settings)
+        drawn.append(np.stack(images))
+    return np.stack(drawn)
+
+
+def main() -> None:
+    """Train (or load) the judge, draw, count, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="wbc-pbc-barcelona folder")
+    parser.add_argument("--base", default="cyto-small")
+    parser.add_argument("--per-class", type=int, default=50)
+    parser.add_argument("--judge-steps", type=int, default=600)
+    parser.add_argument("--num-steps", type=int, default=20)
+    parser.add_argument("--guidance-scale", type=float, default=2.0)
+    parser.add_argument("--out", type=Path, default=Path("out/bench/base_agreement"))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    unseen = real_corpus(args.data, seen=False)
+    seen = real_corpus(args.data, seen=True)
+    class_ids = sorted(set(unseen.class_ids))
+    judge_file = args.out / JUDGE_FILE
+    if judge_file.exists():
+        judge = build_model(ClassifierConfig("resnet18", tuple(class_ids), SIZE_PX), Path("models"))
+        from safetensors.torch import load_file
+
+        judge.load_learned_state(load_file(judge_file))
+        judge.eval()
+    else:
+        judge = train_judge(unseen, class_ids, args.judge_steps)
+        from safetensors.torch import save_file
+
+        save_file({k: v.contiguous() for k, v in judge.learned_state().items()}, judge_file)
+    truth = np.array([class_ids.index(c) for c in seen.class_ids])
+    right = judged(judge, seen.images) == truth
+    real_recall = [float(right[truth == k].mean()) for k in range(len(class_ids))]
+    settings = SamplerSettings(args.num_steps, args.guidance_scale, "dpmpp_2m")
+    images = synthesize(args.base, class_ids, args.per_class, settings)
+    agreement = [float((judged(judge, images[k]) == k).mean()) for k in range(len(class_ids))]
+    report = {
+        "base": args.base,
+        "num_steps": args.num_steps,
+        "guidance_scale": args.guidance_scale,
+        "per_class": args.per_class,
+        "judge_balanced_accuracy_on_real": float(np.mean(real_recall)),
+        "agreement": float(np.mean(agreement)),
+        "per_class_agreement": dict(zip(class_ids, agreement, strict=True)),
+        "per_class_judge_recall_on_real": dict(zip(class_ids, real_recall, strict=True)),
+    }
+    (args.out / f"{args.base}.json").write_text(json.dumps(report, indent=1) + "\n")
+    rows = [
+        np.concatenate([*seen.images[truth == k][:4], *images[k][:10]], axis=1)
+        for k in range(len(class_ids))
+    ]
+    Image.fromarray(np.concatenate(rows)).save(args.out / f"{args.base}.png")
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

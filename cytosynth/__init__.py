@@ -1,0 +1,1 @@
+"""Cytosynth: LoRA diffusion synthesis of single white blood cells for AML diagnosis."""

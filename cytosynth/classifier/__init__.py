@@ -1,0 +1,1 @@
+"""Generated stubs of the classifier contracts, by version."""

@@ -1,0 +1,65 @@
+"""The command ``cytosynth``. Everything it does, ``cytosynth.client`` does too.
+
+Nothing heavy is imported before a command runs, so that help is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns 0, 1 for a failure (told in one line) or 2 for wrong usage."""
+    from cytosynth.cli.app import app
+
+    args = list(sys.argv[1:] if argv is None else argv)
+    before = signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        app(args=args, prog_name="cytosynth")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        sys.stderr.write("cytosynth: interrupted\n")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # Whoever read our output has stopped reading; that is no failure.
+        return 0
+    except Exception as error:
+        told = _told(error)
+        if told is None:
+            raise
+        line, fields = told
+        if "--json" in args:
+            line = json.dumps({"error": fields})
+        else:
+            line = f"cytosynth: {line}"
+        sys.stderr.write(f"{line}\n")
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def _told(error: Exception) -> tuple[str, dict[str, object]] | None:
+    """One line and a JSON form for the failures a user can do something about."""
+    from cytosynth.certs import CertificateError
+    from cytosynth.client.errors import CytosynthError
+    from cytosynth.stack_state import StackError
+
+    if isinstance(error, CytosynthError):
+        return str(error), error.to_dict()
+    if isinstance(error, StackError | CertificateError):
+        line = " ".join(str(error).split())
+        return line, {"code": type(error).__name__, "message": line}
+    if isinstance(error, OSError) and error.filename:
+        line = f"{error.filename}: {error.strerror}"
+        return line, {"code": "FAILED_PRECONDITION", "message": line}
+    return None
+
+
+def _as_interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

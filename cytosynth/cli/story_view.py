@@ -1,0 +1,89 @@
+"""How the whole story looks in a terminal: phases as they end, and the table of arms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from cytosynth.cli import show
+from cytosynth.client import Dataset, Job
+from cytosynth.story import ARMS, Outcome
+from cytosynth.story_progress import Listener
+
+
+class Teller(Listener):
+    """Prints a line per finished phase and moves the progress bar in between."""
+
+    def __init__(self, meter: show.Meter) -> None:
+        self._meter = meter
+        self._phase = ""
+        self._count = meter.counted("")
+
+    def begin(self, phase: str) -> None:
+        self._phase = readable(phase)
+        self._meter.update(self._phase)
+        self._count = self._meter.counted(self._phase)
+
+    def count(self, done: int, total: int) -> None:
+        self._count(done, total)
+
+    def job(self, job: Job) -> None:
+        self._meter.job(job, self._phase)
+
+    def dataset(self, dataset: Dataset) -> None:
+        for notice in dataset.notices:
+            self._meter.say(f"note: {notice}")
+        kept = [item for item in dataset.classes if not item.left_out_reason]
+        classes = ", ".join(f"{item.class_id} {item.num_train}/{item.num_test}" for item in kept)
+        self._meter.say(f"{dataset.name}: training/test cells: {classes}")
+
+    def end(self, phase: str, seconds: float) -> None:
+        self._meter.say(f"{readable(phase):<36} {show.duration(seconds):>8}")
+
+
+def readable(phase: str) -> str:
+    """``fit_clip_real_only`` as ``fit clip real_only``."""
+    return phase.replace("fit_", "fit ", 1).replace("_real", " real", 1)
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """Print the arms, their macro-F1 with intervals, the difference, and the paths."""
+    rows = [
+        (
+            model,
+            *(_figure(arms.get(arm, {})) for arm in ARMS),
+            _difference(outcome.report, model),
+        )
+        for model, arms in outcome.report["arms"].items()
+    ]
+    columns = ("model", "real only", "real + synthetic", "difference")
+    num_synthetic = outcome.report.get("num_synthetic", "?")
+    title = f"Macro-F1 on the locked test set (95 % interval), {num_synthetic} synthetic cells"
+    show.table(columns, rows, title=title, numeric=columns[1:])
+    total = sum(outcome.seconds.values())
+    typer.echo(f"{show.duration(total)} in all. {show.RESEARCH_USE}")
+    typer.echo(str(outcome.html_path))
+    typer.echo(str(outcome.json_path))
+
+
+def _figure(arm: Mapping[str, Any]) -> str:
+    if "macro_f1" not in arm:
+        return "-"
+    return f"{arm['macro_f1']:.3f}{_interval(arm.get('intervals', {}).get('macro_f1'))}"
+
+
+def _difference(report: Mapping[str, Any], model: str) -> str:
+    paired = report.get("paired_differences", {}).get(model, {})
+    change = paired.get(f"{ARMS[1]}_minus_{ARMS[0]}", {}).get("macro_f1")
+    if change:
+        return f"{change['difference']:+.3f}{_interval(change['interval'], sign='+')}"
+    before, after = (report["arms"][model].get(arm, {}).get("macro_f1") for arm in ARMS)
+    return "-" if before is None or after is None else f"{after - before:+.3f}"
+
+
+def _interval(bounds: Any, sign: str = "") -> str:
+    if not isinstance(bounds, list | tuple) or len(bounds) != 2:
+        return ""
+    return f" [{bounds[0]:{sign}.3f}, {bounds[1]:{sign}.3f}]"

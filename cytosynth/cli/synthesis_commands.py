@@ -1,0 +1,100 @@
+"""``synthesize`` and ``capabilities``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cytosynth.cli import show
+from cytosynth.cli.options import Address, AsJson, connected, interruptible, parse_pairs
+
+_PANEL = "Synthetic cells"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command(rich_help_panel=_PANEL)(synthesize)
+    app.command(rich_help_panel=_PANEL)(capabilities)
+
+
+def synthesize(
+    out: Annotated[Path, typer.Option("--out", help="Folder for <class>/<index>.png.")],
+    counts: Annotated[
+        list[str] | None, typer.Argument(help="class=number …, for example myeloblast=100")
+    ] = None,
+    per_class: Annotated[int, typer.Option(help="This many of every class of the adapter.")] = 0,
+    adapter: Annotated[str, typer.Option(help="adapters/…; without it the base alone.")] = "",
+    base: Annotated[str, typer.Option(help="Base model; default: the adapter's.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the whole request.")] = 0,
+    preset: Annotated[str, typer.Option(help="fast, balanced or paper.")] = "",
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale.")] = None,
+    scheduler: Annotated[str, typer.Option(help="dpmpp_2m, ddim or unipc.")] = "",
+    image_format: Annotated[str, typer.Option("--format", help="png, jpeg or webp.")] = "png",
+    address: Address = None,
+    json: AsJson = False,
+) -> None:
+    """Draw cells into a folder in ImageFolder layout with metadata.jsonl.
+
+    Interrupted, the same command again completes the folder.
+    """
+    wanted = parse_pairs(counts or [], "COUNTS")
+    if bool(wanted) == bool(per_class):
+        raise typer.BadParameter("give class=number pairs, or --per-class with --adapter")
+    if per_class and not adapter:
+        raise typer.BadParameter(
+            "needs --adapter, whose classes are meant", param_hint="--per-class"
+        )
+    with (
+        interruptible("the same command again goes on from here"),
+        connected(address) as client,
+        show.meter(quiet=json) as meter,
+    ):
+        if per_class:
+            class_ids = client.get_adapter(adapter).class_ids
+            wanted = dict.fromkeys(class_ids, per_class)
+        done = client.synthesize_to_folder(
+            out,
+            wanted,
+            adapter=adapter,
+            base=base,
+            seed=seed,
+            preset=preset,
+            num_steps=steps,
+            guidance_scale=guidance,
+            scheduler=scheduler,
+            image_format=image_format,
+            on_progress=meter.counted("synthesizing"),
+        )
+    if json:
+        show.as_json(done)
+        return
+    before = f" ({done.num_resumed} were there)" if done.num_resumed else ""
+    typer.echo(f"{done.folder}: {done.num_images} synthetic cells{before}. {show.RESEARCH_USE}")
+
+
+def capabilities(address: Address = None, json: AsJson = False) -> None:
+    """Show bases, presets and limits of the generator."""
+    with connected(address) as client:
+        found = client.capabilities()
+    if json:
+        show.as_json(found)
+        return
+    rows = [
+        (name, f"{found.image_size.get(name, '')}", "yes" if name == found.default_base else "")
+        for name in found.bases
+    ]
+    show.table(("base", "image side, px", "default"), rows, numeric=("image side, px",))
+    presets = [
+        (
+            name,
+            settings.get("num_steps", ""),
+            settings.get("guidance_scale", ""),
+            settings.get("scheduler", ""),
+        )
+        for name, settings in found.presets.items()
+    ]
+    show.table(("preset", "steps", "guidance", "scheduler"), presets)
+    typer.echo(f"at most {found.max_num_images} images per request, {found.batch_size} per batch")

@@ -1,0 +1,56 @@
+"""Typed Python client of the Cytosynth services. Research use only; not a medical device."""
+
+from cytosynth.client.all_services import Client, tls_credentials
+from cytosynth.client.classifier import ClassifierClient
+from cytosynth.client.connection import DEFAULT_ADDRESS
+from cytosynth.client.errors import CytosynthError, FieldViolation, JobFailed
+from cytosynth.client.generator import Capabilities, GeneratorClient, SyntheticImage
+from cytosynth.client.image_tree import ImageFile, ImageTree, read_image_tree
+from cytosynth.client.jobs import JobHandle
+from cytosynth.client.records import (
+    Adapter,
+    Alias,
+    Classification,
+    Classifier,
+    Dataset,
+    DatasetClass,
+    DeletionProof,
+    Job,
+    Model,
+    Progress,
+    ReportArm,
+    Synthetic,
+)
+from cytosynth.client.synthesis_folder import SynthesisFolder
+from cytosynth.client.trainer import TrainerClient
+
+__all__ = [
+    "DEFAULT_ADDRESS",
+    "Adapter",
+    "Alias",
+    "Capabilities",
+    "Classification",
+    "Classifier",
+    "ClassifierClient",
+    "Client",
+    "CytosynthError",
+    "Dataset",
+    "DatasetClass",
+    "DeletionProof",
+    "FieldViolation",
+    "GeneratorClient",
+    "ImageFile",
+    "ImageTree",
+    "Job",
+    "JobFailed",
+    "JobHandle",
+    "Model",
+    "Progress",
+    "ReportArm",
+    "Synthetic",
+    "SyntheticImage",
+    "SynthesisFolder",
+    "TrainerClient",
+    "read_image_tree",
+    "tls_credentials",
+]

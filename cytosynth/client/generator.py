@@ -1,0 +1,302 @@
+"""Client of the generator: synthetic cells as one unbroken stream."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import grpc
+
+from cytosynth.client.connection import ServiceClient, retry_delay
+from cytosynth.client.errors import CytosynthError, invalid_argument
+from cytosynth.common.v1 import image_pb2
+from cytosynth.generator.v1 import generator_pb2, generator_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+IMAGE_FORMATS = {
+    "png": image_pb2.IMAGE_FORMAT_PNG,
+    "jpeg": image_pb2.IMAGE_FORMAT_JPEG,
+    "webp": image_pb2.IMAGE_FORMAT_WEBP,
+}
+# A stream that lives longer is asked for again at the next index.
+STREAM_SECONDS = 600.0
+MAX_FAILURES = 10
+# What a lost replica, a restarted edge or a closed connection looks like from here.
+_BROKEN = frozenset({"UNAVAILABLE", "INTERNAL", "ABORTED", "UNKNOWN", "CANCELLED"})
+
+
+@dataclass(frozen=True)
+class SyntheticImage:
+    """One synthetic cell and where it came from.
+
+    Attributes:
+        index: Place in the request, from 0.
+        class_id: Class that was asked for.
+        image_seed: The image's own seed, 0 to 2^64 - 1.
+        data: The encoded file.
+        width: Pixels.
+        height: Pixels.
+        manifest_digest: SHA-256 (hex) of the manifest.
+        manifest: Base, adapter and sampler settings it was drawn with.
+        image_format: ``png``, ``jpeg`` or ``webp``.
+    """
+
+    index: int
+    class_id: str
+    image_seed: int
+    data: bytes = field(repr=False)
+    width: int
+    height: int
+    manifest_digest: str
+    manifest: Mapping[str, Any] = field(repr=False)
+    image_format: str = "png"
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a generator offers; ``presets`` holds each preset's settings by name."""
+
+    bases: tuple[str, ...]
+    default_base: str
+    presets: Mapping[str, Mapping[str, Any]]
+    max_num_images: int
+    batch_size: int
+    image_size: Mapping[str, int]
+
+
+class GeneratorClient(ServiceClient):
+    """Talks to the generator service.
+
+    Args:
+        address: ``host:port`` of the edge.
+        credentials: TLS credentials; None for plaintext.
+        tenant: Caller's tenant where no client certificate names one.
+        timeout_seconds: Longest wait for the next image; None: 600 s.
+    """
+
+    @cached_property
+    def _generator(self) -> generator_pb2_grpc.GeneratorServiceStub:
+        return generator_pb2_grpc.GeneratorServiceStub(self._connection.channel)
+
+    def capabilities(self) -> Capabilities:
+        """Bases, presets and limits of this server."""
+        reply = self._connection.call(
+            self._generator.GetCapabilities, generator_pb2.GetCapabilitiesRequest()
+        )
+        return Capabilities(
+            bases=tuple(reply.bases),
+            default_base=reply.default_base,
+            presets={name: _settings_dict(reply.presets[name]) for name in sorted(reply.presets)},
+            max_num_images=reply.max_num_images,
+            batch_size=reply.batch_size,
+            image_size=dict(reply.image_size),
+        )
+
+    def synthesize(
+        self,
+        class_counts: Mapping[str, int],
+        *,
+        adapter: str = "",
+        base: str = "",
+        seed: int = 0,
+        preset: str = "",
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+        scheduler: str = "",
+        first_index: int = 0,
+        image_format: str = "png",
+        max_failures: int = MAX_FAILURES,
+    ) -> Iterator[SyntheticImage]:
+        """Stream images from ``first_index`` to the end, in order, each exactly once.
+
+        A broken stream is taken up again at the next index, after 0.2 s, 0.4 s … 5 s. Gives up
+        after ``max_failures`` failures in a row without an image between them. Closing the
+        iterator cancels the work on the server.
+
+        Args:
+            class_counts: Images per class; the index runs through the classes in this order.
+            adapter: ``adapters/{adapter}``; empty: the base alone.
+            base: Base model; empty: the adapter's, or the server's default.
+            seed: Seed of the whole request, 0 to 2^63 - 1.
+            preset: ``fast``, ``balanced`` or ``paper``; empty: the server's default.
+            num_steps: Denoising steps; None: the preset's.
+            guidance_scale: Classifier-free guidance; None: the preset's.
+            scheduler: ``dpmpp_2m``, ``ddim`` or ``unipc``; empty: the preset's.
+            first_index: Index of the first image wanted, from 0.
+            image_format: ``png``, ``jpeg`` or ``webp``.
+
+        Raises:
+            CytosynthError: Refused by the server; no progress; or ``DATA_LOSS`` if an image is
+                missing, doubled, of another class, or of another manifest than those before.
+        """
+        if image_format not in IMAGE_FORMATS:
+            raise invalid_argument(
+                "image_format", f"{image_format!r} is unknown", f"one of {', '.join(IMAGE_FORMATS)}"
+            )
+        try:
+            request = generator_pb2.SynthesizeRequest(
+                adapter=adapter,
+                base=base,
+                class_counts=[
+                    generator_pb2.ClassCount(class_id=class_id, num_images=count)
+                    for class_id, count in class_counts.items()
+                ],
+                seed=seed,
+                sampler=sampler_settings(preset, num_steps, guidance_scale, scheduler),
+                first_index=first_index,
+                image_format=IMAGE_FORMATS[image_format],
+            )
+        except (TypeError, ValueError) as error:
+            raise invalid_argument("request", str(error)) from None
+        return self._unbroken(request, _Expected(class_counts, first_index), max_failures)
+
+    def _unbroken(
+        self,
+        request: generator_pb2.SynthesizeRequest,
+        expected: _Expected,
+        max_failures: int,
+    ) -> Iterator[SyntheticImage]:
+        num_failures = 0
+        while True:
+            request.first_index = expected.next_index
+            call = None
+            try:
+                call = self._generator.Synthesize(
+                    request,
+                    timeout=self._connection.timeout_seconds or STREAM_SECONDS,
+                    metadata=self._connection.metadata,
+                )
+                for response in call:
+                    image = expected.take(response)
+                    num_failures = 0
+                    yield image
+                if expected.complete:
+                    return
+                failure = CytosynthError("UNAVAILABLE", "the stream ended too early")
+            except grpc.RpcError as error:
+                failure = self._connection.error(error)
+            except ValueError:
+                if not self._connection.closed:
+                    raise
+                raise self._connection.closed_error() from None
+            finally:
+                if call is not None:
+                    call.cancel()
+            made_progress = expected.next_index > request.first_index
+            if expected.complete and made_progress:
+                return  # It broke after the last image.
+            if self._connection.closed or not _may_resume(failure, made_progress):
+                raise failure
+            num_failures += 1
+            if num_failures >= max_failures:
+                raise CytosynthError(
+                    failure.code,
+                    f"gave up at image {expected.next_index} of {expected.total} after "
+                    f"{num_failures} failures in a row: {failure.message}",
+                    remedy=failure.remedy or "ask again from this index once the service is well",
+                    request_id=failure.request_id,
+                )
+            delay = max(retry_delay(num_failures), failure.retry_after_seconds)
+            log.info(
+                "stream broke at image %d of %d (%s: %s); resuming in %.1f s",
+                expected.next_index,
+                expected.total,
+                failure.code,
+                failure.message,
+                delay,
+            )
+            self._connection.pause(delay)
+
+
+class _Expected:
+    """What the next image of a request must be: no gap, no double, one manifest throughout."""
+
+    def __init__(self, class_counts: Mapping[str, int], first_index: int) -> None:
+        self._class_ids = list(class_counts)
+        self._ends = list(accumulate(class_counts.values()))
+        self.total = self._ends[-1] if self._ends else 0
+        self.next_index = first_index
+        self._digest = ""
+        self._manifest: dict[str, Any] = {}
+
+    @property
+    def complete(self) -> bool:
+        return self.next_index >= self.total
+
+    def take(self, response: generator_pb2.SynthesizeResponse) -> SyntheticImage:
+        """The image, if it is the one that comes next; raises ``DATA_LOSS`` if it is not."""
+        if self.complete:
+            raise _data_loss(f"image {response.index} came after the last of {self.total}")
+        if response.index != self.next_index:
+            kind = "doubled" if response.index < self.next_index else "missing"
+            raise _data_loss(f"image {response.index} came where {self.next_index} is due ({kind})")
+        class_id = self._class_ids[bisect.bisect_right(self._ends, response.index)]
+        if response.class_id != class_id:
+            raise _data_loss(f"image {response.index} is {response.class_id!r}, not {class_id!r}")
+        if not response.image:
+            raise _data_loss(f"image {response.index} is empty")
+        if not self._digest:
+            self._digest = response.manifest_digest
+        elif response.manifest_digest != self._digest:
+            raise _data_loss(
+                f"the model changed at image {response.index}: manifest "
+                f"{response.manifest_digest[:12]} after {self._digest[:12]}"
+            )
+        if response.manifest_json and not self._manifest:
+            try:
+                self._manifest = json.loads(response.manifest_json)
+            except ValueError:
+                raise _data_loss("the manifest is not JSON") from None
+        self.next_index += 1
+        return SyntheticImage(
+            index=response.index,
+            class_id=response.class_id,
+            image_seed=response.image_seed,
+            data=response.image,
+            width=response.width,
+            height=response.height,
+            manifest_digest=response.manifest_digest,
+            manifest=self._manifest,
+            image_format=_format_name(response.image_format),
+        )
+
+
+def sampler_settings(
+    preset: str = "",
+    num_steps: int | None = None,
+    guidance_scale: float | None = None,
+    scheduler: str = "",
+) -> generator_pb2.SamplerSettings:
+    """Sampler settings in which None and empty mean the preset's value."""
+    return generator_pb2.SamplerSettings(
+        preset=preset, num_steps=num_steps, guidance_scale=guidance_scale, scheduler=scheduler
+    )
+
+
+def _may_resume(failure: CytosynthError, made_progress: bool) -> bool:
+    if failure.code == "DEADLINE_EXCEEDED":
+        return made_progress  # The stream was only long-lived; with no image it is stuck.
+    if failure.code == "RESOURCE_EXHAUSTED":
+        return failure.retry_after_seconds > 0
+    return failure.code in _BROKEN
+
+
+def _data_loss(problem: str) -> CytosynthError:
+    return CytosynthError(
+        "DATA_LOSS", problem, remedy="start the request again from its first image"
+    )
+
+
+def _format_name(value: int) -> str:
+    return next((name for name, number in IMAGE_FORMATS.items() if number == value), "png")
+
+
+def _settings_dict(settings: generator_pb2.SamplerSettings) -> dict[str, Any]:
+    return {descriptor.name: value for descriptor, value in settings.ListFields()}

@@ -1,0 +1,185 @@
+"""What the services answer, as plain immutable records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cytosynth.client.errors import CytosynthError
+
+FINAL_STATES = ("SUCCEEDED", "FAILED", "CANCELLED")
+
+
+@dataclass(frozen=True)
+class DatasetClass:
+    """One class of a dataset; ``left_out_reason`` is empty unless it is in no split."""
+
+    class_id: str
+    num_images: int
+    num_train: int
+    num_test: int
+    left_out_reason: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images with a split that was locked before anything was trained.
+
+    Attributes:
+        name: ``datasets/{dataset}``.
+        center_crop: Share of each image's shorter side that is kept, 0 to 1.
+        notices: What was set right or left out on the way in.
+    """
+
+    name: str
+    display_name: str
+    create_time: datetime | None
+    classes: tuple[DatasetClass, ...]
+    split_digest: str
+    center_crop: float
+    notices: tuple[str, ...]
+
+    @property
+    def num_train(self) -> int:
+        """Few-shot training images of all classes."""
+        return sum(item.num_train for item in self.classes)
+
+    @property
+    def num_test(self) -> int:
+        """Locked test images of all classes."""
+        return sum(item.num_test for item in self.classes)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A trained LoRA adapter, ``adapters/{adapter}``."""
+
+    name: str
+    base: str
+    dataset: str
+    class_ids: tuple[str, ...]
+    create_time: datetime | None
+    settings: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    manifest_digest: str
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained classifier as the trainer knows it; ``synthetic`` is None for real images alone."""
+
+    name: str
+    dataset: str
+    settings: Mapping[str, Any]
+    synthetic: Mapping[str, Any] | None
+    image_set: str
+    class_ids: tuple[str, ...]
+    create_time: datetime | None
+    metrics: Mapping[str, float]
+    manifest_digest: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is; totals and ``eta_seconds`` are 0 while unknown."""
+
+    phase: str
+    step: int
+    total_steps: int
+    eta_seconds: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Slow work on the server; ``state`` as in the API, for example ``RUNNING``."""
+
+    name: str
+    kind: str
+    state: str
+    progress: Progress
+    result: str
+    error: CytosynthError | None
+    create_time: datetime | None
+    update_time: datetime | None
+    num_attempts: int
+
+    @property
+    def done(self) -> bool:
+        """Whether the state is final."""
+        return self.state in FINAL_STATES
+
+
+@dataclass(frozen=True)
+class DeletionProof:
+    """What a deletion removed and saw to be gone; ``digest`` covers paths and contents."""
+
+    name: str
+    num_objects: int
+    digest: str
+    delete_time: datetime | None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A classifier as the classifier service offers it; a version that never changes."""
+
+    name: str
+    architecture: str
+    class_ids: tuple[str, ...]
+    create_time: datetime | None
+    metrics: Mapping[str, float]
+    manifest_digest: str
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A name such as ``aliases/production`` and the classifier behind it."""
+
+    name: str
+    model: str
+    previous_model: str
+    update_time: datetime | None
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One image's classes.
+
+    Attributes:
+        class_id: The most probable class.
+        probability: Its probability, 0 to 1.
+        probabilities: Every class, most probable first; they sum to 1.
+        model: The classifier that answered, ``classifiers/{classifier}``.
+    """
+
+    class_id: str
+    probability: float
+    probabilities: Mapping[str, float]
+    model: str
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """The synthetic part of a training set; None and empty mean the server's value."""
+
+    adapter: str
+    num_per_class: int
+    seed: int = 0
+    preset: str = ""
+    num_steps: int | None = None
+    guidance_scale: float | None = None
+    scheduler: str = ""
+    loss_weight: float | None = None
+
+
+@dataclass(frozen=True)
+class ReportArm:
+    """One column of a report, for example ``resnet18``, ``real_only`` and its classifier."""
+
+    model: str
+    arm: str
+    classifier: str

@@ -1,0 +1,1 @@
+"""Generated stubs of the generator contracts, by version."""

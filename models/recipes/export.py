@@ -1,0 +1,117 @@
+"""Put a trained model into ``models/`` with its manifest and model card.
+
+    python -m models.recipes.export diffusion_base build/cyto-small --autoencoder build/ae \
+        --real ../shared/data/wbc-pbc-barcelona --name cyto-small
+    python -m models.recipes.export clip_base build/cyto-clip-phantoms --name cyto-clip-phantoms
+
+The manifest lists the SHA-256 and the perceptual hash of every real image the model has seen,
+so that a study can refuse to test on one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from cytosynth.phantoms import CELL_TYPES
+from models.recipes.corpus import REAL_CENTER_CROP, SIZE_PX, seen_images
+from services.common.images import decode_image, perceptual_hash, sha256_hex
+
+CITATION = (
+    "A. Acevedo, A. Merino, S. Alférez, Á. Molina, L. Boldú, J. Rodellar, A dataset of microscopic "
+    "peripheral blood cell images for development of automatic recognition systems, Data in Brief "
+    "30 (2020) 105474, doi 10.1016/j.dib.2020.105474; images doi 10.17632/snkd93bnjr.1, CC BY 4.0"
+)
+MAX_BYTES = 25_000_000
+
+
+def write_manifest(kind: str, folder: Path, name: str, real: Path | None, records: dict) -> dict:
+    """``manifest.json`` of a model folder: what it is, what it saw, how it was trained."""
+    images = seen_images(real) if real else []
+    data = [path.read_bytes() for path in images]
+    manifest = {
+        "name": name,
+        "kind": kind,
+        "license": "Apache-2.0",
+        "image_size_px": SIZE_PX,
+        "class_ids": sorted(CELL_TYPES),
+        "training": records,
+        "sources": ["cytosynth.phantoms"] + (["wbc-pbc-barcelona"] if real else []),
+        "citations": [CITATION] if real else [],
+        "digests": sorted(sha256_hex(d) for d in data),
+        "phashes": sorted({perceptual_hash(decode_image(d, "image")) for d in data}),
+        "files": {
+            str(p.relative_to(folder)): sha256_hex(p.read_bytes())
+            for p in sorted(folder.rglob("*"))
+            if p.is_file() and p.name not in ("manifest.json", "README.md")
+        },
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    return manifest
+
+
+def write_card(folder: Path, manifest: dict, what: str, recipe: str) -> None:
+    """The model card; figures that the benchmark measures are filled in by hand below it."""
+    real = (
+        f"{len(manifest['digests'])} images of wbc-pbc-barcelona (the six tenths that "
+        f"their SHA-256 selects; centre square of {REAL_CENTER_CROP} of the side), "
+        f"listed by digest in `manifest.json`. {CITATION}."
+        if manifest["digests"]
+        else "None: this model has never seen a real cell."
+    )
+    (folder / "README.md").write_text(
+        f"# {manifest['name']}\n\n{what}\n\nResearch use only; not a medical device.\n\n"
+        f"| | |\n| --- | --- |\n"
+        f"| Phantoms | procedural cells of all 15 classes, each from a laboratory of its own "
+        f"(`cytosynth.phantoms`) |\n"
+        f"| Real images | {real} |\n"
+        f"| Licence of the weights | Apache-2.0 |\n"
+        f"| Recipe | {recipe} |\n"
+        f"| Training | `{json.dumps(manifest['training'])}` |\n"
+    )
+
+
+def export(kind: str, build: Path, autoencoder: Path | None, name: str, real: Path | None) -> Path:
+    """Copy ``build`` to ``models/<name>`` and write manifest and card.
+
+    Raises:
+        ValueError: If the weights exceed ``MAX_BYTES``.
+    """
+    out = Path(__file__).parents[1] / name
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(build, out, ignore=shutil.ignore_patterns("training.json"))
+    size = sum(p.stat().st_size for p in out.rglob("*.safetensors"))
+    if size > MAX_BYTES:
+        raise ValueError(f"{name} weighs {size} bytes, more than {MAX_BYTES}")
+    records = {kind: json.loads((build / "training.json").read_text())}
+    flag = " --real ../shared/data/wbc-pbc-barcelona" if real else ""
+    if kind == "diffusion_base":
+        assert autoencoder is not None
+        records["autoencoder"] = json.loads((autoencoder / "training.json").read_text())
+        what = (
+            "A small StableDiffusionPipeline for single white blood cells: 64 px, 8x autoencoder "
+            "with 16 latent channels, UNet of 7.9 M parameters, own text encoder and tokenizer."
+        )
+        recipe = (
+            f"`python -m models.recipes.train_autoencoder{flag}`, then "
+            f"`python -m models.recipes.train_diffusion{flag}`"
+        )
+    else:
+        what = "A small open_clip model for single white blood cells at 64 px (ViT, patch 8)."
+        recipe = f"`python -m models.recipes.train_clip{flag}`"
+    manifest = write_manifest(kind, out, name, real, records)
+    write_card(out, manifest, what, recipe)
+    return out
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=("diffusion_base", "clip_base"))
+    parser.add_argument("build", type=Path)
+    parser.add_argument("--autoencoder", type=Path)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--real", type=Path, help="folder of the real images it was trained on")
+    args = parser.parse_args()
+    print(export(args.kind, args.build, args.autoencoder, args.name, args.real))

@@ -1,0 +1,1 @@
+"""Cytosynth's three services and what they share."""

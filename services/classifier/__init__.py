@@ -1,0 +1,1 @@
+"""Classifies single-cell images with trained classifiers."""

@@ -1,0 +1,61 @@
+"""The classifier as a Ray Serve application::
+
+    client ──gRPC──▶ Classifier × N (decodes, batches, computes)
+
+Every replica serves every classifier; torch is imported when the first one is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ray import serve
+
+from services.classifier.config import ClassifierSettings
+from services.classifier.models import ModelRegistry
+from services.classifier.service import ClassifierService
+from services.common.artifact_store import ArtifactStore
+from services.common.job_database import JobDatabase
+from services.common.logs import configure_logging
+from services.common.status import metrics_observer, set_observer
+
+APP_NAME = "classifier"
+
+
+class Classifier(ClassifierService):
+    """One replica."""
+
+    def __init__(self, settings: ClassifierSettings) -> None:
+        configure_logging()
+        set_observer(metrics_observer(serve.metrics))
+        store = ArtifactStore(settings.store_uri)
+        registry = ModelRegistry(store, JobDatabase(settings.database_url), settings)
+        super().__init__(settings, registry, _count_images())
+
+
+def _count_images() -> Callable[[str, int], None]:
+    from ray.serve import metrics
+
+    images = metrics.Counter(
+        "cytosynth_classifier_images_total", "Images classified.", tag_keys=("architecture",)
+    )
+    return lambda architecture, count: images.inc(count, tags={"architecture": architecture})
+
+
+def build_app(settings: ClassifierSettings | None = None) -> serve.Application:
+    """The whole graph: ``classifier_num_replicas`` equal replicas."""
+    settings = settings or ClassifierSettings.load()
+    replicas = serve.deployment(Classifier).options(
+        name="Classifier",
+        num_replicas=settings.classifier_num_replicas,
+        max_ongoing_requests=settings.classifier_max_concurrent_requests,
+        max_queued_requests=settings.classifier_max_concurrent_requests,
+        ray_actor_options={
+            "num_cpus": settings.classifier_replica_num_cpus,
+            "num_gpus": settings.classifier_replica_num_gpus,
+        },
+        health_check_period_s=1.0,
+        health_check_timeout_s=30.0,
+        graceful_shutdown_timeout_s=5.0,
+    )
+    return replicas.bind(settings)

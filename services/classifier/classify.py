@@ -1,0 +1,70 @@
+"""From encoded images to class probabilities.
+
+An image's answer does not depend on its batch-mates: batches are filled up to one of a few
+sizes, for each of which the kernels are prepared once. Between sizes the arithmetic may round
+differently, by less than 1e-5 in a probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.classifier.models import LoadedModel
+from services.common.errors import InvalidArgument
+from services.common.images import ImageLimits, center_square, decode_image
+
+BATCH_SIZES = (1, 8, 32)
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Probabilities of one image by class id, most probable first; they sum to 1."""
+
+    probabilities: tuple[tuple[str, float], ...]
+
+    @property
+    def class_id(self) -> str:
+        """The most probable class."""
+        return self.probabilities[0][0]
+
+
+def check_count(num_images: int, limit: int) -> None:
+    """Refuses an empty or too large batch; raises InvalidArgument."""
+    if not 1 <= num_images <= limit:
+        raise InvalidArgument("images", f"has {num_images} images", f"send 1 to {limit}")
+
+
+def prepare(data: bytes, field: str, model: LoadedModel, limits: ImageLimits) -> np.ndarray:
+    """One image as the network takes it: uint8 (image_size, image_size, 3).
+
+    Raises:
+        InvalidArgument: Naming ``field``, if it is not one whole still image.
+    """
+    return center_square(
+        decode_image(data, field, limits), model.center_crop, model.config.image_size
+    )
+
+
+def chunks(num_images: int) -> list[slice]:
+    """Slices of at most the largest batch size."""
+    largest = BATCH_SIZES[-1]
+    return [slice(start, start + largest) for start in range(0, num_images, largest)]
+
+
+def classify(model: LoadedModel, images: Sequence[np.ndarray]) -> list[Classification]:
+    """Classifies at most ``BATCH_SIZES[-1]`` prepared images."""
+    from services.common.classifier_models import probabilities  # imports torch
+
+    size = next(size for size in BATCH_SIZES if size >= len(images))
+    batch = np.zeros((size, *images[0].shape), np.uint8)
+    batch[: len(images)] = images
+    rows = probabilities(model.network, batch, model.device)[: len(images)]
+    return [_ranked(row, model.config.class_ids) for row in rows]
+
+
+def _ranked(row: np.ndarray, class_ids: Sequence[str]) -> Classification:
+    order = np.argsort(-row, kind="stable")
+    return Classification(tuple((class_ids[i], float(row[i])) for i in order))

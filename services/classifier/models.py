@@ -1,0 +1,182 @@
+"""The classifiers of a tenant: versions, aliases, and the few that are loaded.
+
+A version is a committed artifact and never changes; an alias says which version a name such
+as ``production`` means now, and can be rolled back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from services.classifier.config import ClassifierSettings
+from services.common import resource_names
+from services.common.alias_database import Alias, AliasDatabase
+from services.common.artifact_store import ArtifactStore
+from services.common.classifier_config import ClassifierConfig
+from services.common.errors import NotFound
+from services.common.resource_names import ALIASES, CLASSIFIERS
+
+if TYPE_CHECKING:
+    import torch
+
+    from services.common.classifier_models import ImageClassifier
+
+DEFAULT_ALIAS = "production"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One version.
+
+    Attributes:
+        classifier_id: Its id.
+        manifest: As committed.
+        manifest_digest: SHA-256 (hex).
+        aliases: Aliases that mean it now, sorted.
+    """
+
+    classifier_id: str
+    manifest: dict[str, Any]
+    manifest_digest: str
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A version in memory, with what an image goes through before it.
+
+    Attributes:
+        classifier_id: Its id.
+        network: In eval mode, on ``device``.
+        config: Classes and input size.
+        center_crop: Share of an image's shorter side that is kept, centred.
+        device: Where it computes.
+    """
+
+    classifier_id: str
+    network: ImageClassifier
+    config: ClassifierConfig
+    center_crop: float
+    device: torch.device
+
+
+class ModelRegistry:
+    """Finds classifiers by name and keeps the most recently used loaded. Thread-safe."""
+
+    def __init__(
+        self, store: ArtifactStore, aliases: AliasDatabase, settings: ClassifierSettings
+    ) -> None:
+        self._store, self._aliases, self._settings = store, aliases, settings
+        self._loaded: OrderedDict[tuple[str, str], LoadedModel] = OrderedDict()
+        self._loading = threading.Lock()
+
+    def resolve(self, tenant: str, name: str, field: str) -> str:
+        """Id of the classifier that ``name`` means now.
+
+        Args:
+            tenant: Whose.
+            name: ``classifiers/{classifier}`` or ``aliases/{alias}``; empty: the default alias.
+            field: Request field it came in, for errors.
+
+        Raises:
+            InvalidArgument: If it is no such name.
+            NotFound: If there is no such alias or classifier.
+        """
+        name = name or resource_names.build(ALIASES, DEFAULT_ALIAS)
+        kind, id = resource_names.parse_any((CLASSIFIERS, ALIASES), name, field)
+        if kind == ALIASES:
+            id = self._aliases.get_alias(tenant, id).classifier_id
+        self._check_exists(tenant, id)
+        return id
+
+    def describe(self, tenant: str, classifier_id: str) -> ModelInfo:
+        """One version; raises NotFound."""
+        manifest = self._store.get_manifest(tenant, CLASSIFIERS, classifier_id)
+        return self._info(tenant, manifest, self._aliases.list_aliases(tenant))
+
+    def list_models(self, tenant: str) -> list[ModelInfo]:
+        """The tenant's versions, newest first."""
+        aliases = self._aliases.list_aliases(tenant)
+        manifests = self._store.list(tenant, CLASSIFIERS)
+        return [self._info(tenant, manifest, aliases) for manifest in manifests]
+
+    def set_alias(self, tenant: str, alias_name: str, model_name: str) -> Alias:
+        """Points an alias at a version.
+
+        Raises:
+            InvalidArgument: If a name is malformed, or ``model`` names no version.
+            NotFound: If the classifier does not exist.
+        """
+        alias = resource_names.parse(ALIASES, alias_name, "name")
+        classifier_id = resource_names.parse(CLASSIFIERS, model_name, "model")
+        self._check_exists(tenant, classifier_id)
+        return self._aliases.set_alias(tenant, alias, classifier_id)
+
+    def rollback_alias(self, tenant: str, alias_name: str) -> Alias:
+        """Points an alias back at what it meant before; raises NotFound, FailedPrecondition."""
+        alias = resource_names.parse(ALIASES, alias_name, "name")
+        return self._aliases.rollback_alias(tenant, alias)
+
+    def list_aliases(self, tenant: str) -> list[Alias]:
+        """The tenant's aliases by name."""
+        return self._aliases.list_aliases(tenant)
+
+    def load(self, tenant: str, classifier_id: str) -> LoadedModel:
+        """The version in memory; loads it if need be, one at a time.
+
+        Raises:
+            NotFound: If it does not exist.
+            DataLoss: If its files are damaged.
+            FailedPrecondition: If its CLIP base has changed or gone.
+        """
+        key = (tenant, classifier_id)
+        with self._loading:
+            model = self._loaded.get(key)
+            if model is None:
+                model = self._read(tenant, classifier_id)
+                self._loaded[key] = model
+            self._loaded.move_to_end(key)
+            while len(self._loaded) > self._settings.classifier_max_loaded_models:
+                self._loaded.popitem(last=False)
+        return model
+
+    @property
+    def num_loaded(self) -> int:
+        """Classifiers in memory."""
+        return len(self._loaded)
+
+    def _read(self, tenant: str, classifier_id: str) -> LoadedModel:
+        import torch  # seconds and hundreds of MB, which a service that only lists need not pay
+
+        from services.common.classifier_models import load_model
+
+        if self._settings.classifier_num_threads:
+            torch.set_num_threads(self._settings.classifier_num_threads)
+        manifest = self._store.get_manifest(tenant, CLASSIFIERS, classifier_id)
+        config = ClassifierConfig.from_dict(manifest["body"]["config"])
+        weights = self._store.read(tenant, CLASSIFIERS, classifier_id, WEIGHTS_FILE)
+        network = load_model(config, weights, self._settings.models_dir)
+        asked = self._settings.classifier_device
+        cuda = asked == "cuda" or (asked == "auto" and torch.cuda.is_available())
+        device = torch.device("cuda" if cuda else "cpu")
+        center_crop = float(manifest["body"]["center_crop"])
+        return LoadedModel(classifier_id, network.to(device), config, center_crop, device)
+
+    def _check_exists(self, tenant: str, classifier_id: str) -> None:
+        if not self._store.exists(tenant, CLASSIFIERS, classifier_id):
+            name = resource_names.build(CLASSIFIERS, classifier_id)
+            raise NotFound(name, "list the models to see what there is")
+
+    def _info(self, tenant: str, manifest: dict[str, Any], aliases: Iterable[Alias]) -> ModelInfo:
+        id = resource_names.parse(CLASSIFIERS, manifest["name"], "name")
+        return ModelInfo(
+            classifier_id=id,
+            manifest=manifest,
+            manifest_digest=self._store.manifest_digest(tenant, CLASSIFIERS, id),
+            aliases=tuple(sorted(a.alias for a in aliases if a.classifier_id == id)),
+        )

@@ -1,0 +1,1 @@
+"""What the services really share: names, stores, jobs, errors, images."""

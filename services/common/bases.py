@@ -1,0 +1,259 @@
+"""Base diffusion models: which there are, what they weigh, how they load.
+
+A base is a folder below the models folder.  It holds either a diffusers pipeline
+(``model_index.json`` and its parts) or, for a model kept elsewhere, only a
+``manifest.json`` whose ``location`` is a folder or hub id and whose ``revision`` pins it::
+
+    {"name": "sd21-base", "kind": "diffusion_base", "image_size_px": 512,
+     "location": "owner/stable-diffusion-2-1-base", "revision": "<commit>"}
+
+A request can name only these, so no client makes a server read a path or download a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from services.common.errors import FailedPrecondition, InvalidArgument
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
+
+PIPELINE_CLASSES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+_PARTS = (
+    "model_index.json",
+    "scheduler",
+    "text_encoder",
+    "text_encoder_2",
+    "tokenizer",
+    "tokenizer_2",
+    "unet",
+    "vae",
+)
+
+
+@dataclass(frozen=True)
+class Base:
+    """One base model.
+
+    Attributes:
+        name: Folder name below the models folder.
+        location: Folder or hub id that diffusers loads.
+        revision: Digest of the files (a folder) or pinned hub revision.
+        manifest: Content of ``manifest.json``; empty where there is none.
+    """
+
+    name: str
+    location: str
+    revision: str
+    manifest: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def class_ids(self) -> tuple[str, ...] | None:
+        """Classes that the base was trained on; None where it does not say."""
+        listed = self.manifest.get("class_ids")
+        return tuple(listed) if listed else None
+
+    @property
+    def image_size_px(self) -> int:
+        """Side of its images in pixels, read without loading the model; 0 if unknown."""
+        if "image_size_px" in self.manifest:
+            return int(self.manifest["image_size_px"])
+        folder = Path(self.location)
+        try:
+            unet = json.loads((folder / "unet" / "config.json").read_text())
+            vae = json.loads((folder / "vae" / "config.json").read_text())
+            return int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+        except (OSError, KeyError, TypeError, ValueError):
+            return 0
+
+
+@dataclass(frozen=True)
+class PromptEmbeddings:
+    """Text as the UNet takes it: ``tokens`` (N, T, C); ``pooled`` (N, P) for SDXL, else None."""
+
+    tokens: torch.Tensor
+    pooled: torch.Tensor | None = None
+
+
+def list_bases(models_dir: Path) -> list[str]:
+    """Names of the bases below ``models_dir``, sorted."""
+    if not models_dir.is_dir():
+        return []
+    return sorted(folder.name for folder in models_dir.iterdir() if _is_base(folder))
+
+
+def resolve_base(name: str, models_dir: Path, field: str = "base") -> Base:
+    """The base called ``name``.
+
+    Raises:
+        InvalidArgument: If there is none, listing those that there are.
+        FailedPrecondition: If its manifest is unreadable or pins no revision.
+    """
+    known = list_bases(models_dir)
+    if name not in known:
+        shown = repr(name if len(name) <= 80 else name[:80] + "…")
+        listed = ", ".join(known) or "none; this server has no base models"
+        raise InvalidArgument(field, f"no base model is called {shown}", f"name one of: {listed}")
+    folder = models_dir.resolve() / name
+    manifest = _read_manifest(folder)
+    if "location" not in manifest:
+        return Base(name, str(folder), folder_revision(folder), manifest)
+    if not manifest.get("revision"):
+        problem = "its manifest names a location but pins no revision"
+        raise FailedPrecondition(name, problem, 'add "revision" to its manifest.json')
+    return Base(name, str(manifest["location"]), str(manifest["revision"]), manifest)
+
+
+def folder_revision(folder: Path) -> str:
+    """SHA-256 (hex) over paths and contents of the pipeline's files, cards and manifest aside."""
+    files = [
+        path
+        for part in _PARTS
+        for path in ([folder / part] if (folder / part).is_file() else (folder / part).rglob("*"))
+        if path.is_file()
+    ]
+    total = hashlib.sha256()
+    for path in sorted(files):
+        stat = path.stat()
+        total.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        total.update(_file_digest(str(path), stat.st_size, stat.st_mtime_ns).encode())
+    return total.hexdigest()
+
+
+def load_pipeline(base: Base, device: str = "cpu", dtype: torch.dtype | None = None) -> Pipeline:
+    """Load a base for inference: no safety checker, safetensors only, gradients off.
+
+    Args:
+        base: The base, from :func:`resolve_base`.
+        device: torch device.
+        dtype: Of the weights; float32 where None.
+
+    Raises:
+        FailedPrecondition: If it is no Stable Diffusion pipeline or does not load.
+    """
+    import diffusers
+    import torch
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    remote: dict[str, Any] = {} if Path(base.location).is_dir() else {"revision": base.revision}
+    try:
+        index = diffusers.DiffusionPipeline.load_config(base.location, **remote)
+        kind = index.get("_class_name")
+        if kind not in PIPELINE_CLASSES:
+            raise ValueError(f"it is a {kind}, not one of {', '.join(PIPELINE_CLASSES)}")
+        if kind == "StableDiffusionPipeline":
+            remote |= {"safety_checker": None, "requires_safety_checker": False}
+        loader = getattr(diffusers, kind)
+        pipeline = loader.from_pretrained(
+            base.location,
+            dtype=dtype or torch.float32,
+            use_safetensors=True,
+            **remote,
+        )
+    except (OSError, ValueError) as error:
+        # The reason may hold a path: it goes to the log with the cause, not to the client.
+        remedy = "check the model's folder or hub id on the server"
+        raise FailedPrecondition(f"base {base.name}", "does not load", remedy) from error
+    pipeline.set_progress_bar_config(disable=True)
+    for model in (pipeline.unet, pipeline.vae, *text_encoders(pipeline)):
+        model.requires_grad_(False)
+        model.eval()
+    pipeline.to(device)
+    if decodes_in_float32(pipeline):
+        pipeline.vae.to(torch.float32)
+    return pipeline
+
+
+def decodes_in_float32(pipeline: Pipeline) -> bool:
+    """Whether the decoder overflows in 16 bits (SDXL's first one does, and says so)."""
+    xl = hasattr(pipeline, "text_encoder_2")
+    return bool(xl and getattr(pipeline.vae.config, "force_upcast", False))
+
+
+def text_encoders(pipeline: Pipeline) -> list[torch.nn.Module]:
+    """The pipeline's text encoders: one, or two for SDXL."""
+    second = getattr(pipeline, "text_encoder_2", None)
+    return [pipeline.text_encoder, *([second] if second is not None else [])]
+
+
+def image_size(pipeline: Pipeline) -> int:
+    """Side in pixels of the images that a loaded pipeline is made for."""
+    return int(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
+
+
+def encode_prompts(pipeline: Pipeline, prompts: Sequence[str]) -> PromptEmbeddings:
+    """Embeddings of N prompts; an empty prompt is the unconditional one of guidance."""
+    tokens, _, *pooled = pipeline.encode_prompt(
+        list(prompts),
+        device=pipeline.unet.device,
+        num_images_per_prompt=1,
+        do_classifier_free_guidance=False,
+    )
+    if not pooled:
+        return PromptEmbeddings(tokens)
+    pooled_tokens = pooled[0]
+    if getattr(pipeline.config, "force_zeros_for_empty_prompt", False):
+        for row, prompt in enumerate(prompts):
+            if not prompt:
+                tokens[row], pooled_tokens[row] = 0, 0
+    return PromptEmbeddings(tokens, pooled_tokens)
+
+
+def decode_latents(pipeline: Pipeline, latents: torch.Tensor) -> torch.Tensor:
+    """Pixels (N, 3, H, W) in [-1, 1], roughly, from scaled latents (N, C, H/8, W/8)."""
+    import torch
+
+    config = pipeline.vae.config
+    raw = latents / config.scaling_factor
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean and std:
+        shape = (1, -1, 1, 1)
+        raw = raw * torch.tensor(std).view(shape).to(raw) + torch.tensor(mean).view(shape).to(raw)
+    return pipeline.vae.decode(raw + (getattr(config, "shift_factor", None) or 0)).sample
+
+
+def _is_base(folder: Path) -> bool:
+    if folder.name.startswith("."):
+        return False
+    if (folder / "model_index.json").is_file():
+        return True
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return False
+    try:
+        content = json.loads(manifest.read_text())
+    except (OSError, ValueError):
+        return False
+    return content.get("kind") == "diffusion_base" and "location" in content
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return {}
+    try:
+        manifest = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        problem = "its manifest.json is not readable JSON"
+        raise FailedPrecondition(folder.name, problem, "repair the model's folder") from error
+    return dict(manifest)
+
+
+@lru_cache(maxsize=4096)
+def _file_digest(path: str, size: int, mtime_ns: int) -> str:
+    del size, mtime_ns  # part of the cache's key only: a changed file is read again
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

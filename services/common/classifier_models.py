@@ -1,0 +1,119 @@
+"""The image classifiers: ResNets trained from scratch, and CLIP tuned with LoRA.
+
+``build_model`` makes an untrained one, ``save_model`` and ``load_model`` keep it as
+safetensors beside the JSON config that rebuilds it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+from torchvision import models as torchvision_models
+
+from services.common.classifier_config import RESNETS, ClassifierConfig
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ImageClassifier(nn.Module):
+    """A network that gives each class a logit."""
+
+    config: ClassifierConfig
+
+    def logits(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """Logits (B, classes) of RGB images (B, 3, image_size, image_size) in 0 to 1."""
+        raise NotImplementedError
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """The same as ``logits``."""
+        return self.logits(images_BCHW)
+
+    def learned_state(self) -> dict[str, torch.Tensor]:
+        """The tensors that training changes, which are all that is stored."""
+        return self.state_dict()
+
+    def load_learned_state(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Takes over what ``learned_state`` gave; other names are an error."""
+        missing = self.load_state_dict(tensors, strict=False)
+        if missing.unexpected_keys or set(self.learned_state()) - set(tensors):
+            raise ValueError("the weights do not belong to this classifier's config")
+
+    def normalize(self, images_BCHW: torch.Tensor, mean: Any, std: Any) -> torch.Tensor:
+        """Channel-wise standardised images."""
+        mean_t = torch.as_tensor(mean, device=images_BCHW.device).view(1, 3, 1, 1)
+        std_t = torch.as_tensor(std, device=images_BCHW.device).view(1, 3, 1, 1)
+        return (images_BCHW - mean_t) / std_t
+
+
+class ResNetClassifier(ImageClassifier):
+    """A torchvision ResNet (He et al. 2016) with random weights."""
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.net = getattr(torchvision_models, config.architecture)(
+            weights=None, num_classes=len(config.class_ids), zero_init_residual=True
+        )
+        # Channels last is the layout of the fast convolutions, on CPUs and on GPUs.
+        self.net = self.net.to(memory_format=torch.channels_last)
+
+    def logits(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        x = self.normalize(images_BCHW, _IMAGENET_MEAN, _IMAGENET_STD)
+        return self.net(x.contiguous(memory_format=torch.channels_last)).float()
+
+
+def build_model(config: ClassifierConfig, models_dir: Path) -> ImageClassifier:
+    """A fresh classifier; random numbers come from torch's global generator.
+
+    Args:
+        config: What to build.
+        models_dir: Folder of the embedded models, where a CLIP base is looked up.
+
+    Raises:
+        InvalidArgument: If the CLIP base is not known here.
+        FailedPrecondition: If its weights are not of ``config.clip_revision``.
+    """
+    if config.architecture in RESNETS:
+        return ResNetClassifier(config)
+    from services.common.clip_models import ClipClassifier  # open_clip takes seconds to import
+
+    return ClipClassifier(config, models_dir)
+
+
+def save_model(model: ImageClassifier) -> dict[str, bytes]:
+    """The files of a classifier: ``model.safetensors``."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.learned_state().items()}
+    return {"model.safetensors": save_tensors(tensors)}
+
+
+def load_model(config: ClassifierConfig, weights: bytes, models_dir: Path) -> ImageClassifier:
+    """The classifier that ``save_model`` stored, in eval mode on the CPU.
+
+    Raises:
+        InvalidArgument, FailedPrecondition: As ``build_model``.
+        ValueError: If the weights are not of this config.
+    """
+    model = build_model(config, models_dir)
+    model.load_learned_state(load_tensors(weights))
+    return model.eval()
+
+
+@torch.no_grad()
+def probabilities(model: ImageClassifier, images: np.ndarray, device: torch.device) -> np.ndarray:
+    """Class probabilities (N, classes), float64, each row summing to 1.
+
+    Args:
+        model: In eval mode, on ``device``.
+        images: uint8 (N, image_size, image_size, 3), RGB.
+        device: Where the model is.
+    """
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    logits = model.logits(pixels.permute(0, 3, 1, 2).float() / 255)
+    return torch.softmax(logits.double(), dim=1).cpu().numpy()

@@ -1,0 +1,46 @@
+"""Logs as one JSON object a line, each naming the request that it belongs to."""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+request_id_var: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
+tenant_var: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="")
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as JSON; ``extra={"fields": {...}}`` adds fields of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line of JSON; a traceback becomes its ``exception`` field."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request_id := request_id_var.get():
+            line["request_id"] = request_id
+        if tenant := tenant_var.get():
+            line["tenant"] = tenant
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def configure_logging(level: int = logging.INFO) -> None:
+    """Sends the ``cytosynth`` and ``services`` loggers to stderr as JSON. Safe to call again."""
+    for name in ("cytosynth", "services"):
+        logger = logging.getLogger(name)
+        logger.setLevel(level)
+        logger.propagate = False
+        if not any(isinstance(h.formatter, JsonFormatter) for h in logger.handlers):
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(JsonFormatter())
+            logger.addHandler(handler)

@@ -1,0 +1,82 @@
+"""Settings that every service reads from the environment, once, at start-up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; the message names the environment variable."""
+
+
+class CommonSettings(BaseSettings):
+    """What all services share. Each service's ``config.py`` subclasses it.
+
+    Environment variables are ``CYTOSYNTH_<NAME>``.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CYTOSYNTH_", frozen=True, extra="forbid")
+
+    state_dir: Path = Field(default_factory=lambda: Path.cwd() / ".cytosynth")
+    """Folder for everything that the local stack keeps."""
+    store_uri: str = Field(default_factory=lambda: f"file://{Path.cwd()}/.cytosynth/store")
+    """fsspec URI of the artifact store: ``file://…``, ``s3://bucket/prefix`` or ``memory://…``."""
+    database_url: str = Field(default_factory=lambda: f"sqlite:///{Path.cwd()}/.cytosynth/jobs.db")
+    """SQLAlchemy URL of the job database: ``sqlite:///…`` or ``postgresql+psycopg://…``."""
+    models_dir: Path = REPOSITORY / "models"
+    """Folder of base models."""
+    max_image_bytes: int = Field(20_000_000, gt=0)
+    """Largest encoded image taken, bytes."""
+    max_image_pixels: int = Field(50_000_000, gt=0)
+    """Largest image taken, width times height."""
+    max_message_bytes: int = Field(32 * 1024 * 1024, ge=1024 * 1024)
+    """Largest gRPC message, bytes."""
+    generator_address: str = "127.0.0.1:50051"
+    """Where the trainer reaches the generator: the edge."""
+    default_base: str = "cyto-small"
+    """Diffusion base used when a request names none."""
+    default_clip: str = "cyto-clip"
+    """CLIP base used when a request names none."""
+
+    @field_validator("store_uri")
+    @classmethod
+    def _store_has_scheme(cls, uri: str) -> str:
+        if "://" not in uri:
+            raise ValueError("must be a URI such as file:///data/store or s3://bucket/prefix")
+        return uri
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_is_known(cls, url: str) -> str:
+        try:
+            backend = make_url(url).get_backend_name()
+        except ArgumentError as error:
+            raise ValueError("must be a SQLAlchemy URL such as sqlite:///jobs.db") from error
+        if backend not in ("sqlite", "postgresql"):
+            raise ValueError("must be a sqlite:/// or postgresql+psycopg:// URL")
+        return url
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Reads the environment.
+
+        Raises:
+            SettingsError: Naming each variable that is wrong and why.
+        """
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            lines = [
+                f"CYTOSYNTH_{'_'.join(str(part) for part in problem['loc']).upper()}: "
+                f"{problem['msg']} (got {str(problem['input'])[:100]!r})"
+                for problem in error.errors()
+            ]
+            raise SettingsError("bad settings\n  " + "\n  ".join(lines)) from None

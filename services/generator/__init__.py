@@ -1,0 +1,1 @@
+"""Synthesizes cell images with a base diffusion model and LoRA adapters."""

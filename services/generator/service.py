@@ -1,0 +1,127 @@
+"""gRPC handlers of the generator: decode, one call, encode."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncGenerator, Callable
+
+from cytosynth.common.v1 import image_pb2
+from cytosynth.generator.v1 import generator_pb2 as pb
+from services.common import bases
+from services.common.artifact_store import ArtifactStore
+from services.common.errors import InvalidArgument
+from services.common.resource_names import ADAPTERS, parse
+from services.common.status import Call, server_stream, unary
+from services.generator.adapters import AdapterRef, describe_adapter
+from services.generator.config import GeneratorSettings
+from services.generator.synthesize import (
+    PRESETS,
+    DrawnImage,
+    SynthesisPlan,
+    SynthesisRequest,
+    make_execution,
+    make_plan,
+)
+
+_FORMATS = {
+    image_pb2.IMAGE_FORMAT_UNSPECIFIED: "PNG",
+    image_pb2.IMAGE_FORMAT_PNG: "PNG",
+    image_pb2.IMAGE_FORMAT_JPEG: "JPEG",
+    image_pb2.IMAGE_FORMAT_WEBP: "WEBP",
+}
+_FORMAT_CODES = {name: code for code, name in _FORMATS.items()}
+
+StreamImages = Callable[[SynthesisPlan], AsyncGenerator[DrawnImage, None]]
+"""Draws a plan's images from its first index on, in order."""
+
+
+class GeneratorService:
+    """The handlers; ``stream_images`` is what draws."""
+
+    def __init__(self, settings: GeneratorSettings, stream_images: StreamImages) -> None:
+        self._settings, self._stream_images = settings, stream_images
+        self._store = ArtifactStore(settings.store_uri)
+
+    @server_stream
+    async def Synthesize(
+        self, request: pb.SynthesizeRequest, call: Call
+    ) -> AsyncGenerator[pb.SynthesizeResponse, None]:
+        """Stream the images asked for, in index order."""
+        plan = await asyncio.to_thread(self._plan, request, call.tenant)
+        manifest = plan.manifest_json()
+        digest = hashlib.sha256(manifest.encode()).hexdigest()
+        async with contextlib.aclosing(self._stream_images(plan)) as images:
+            async for image in images:
+                yield pb.SynthesizeResponse(
+                    index=image.index,
+                    class_id=image.class_id,
+                    image_seed=image.image_seed,
+                    image=image.data,
+                    image_format=_FORMAT_CODES[plan.image_format],
+                    width=image.width,
+                    height=image.height,
+                    manifest_digest=digest,
+                    manifest_json=manifest if image.index == plan.first_index else "",
+                )
+
+    @unary(pb.GetCapabilitiesResponse)
+    async def GetCapabilities(
+        self, request: pb.GetCapabilitiesRequest, call: Call
+    ) -> pb.GetCapabilitiesResponse:
+        """Say which bases, presets and limits there are."""
+        return await asyncio.to_thread(self._capabilities)
+
+    def _plan(self, request: pb.SynthesizeRequest, tenant: str) -> SynthesisPlan:
+        adapter: AdapterRef | None = None
+        if request.adapter:
+            adapter_id = parse(ADAPTERS, request.adapter, "adapter")
+            adapter = describe_adapter(self._store, tenant, adapter_id)
+        default = adapter.base if adapter else self._settings.default_base
+        base = bases.resolve_base(request.base or default, self._settings.models_dir)
+        return make_plan(
+            _decode(request),
+            tenant,
+            base,
+            adapter,
+            make_execution(self._settings),
+            self._settings.generator_max_num_images,
+        )
+
+    def _capabilities(self) -> pb.GetCapabilitiesResponse:
+        names = bases.list_bases(self._settings.models_dir)
+        found = [bases.resolve_base(name, self._settings.models_dir) for name in names]
+        return pb.GetCapabilitiesResponse(
+            bases=names,
+            default_base=self._settings.default_base,
+            presets={
+                name: pb.SamplerSettings(
+                    preset=name,
+                    num_steps=preset.num_steps,
+                    guidance_scale=preset.guidance_scale,
+                    scheduler=preset.scheduler,
+                )
+                for name, preset in PRESETS.items()
+            },
+            max_num_images=self._settings.generator_max_num_images,
+            batch_size=self._settings.generator_batch_size,
+            image_size={base.name: base.image_size_px for base in found},
+        )
+
+
+def _decode(request: pb.SynthesizeRequest) -> SynthesisRequest:
+    sampler = request.sampler
+    if request.image_format not in _FORMATS:
+        problem = f"is {request.image_format}, not an image format"
+        raise InvalidArgument("image_format", problem, "send PNG, JPEG or WEBP")
+    return SynthesisRequest(
+        class_counts=[(entry.class_id, entry.num_images) for entry in request.class_counts],
+        seed=request.seed,
+        first_index=request.first_index,
+        preset=sampler.preset,
+        num_steps=sampler.num_steps if sampler.HasField("num_steps") else None,
+        guidance_scale=sampler.guidance_scale if sampler.HasField("guidance_scale") else None,
+        scheduler=sampler.scheduler,
+        image_format=_FORMATS[request.image_format],
+    )

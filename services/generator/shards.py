@@ -1,0 +1,136 @@
+"""Cuts a plan into shards, spreads them over replicas and streams their images in order.
+
+A replica that dies takes no image with it: what it had not delivered of its shard is asked
+again of another one, which draws the very same images.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
+
+from services.common.errors import DataLoss, Unavailable
+from services.generator.synthesize import DrawnImage, SynthesisPlan
+
+_logger = logging.getLogger(__name__)
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The images ``first`` to ``end - 1`` of a plan."""
+
+    plan: SynthesisPlan
+    first: int
+    end: int
+
+
+DrawShard = Callable[[Shard], AsyncGenerator[list[DrawnImage], None]]
+"""Streams a shard's images, batch by batch, in order."""
+
+
+def cut(plan: SynthesisPlan, shard_num_images: int) -> list[Shard]:
+    """The plan from its first index on, cut where batches end anyway."""
+    batch_size = plan.execution.batch_size
+    step = max(1, shard_num_images // batch_size) * batch_size
+    start = plan.first_index - plan.first_index % step
+    return [
+        Shard(plan, max(first, plan.first_index), min(first + step, plan.num_images))
+        for first in range(start, plan.num_images, step)
+    ]
+
+
+async def stream_in_order(
+    shards: list[Shard],
+    draw_shard: DrawShard,
+    is_loss: Callable[[BaseException], bool],
+    num_in_flight: int,
+    recovery_seconds: float,
+) -> AsyncGenerator[DrawnImage, None]:
+    """Images of all shards in index order; at most ``num_in_flight`` shards are worked on.
+
+    The next shard starts only when the consumer has taken the oldest, so a slow consumer
+    bounds the memory. Closing the generator ends all work.
+
+    Raises:
+        Unavailable: If a lost replica is not replaced within ``recovery_seconds``.
+    """
+    waiting = deque(shards)
+    working: deque[_ShardWork] = deque()
+    try:
+        while waiting or working:
+            while waiting and len(working) < num_in_flight:
+                work = _ShardWork(waiting.popleft(), draw_shard, is_loss, recovery_seconds)
+                working.append(work)
+            async for image in working[0].images():
+                yield image
+            working.popleft()
+    finally:
+        await asyncio.gather(*(work.close() for work in working))
+
+
+class _ShardWork:
+    """One shard being drawn in the background into a queue that holds it whole at most."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        draw_shard: DrawShard,
+        is_loss: Callable[[BaseException], bool],
+        recovery_seconds: float,
+    ) -> None:
+        self._shard, self._draw_shard, self._is_loss = shard, draw_shard, is_loss
+        self._recovery_seconds = recovery_seconds
+        self._queue: asyncio.Queue[list[DrawnImage] | None] = asyncio.Queue()
+        self._task = asyncio.create_task(self._fill())
+
+    async def images(self) -> AsyncGenerator[DrawnImage, None]:
+        """The shard's images in order; raises what drawing them raised."""
+        while (batch := await self._queue.get()) is not None:
+            for image in batch:
+                yield image
+        await self._task
+
+    async def close(self) -> None:
+        """End the work, wherever it is."""
+        self._task.cancel()
+        with contextlib.suppress(BaseException):
+            await self._task
+
+    async def _fill(self) -> None:
+        try:
+            await self._draw_with_replay()
+        finally:
+            self._queue.put_nowait(None)
+
+    async def _draw_with_replay(self) -> None:
+        next_index, end = self._shard.first, self._shard.end
+        pause, alive = _FIRST_PAUSE_SECONDS, time.monotonic()
+        while next_index < end:
+            rest = replace(self._shard, first=next_index)
+            try:
+                async with contextlib.aclosing(self._draw_shard(rest)) as batches:
+                    async for batch in batches:
+                        for image in batch:
+                            if image.index != next_index:
+                                raise DataLoss(f"image {image.index} came for {next_index}")
+                            next_index += 1
+                        self._queue.put_nowait(batch)
+                        pause, alive = _FIRST_PAUSE_SECONDS, time.monotonic()
+                if next_index < end:
+                    raise DataLoss(f"a shard ended before image {next_index}")
+            except Exception as error:
+                if not self._is_loss(error):
+                    raise
+                if time.monotonic() - alive > self._recovery_seconds:
+                    problem = "a sampler was lost and none has taken over yet"
+                    raise Unavailable(problem, retry_after_seconds=5.0) from error
+                _logger.warning("sampler lost at image %d, replaying: %s", next_index, error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

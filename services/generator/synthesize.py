@@ -1,0 +1,303 @@
+"""From a request to a plan: which image has which class, seed and place in a batch.
+
+Nothing here knows torch: the generator's front checks and plans, replicas draw.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+from services.common.bases import Base
+from services.common.cell_classes import is_class_id
+from services.common.errors import InvalidArgument
+from services.generator.adapters import AdapterRef, check_base
+from services.generator.config import GeneratorSettings
+
+MAX_SEED = 2**63 - 1
+MAX_NUM_STEPS = 1000
+MAX_GUIDANCE_SCALE = 30.0
+MAX_CLASS_COUNTS = 100
+MAX_NUM_PER_CLASS = 100_000
+SCHEDULERS = ("dpmpp_2m", "ddim", "unipc")
+FORMATS = ("PNG", "JPEG", "WEBP")
+DEFAULT_PRESET = "balanced"
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How an image is sampled; every field is part of what the image depends on."""
+
+    num_steps: int
+    guidance_scale: float
+    scheduler: str
+
+
+PRESETS = {
+    "fast": SamplerSettings(num_steps=8, guidance_scale=2.0, scheduler="dpmpp_2m"),
+    "balanced": SamplerSettings(num_steps=20, guidance_scale=2.0, scheduler="dpmpp_2m"),
+    "paper": SamplerSettings(num_steps=50, guidance_scale=2.0, scheduler="ddim"),
+}
+
+
+@dataclass(frozen=True)
+class Execution:
+    """The fixed shape and arithmetic that make images bit-identical between replicas."""
+
+    batch_size: int
+    dtype: str
+
+
+def make_execution(settings: GeneratorSettings) -> Execution:
+    """The execution that the settings ask for."""
+    return Execution(settings.generator_batch_size, settings.generator_dtype)
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    """A finished image: ``data`` is the encoded file, width and height are in pixels."""
+
+    index: int
+    class_id: str
+    image_seed: int
+    data: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class SynthesisRequest:
+    """A request as it came in, unchecked.
+
+    Attributes:
+        class_counts: (class id, number of images) in order.
+        preset: Empty for the default; the next three overrule it where not None or empty.
+    """
+
+    class_counts: Sequence[tuple[str, int]]
+    seed: int = 0
+    first_index: int = 0
+    preset: str = ""
+    num_steps: int | None = None
+    guidance_scale: float | None = None
+    scheduler: str = ""
+    image_format: str = "PNG"
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """One image to draw."""
+
+    index: int
+    class_id: str
+    image_seed: int
+
+
+@dataclass(frozen=True)
+class SynthesisPlan:
+    """A checked request: everything that its images depend on.
+
+    Attributes:
+        first_index: First image wanted; not a part of the manifest.
+    """
+
+    tenant: str
+    base: str
+    base_revision: str
+    adapter: AdapterRef | None
+    class_counts: tuple[tuple[str, int], ...]
+    seed: int
+    sampler: SamplerSettings
+    execution: Execution
+    image_format: str
+    first_index: int = 0
+
+    @property
+    def num_images(self) -> int:
+        """Images in the whole request, those before ``first_index`` included."""
+        return sum(count for _, count in self.class_counts)
+
+    @property
+    def evaluations_per_batch(self) -> int:
+        """UNet evaluations of one batch, counted per slot; guidance takes two."""
+        passes = 1 if self.sampler.guidance_scale == 1.0 else 2
+        return self.execution.batch_size * self.sampler.num_steps * passes
+
+    def tasks(self, first: int, end: int) -> Iterator[ImageTask]:
+        """The images ``first`` to ``end - 1``, in order."""
+        ends = list(accumulate(count for _, count in self.class_counts))
+        for index in range(first, min(end, self.num_images)):
+            class_id = self.class_counts[bisect_right(ends, index)][0]
+            yield ImageTask(index, class_id, self.image_seed(class_id, index))
+
+    def batches(self, first: int, end: int) -> Iterator[list[ImageTask]]:
+        """The same images as batches that share LoRA weights.
+
+        Image *i* is meant for slot ``i % batch_size``, so a batch never crosses a multiple
+        of the batch size, wherever the request is cut.
+        """
+        size = self.execution.batch_size
+        batch: list[ImageTask] = []
+        for task in self.tasks(first, end):
+            fits = batch and task.index // size == batch[-1].index // size
+            if batch and not (fits and self._weights(task) == self._weights(batch[-1])):
+                yield batch
+                batch = []
+            batch.append(task)
+        if batch:
+            yield batch
+
+    def image_seed(self, class_id: str, index: int) -> int:
+        """64-bit seed of one image."""
+        adapter = self.adapter.digest if self.adapter else ""
+        parts = [self.base_revision, adapter, class_id, self.seed, index, asdict(self.sampler)]
+        return int.from_bytes(hashlib.sha256(_canonical(parts)).digest()[:8], "big")
+
+    def manifest_json(self) -> str:
+        """What the images depend on, as canonical JSON; the same wherever a stream resumes."""
+        manifest: dict[str, Any] = {
+            "kind": "synthesis",
+            "base": self.base,
+            "base_revision": self.base_revision,
+            "adapter": self.adapter.name if self.adapter else None,
+            "adapter_digest": self.adapter.digest if self.adapter else None,
+            "class_counts": [{"class_id": c, "num_images": n} for c, n in self.class_counts],
+            "seed": self.seed,
+            "sampler": asdict(self.sampler),
+            "execution": asdict(self.execution),
+            "image_format": self.image_format,
+            "intended_use": "research use only, not a medical device",
+        }
+        return _canonical(manifest).decode()
+
+    def _weights(self, task: ImageTask) -> str:
+        return self.adapter.weights_path(task.class_id) if self.adapter else ""
+
+
+def make_plan(
+    request: SynthesisRequest,
+    tenant: str,
+    base: Base,
+    adapter: AdapterRef | None,
+    execution: Execution,
+    max_num_images: int,
+) -> SynthesisPlan:
+    """Check a request against its base and adapter.
+
+    Raises:
+        InvalidArgument: Naming the first field that is wrong and the remedy.
+        FailedPrecondition: If the base has changed since the adapter was fitted.
+    """
+    if adapter is not None:
+        check_base(adapter, base)
+    check_class_counts(request.class_counts, max_num_images)
+    _check_known_classes(request.class_counts, base, adapter)
+    if not 0 <= request.seed <= MAX_SEED:
+        raise InvalidArgument("seed", f"is {request.seed}", "send 0 to 2^63 - 1")
+    if request.image_format not in FORMATS:
+        formats = ", ".join(FORMATS)
+        problem = f"is {request.image_format!r}, not an image format"
+        raise InvalidArgument("image_format", problem, f"send one of {formats}")
+    plan = SynthesisPlan(
+        tenant=tenant,
+        base=base.name,
+        base_revision=base.revision,
+        adapter=adapter,
+        class_counts=tuple(request.class_counts),
+        seed=request.seed,
+        sampler=sampler_settings(request),
+        execution=execution,
+        image_format=request.image_format,
+        first_index=request.first_index,
+    )
+    if not 0 <= request.first_index < plan.num_images:
+        problem = f"is {request.first_index}, but the images are 0 to {plan.num_images - 1}"
+        raise InvalidArgument("first_index", problem, "send the index of the next image wanted")
+    return plan
+
+
+def sampler_settings(request: SynthesisRequest) -> SamplerSettings:
+    """The preset with the request's own values laid over it.
+
+    Raises:
+        InvalidArgument: For an unknown preset or scheduler, or a number out of its range.
+    """
+    preset = request.preset or DEFAULT_PRESET
+    if preset not in PRESETS:
+        problem = f"is {_shown(preset)}, not a preset"
+        raise InvalidArgument("sampler.preset", problem, f"send one of {', '.join(PRESETS)}")
+    settings = PRESETS[preset]
+    steps, guidance = request.num_steps, request.guidance_scale
+    if steps is not None:
+        if not 1 <= steps <= MAX_NUM_STEPS:
+            remedy = f"send 1 to {MAX_NUM_STEPS}, or leave it out"
+            raise InvalidArgument("sampler.num_steps", f"is {steps}", remedy)
+        settings = replace(settings, num_steps=steps)
+    if guidance is not None:
+        if not math.isfinite(guidance) or not 0 <= guidance <= MAX_GUIDANCE_SCALE:
+            remedy = f"send 0 to {MAX_GUIDANCE_SCALE:g}, or leave it out"
+            raise InvalidArgument("sampler.guidance_scale", f"is {guidance}", remedy)
+        settings = replace(settings, guidance_scale=float(guidance))
+    if request.scheduler:
+        if request.scheduler not in SCHEDULERS:
+            problem = f"is {_shown(request.scheduler)}, not a scheduler"
+            remedy = f"send one of {', '.join(SCHEDULERS)}"
+            raise InvalidArgument("sampler.scheduler", problem, remedy)
+        settings = replace(settings, scheduler=request.scheduler)
+    return settings
+
+
+def check_class_counts(class_counts: Sequence[tuple[str, int]], max_num_images: int) -> None:
+    """Check ids and counts for themselves, without base or adapter.
+
+    Raises:
+        InvalidArgument: Naming the entry, for example ``class_counts[1].num_images``.
+    """
+    if not 1 <= len(class_counts) <= MAX_CLASS_COUNTS:
+        problem = f"has {len(class_counts)} entries"
+        raise InvalidArgument("class_counts", problem, f"send 1 to {MAX_CLASS_COUNTS}")
+    first_place: dict[str, int] = {}
+    for i, (class_id, count) in enumerate(class_counts):
+        if not is_class_id(class_id):
+            problem = f"is {_shown(class_id)}, not a class id" if class_id else "is empty"
+            remedy = "send a lower-case letter, then at most 62 of a-z, 0-9 and _"
+            raise InvalidArgument(f"class_counts[{i}].class_id", problem, remedy)
+        if class_id in first_place:
+            problem = f"repeats {class_id!r} of class_counts[{first_place[class_id]}]"
+            raise InvalidArgument(
+                f"class_counts[{i}].class_id", problem, "name each class once, with its total"
+            )
+        first_place[class_id] = i
+        if not 1 <= count <= MAX_NUM_PER_CLASS:
+            remedy = f"send 1 to {MAX_NUM_PER_CLASS}; leave out a class that you do not want"
+            raise InvalidArgument(f"class_counts[{i}].num_images", f"is {count}", remedy)
+    total = sum(count for _, count in class_counts)
+    if total > max_num_images:
+        problem = f"ask for {total} images, more than the {max_num_images} of one request"
+        raise InvalidArgument("class_counts", problem, "send several requests, each its own seed")
+
+
+def _check_known_classes(
+    class_counts: Sequence[tuple[str, int]], base: Base, adapter: AdapterRef | None
+) -> None:
+    known = adapter.class_ids if adapter else base.class_ids
+    owner = adapter.name if adapter else f"base {base.name}"
+    for i, (class_id, _) in enumerate(class_counts):
+        if known is not None and class_id not in known:
+            problem = f"is {class_id!r}, which {owner} does not know"
+            remedy = f"it knows: {', '.join(sorted(known))}"
+            raise InvalidArgument(f"class_counts[{i}].class_id", problem, remedy)
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:80] + "…")

@@ -1,0 +1,1 @@
+"""Keeps datasets, trains adapters and classifiers, writes reports."""

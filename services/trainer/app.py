@@ -1,0 +1,73 @@
+"""The trainer as a Ray Serve application::
+
+    client ──gRPC──▶ Trainer (front: datasets, jobs; no torch) ──▶ job database ◀── JobRunner × N
+
+The front writes jobs down; detached runners lease them. Neither needs the other to be alive.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from ray import serve
+
+from services.common.artifact_store import ArtifactStore
+from services.common.job_database import JobDatabase, migrate
+from services.common.logs import configure_logging
+from services.common.status import metrics_observer, set_observer
+from services.trainer.config import TrainerSettings
+from services.trainer.runner import ensure_runners
+from services.trainer.service import TrainerService
+
+APP_NAME = "trainer"
+_LOOK_SECONDS = 2.0
+_SWEEP_SECONDS = 3600.0
+_STALE_DRAFT_SECONDS = 7 * 86400.0
+
+log = logging.getLogger(__name__)
+
+
+class Trainer(TrainerService):
+    """The front; a thread of it sees to it that waiting jobs have a runner."""
+
+    def __init__(self, settings: TrainerSettings) -> None:
+        configure_logging()
+        set_observer(metrics_observer(serve.metrics))
+        migrate(settings.database_url)
+        self._work_came = threading.Event()
+        store = ArtifactStore(settings.store_uri)
+        database = JobDatabase(settings.database_url)
+        super().__init__(settings, store, database, self._work_came.set)
+        threading.Thread(target=self._keep_runners, name="runners", daemon=True).start()
+
+    def _keep_runners(self) -> None:
+        swept = 0.0
+        while True:
+            came = self._work_came.wait(_LOOK_SECONDS)
+            self._work_came.clear()
+            try:
+                if came or self._database.has_work():
+                    self._handles = ensure_runners(self._settings)
+                if time.monotonic() - swept > _SWEEP_SECONDS or not swept:
+                    swept = time.monotonic()
+                    self._store.sweep_drafts(_STALE_DRAFT_SECONDS)
+            except Exception:
+                log.exception("looking after the job runners failed")
+
+
+def build_app(settings: TrainerSettings | None = None) -> serve.Application:
+    """The whole graph: one front; its runners are started when there is work."""
+    settings = settings or TrainerSettings.load()
+    front = serve.deployment(Trainer).options(
+        name="Trainer",
+        num_replicas=1,
+        max_ongoing_requests=64,
+        max_queued_requests=64,
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=1.0,
+        health_check_timeout_s=30.0,
+        graceful_shutdown_timeout_s=5.0,
+    )
+    return front.bind(settings)

@@ -1,0 +1,99 @@
+"""Reads datasets back: which images are on which side of the split, and their pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from services.common import resource_names
+from services.common.artifact_store import ArtifactStore
+from services.common.errors import NotFound
+from services.common.images import center_square, decode_image
+from services.common.resource_names import DATASETS
+from services.trainer.config import TrainerSettings
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Decoded images of one side of a dataset, sorted by class id, then digest.
+
+    Attributes:
+        images: uint8 (N, size, size, 3).
+        class_ids: Class id per image, N of them.
+        digests: SHA-256 (hex) of the stored file per image.
+    """
+
+    images: np.ndarray
+    class_ids: tuple[str, ...]
+    digests: tuple[str, ...]
+
+
+def image_path(sha256: str) -> str:
+    """Path of an image inside its dataset artifact."""
+    return f"images/{sha256}"
+
+
+def usable_classes(manifest: dict[str, Any]) -> list[str]:
+    """Class ids of a dataset that were not left out, sorted."""
+    classes = manifest["body"]["classes"]
+    return sorted(each for each, split in classes.items() if not split["left_out_reason"])
+
+
+def side_digests(manifest: dict[str, Any], side: Literal["train", "test"]) -> dict[str, list[str]]:
+    """SHA-256 digests of the images of one side, by usable class id."""
+    classes = manifest["body"]["classes"]
+    return {class_id: list(classes[class_id][side]) for class_id in usable_classes(manifest)}
+
+
+def load_images(
+    store: ArtifactStore,
+    tenant: str,
+    dataset_id: str,
+    side: Literal["train", "test"],
+    size: int,
+    settings: TrainerSettings,
+) -> LabelledImages:
+    """Reads one side of a dataset: centre-cropped squares of ``size`` pixels.
+
+    Raises:
+        NotFound: If there is no such dataset.
+        DataLoss: If a stored image is missing or damaged.
+    """
+    manifest = store.get_manifest(tenant, DATASETS, dataset_id)
+    crop = manifest["body"]["center_crop"]
+    arrays, class_ids, digests = [], [], []
+    for class_id, members in side_digests(manifest, side).items():
+        for digest, data in _read_in_order(store, tenant, dataset_id, members):
+            arrays.append(
+                center_square(decode_image(data, digest, settings.image_limits), crop, size)
+            )
+            class_ids.append(class_id)
+            digests.append(digest)
+    images = np.stack(arrays) if arrays else np.zeros((0, size, size, 3), np.uint8)
+    return LabelledImages(images, tuple(class_ids), tuple(digests))
+
+
+def dataset_id_of(store: ArtifactStore, tenant: str, name: str, field_path: str) -> str:
+    """The id in a dataset name, if the dataset exists.
+
+    Raises:
+        InvalidArgument: If ``name`` is no dataset name.
+        NotFound: If this tenant has no such dataset.
+    """
+    dataset_id = resource_names.parse(DATASETS, name, field_path)
+    if not store.exists(tenant, DATASETS, dataset_id):
+        raise NotFound(name, "upload or import it first")
+    return dataset_id
+
+
+def _read_in_order(
+    store: ArtifactStore, tenant: str, dataset_id: str, digests: Sequence[str]
+) -> Iterator[tuple[str, bytes]]:
+    for start in range(0, len(digests), 64):
+        group = digests[start : start + 64]
+        files = store.read_many(tenant, DATASETS, dataset_id, [image_path(d) for d in group])
+        for digest in group:
+            yield digest, files[image_path(digest)]

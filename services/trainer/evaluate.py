@@ -1,0 +1,224 @@
+"""How good a classifier is on the locked test set, and how sure that figure is.
+
+Intervals are 95 % percentile bootstraps over the test images, drawn within each class, so
+that every resample has the class counts of the test set; all arms share the same draws, which
+makes the difference of two arms a paired one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import confusion_matrix, roc_auc_score
+
+NUM_RESAMPLES = 2000
+NUM_CALIBRATION_BINS = 10
+_SEED = 20_240_229
+
+HEADLINE_METRICS = ("macro_f1", "balanced_accuracy", "top1", "macro_auc")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Answers of one classifier on the test set.
+
+    Attributes:
+        class_ids: In the order of the columns of ``probabilities``.
+        digests: SHA-256 (hex) of each test image, N of them.
+        labels: True classes (N,), positions in ``class_ids``.
+        probabilities: (N, classes), rows sum to 1.
+    """
+
+    class_ids: tuple[str, ...]
+    digests: tuple[str, ...]
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The most probable class of each image (N,)."""
+        return self.probabilities.argmax(axis=1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; ``from_dict`` reads it back."""
+        return {
+            "class_ids": list(self.class_ids),
+            "digests": list(self.digests),
+            "labels": self.labels.tolist(),
+            "probabilities": np.round(self.probabilities, 7).tolist(),
+        }
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> Predictions:
+        """The predictions that ``to_dict`` wrote."""
+        return Predictions(
+            tuple(data["class_ids"]),
+            tuple(data["digests"]),
+            np.array(data["labels"], dtype=np.int64),
+            np.array(data["probabilities"]),
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures on the test set.
+
+    Attributes:
+        metrics: ``macro_f1``, ``balanced_accuracy``, ``top1``, ``macro_auc`` (one against the
+            rest) and ``ece`` (expected calibration error), each 0 to 1.
+        intervals: 95 % interval of each headline metric.
+        per_class_recall: By class id.
+        per_class_recall_intervals: 95 % interval, by class id.
+        confusion: Counts (classes, classes); rows are true classes.
+    """
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    per_class_recall: dict[str, float]
+    per_class_recall_intervals: dict[str, tuple[float, float]]
+    confusion: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {**asdict(self), "confusion": self.confusion.tolist()}
+
+
+def evaluate(predictions: Predictions) -> Evaluation:
+    """Point figures and intervals of one classifier."""
+    return evaluate_runs([predictions])
+
+
+def evaluate_runs(runs: list[Predictions]) -> Evaluation:
+    """Point figures and intervals of an arm: metrics are means over its runs, counts are sums.
+
+    Raises:
+        ValueError: If the runs were not all tested on the same images.
+    """
+    _check_same_images(runs)
+    class_ids, labels = runs[0].class_ids, runs[0].labels
+    exact = _mean_metrics(runs, np.ones((1, len(labels))))
+    drawn = _mean_metrics(runs, resample_weights(labels))
+    low, high = np.percentile(drawn["recall"], [2.5, 97.5], axis=0)
+    metrics = {name: float(exact[name][0]) for name in HEADLINE_METRICS}
+    metrics["ece"] = float(np.mean([calibration_error(run) for run in runs]))
+    order = range(len(class_ids))
+    return Evaluation(
+        metrics=metrics,
+        intervals={name: interval(drawn[name]) for name in HEADLINE_METRICS},
+        per_class_recall={c: float(exact["recall"][0, i]) for i, c in enumerate(class_ids)},
+        per_class_recall_intervals={
+            c: (float(low[i]), float(high[i])) for i, c in enumerate(class_ids)
+        },
+        confusion=sum(
+            (confusion_matrix(run.labels, run.predicted, labels=order) for run in runs),
+            start=np.zeros((len(class_ids),) * 2, int),
+        ),
+    )
+
+
+def paired_difference(
+    candidate: list[Predictions], baseline: list[Predictions]
+) -> dict[str, dict[str, object]]:
+    """Candidate minus baseline on the same test images, with 95 % intervals.
+
+    Each list holds the runs of an arm over seeds; a resample averages the metric over them.
+
+    Raises:
+        ValueError: If the runs were not all tested on the same images.
+    """
+    _check_same_images([*candidate, *baseline])
+    ones, weights = np.ones((1, len(baseline[0].labels))), resample_weights(baseline[0].labels)
+    exact_a, exact_b = _mean_metrics(candidate, ones), _mean_metrics(baseline, ones)
+    drawn_a, drawn_b = _mean_metrics(candidate, weights), _mean_metrics(baseline, weights)
+    return {
+        name: {
+            "difference": float(exact_a[name][0] - exact_b[name][0]),
+            "interval": list(interval(drawn_a[name] - drawn_b[name])),
+        }
+        for name in HEADLINE_METRICS
+    }
+
+
+def _check_same_images(runs: list[Predictions]) -> None:
+    if any(run.digests != runs[0].digests for run in runs):
+        raise ValueError("the classifiers were tested on different images")
+
+
+def _mean_metrics(runs: list[Predictions], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Metrics per resample, each the mean over the runs."""
+    each = [resampled_metrics(run, weights) for run in runs]
+    return {name: np.mean([metrics[name] for metrics in each], axis=0) for name in each[0]}
+
+
+def resample_weights(labels: np.ndarray, num_resamples: int = NUM_RESAMPLES) -> np.ndarray:
+    """How often each image is in each resample (num_resamples, N), drawn within the classes."""
+    rng = np.random.default_rng(_SEED)
+    weights = np.zeros((num_resamples, len(labels)))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        share = np.full(len(members), 1 / len(members))
+        weights[:, members] = rng.multinomial(len(members), share, size=num_resamples)
+    return weights
+
+
+def resampled_metrics(predictions: Predictions, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Metrics per resample: each headline metric (R,), and ``recall`` (R, classes).
+
+    Macro figures run over the classes that the test set has.
+    """
+    num_classes = len(predictions.class_ids)
+    labels, predicted = predictions.labels, predictions.predicted
+    is_label = np.eye(num_classes)[labels]
+    is_predicted = np.eye(num_classes)[predicted]
+    support = weights @ is_label
+    claimed = weights @ is_predicted
+    hits = weights @ (is_label * is_predicted)
+    tested = is_label.any(axis=0)
+    recall = np.divide(hits, support, out=np.zeros_like(hits), where=support > 0)
+    f1 = 2 * hits / np.maximum(support + claimed, 1e-12)
+    return {
+        "top1": hits.sum(axis=1) / weights.sum(axis=1),
+        "balanced_accuracy": recall[:, tested].mean(axis=1),
+        "macro_f1": f1[:, tested].mean(axis=1),
+        "macro_auc": np.mean(
+            [_auc(predictions.probabilities[:, c], labels == c, weights)
+             for c in np.flatnonzero(tested)], axis=0
+        ),
+        "recall": recall,
+    }  # fmt: skip
+
+
+def _auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve per resample (R,); ties count one half; 0.5 for a lone class."""
+    if positive.all() or not positive.any():
+        return np.full(len(weights), 0.5)
+    if len(weights) == 1 and (weights == 1).all():
+        return np.array([roc_auc_score(positive, scores)])
+    _, rank = np.unique(scores, return_inverse=True)
+    order = np.argsort(rank, kind="stable")
+    starts = np.flatnonzero(np.diff(rank[order], prepend=-1))
+    up = np.add.reduceat((weights * positive)[:, order], starts, axis=1)
+    down = np.add.reduceat((weights * ~positive)[:, order], starts, axis=1)
+    below = np.cumsum(down, axis=1) - down
+    won = (up * (below + down / 2)).sum(axis=1)
+    return won / (up.sum(axis=1) * down.sum(axis=1))
+
+
+def calibration_error(predictions: Predictions) -> float:
+    """Expected calibration error (Guo et al. 2017) over ten bins of the top probability."""
+    confidence = predictions.probabilities.max(axis=1)
+    right = predictions.predicted == predictions.labels
+    bins = np.minimum((confidence * NUM_CALIBRATION_BINS).astype(int), NUM_CALIBRATION_BINS - 1)
+    gaps = [
+        np.mean(bins == b) * abs(right[bins == b].mean() - confidence[bins == b].mean())
+        for b in np.unique(bins)
+    ]
+    return float(np.sum(gaps))
+
+
+def interval(samples: np.ndarray) -> tuple[float, float]:
+    """Middle 95 % of ``samples``."""
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return float(low), float(high)

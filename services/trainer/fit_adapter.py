@@ -1,0 +1,113 @@
+"""The job ``fit_adapter``: few-shot images of a dataset become an Adapter in the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from services.common import resource_names
+from services.common.artifact_store import ArtifactStore
+from services.common.bases import Base, resolve_base
+from services.common.code_version import code_version
+from services.common.errors import FailedPrecondition
+from services.common.resource_names import ADAPTERS, DATASETS
+from services.trainer.adapter_recipe import AdapterSettings
+from services.trainer.config import TrainerSettings
+from services.trainer.datasets import dataset_id_of, load_images, side_digests, usable_classes
+
+if TYPE_CHECKING:
+    from services.trainer.jobs import JobContext
+
+
+def validate(
+    spec: dict[str, Any], store: ArtifactStore, tenant: str, settings: TrainerSettings
+) -> dict[str, Any]:
+    """Checks a request before there is a job.
+
+    Args:
+        spec: ``dataset`` (resource name), ``base`` (name or empty), ``settings`` (what was set).
+
+    Returns:
+        The spec with the base named and the settings resolved, as the job gets it.
+
+    Raises:
+        InvalidArgument: Naming the field that is wrong.
+        NotFound: If there is no such dataset.
+        FailedPrecondition: If the dataset cannot train an adapter of this base.
+    """
+    recipe = AdapterSettings.from_spec(spec.get("settings") or {})
+    dataset_id = dataset_id_of(store, tenant, spec["dataset"], "dataset")
+    base = resolve_base(spec.get("base") or settings.default_base, settings.models_dir)
+    _check_base_is_blind(base, store.get_manifest(tenant, DATASETS, dataset_id))
+    return {
+        "dataset": spec["dataset"],
+        "base": base.name,
+        "base_revision": base.revision,
+        "settings": recipe.to_dict(),
+    }
+
+
+def run(spec: dict[str, Any], ctx: JobContext) -> str:
+    """Trains and stores the adapter; ``spec`` as ``validate`` gave it.
+
+    Returns:
+        The adapter's id.
+    """
+    from services.trainer.train_adapter import SHARED, train_adapter
+
+    recipe = AdapterSettings.from_spec(spec["settings"])
+    dataset_id = resource_names.parse(DATASETS, spec["dataset"], "dataset")
+    base = resolve_base(spec["base"], ctx.settings.models_dir)
+    if base.revision != spec["base_revision"]:
+        raise FailedPrecondition(base.name, "the base has changed since the request", "ask again")
+    dataset = ctx.store.get_manifest(ctx.tenant, DATASETS, dataset_id)
+    _check_base_is_blind(base, dataset)
+    size = base.image_size_px or 512
+    data = load_images(ctx.store, ctx.tenant, dataset_id, "train", size, ctx.settings)
+    fitted = train_adapter(
+        data.images,
+        data.class_ids,
+        base,
+        recipe,
+        ctx.progress,
+        ctx.checkpoints,
+        device=ctx.settings.torch_device(),
+    )
+    draft = ctx.store.new_draft(ctx.tenant, ADAPTERS, ctx.artifact_id)
+    draft.discard()  # what a runner that was lost in this place may have left
+    for path, content in fitted.files.items():
+        draft.write(path, content)
+    class_ids = usable_classes(dataset)
+    draft.commit(
+        {
+            "parents": [spec["dataset"]],
+            "base": base.name,
+            "base_revision": base.revision,
+            "settings": recipe.to_dict(),
+            "seed": recipe.seed,
+            "code_version": code_version(),
+            "metrics": fitted.metrics,
+            "digests": sorted(data.digests),
+            "body": {
+                "dataset": spec["dataset"],
+                "layout": "per_class" if recipe.per_class else SHARED,
+                "class_ids": class_ids,
+                "lora": recipe.lora.to_dict(),
+                "center_crop": dataset["body"]["center_crop"],
+            },
+        }
+    )
+    return ctx.artifact_id
+
+
+def _check_base_is_blind(base: Base, dataset: dict[str, Any]) -> None:
+    """Refuses a base that was trained on images which this dataset keeps for the test."""
+    seen = set(base.manifest.get("digests", ()))
+    locked = [each for side in side_digests(dataset, "test").values() for each in side]
+    num_seen = sum(digest in seen for digest in locked)
+    if num_seen:
+        raise FailedPrecondition(
+            f"base {base.name}",
+            f"it was trained on {num_seen} of the {len(locked)} locked test images of "
+            f"{dataset['name']}, so nothing measured with it there would count",
+            "use a base that has not seen them, for example one trained on phantoms only",
+        )

@@ -1,0 +1,275 @@
+"""Trains one classifier: few-shot real images, alone or with synthetic ones, to a **Classifier**.
+
+Light to import: ``validate`` runs in the trainer's front, which holds no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from services.common import resource_names
+from services.common.artifact_store import ArtifactStore
+from services.common.classifier_config import ClassifierConfig
+from services.common.clip_bases import ClipBase, resolve_clip_base
+from services.common.code_version import code_version
+from services.common.errors import (
+    DataLoss,
+    DomainError,
+    FailedPrecondition,
+    InvalidArgument,
+    Unavailable,
+)
+from services.common.resource_names import ADAPTERS, CLASSIFIERS, DATASETS
+from services.trainer.classifier_recipe import MAX_SEED, ClassifierRecipe, recipe_from_spec
+from services.trainer.config import TrainerSettings
+from services.trainer.contamination import check_contamination
+from services.trainer.datasets import load_images, usable_classes
+from services.trainer.image_sets import SyntheticPlan
+
+if TYPE_CHECKING:
+    from services.common.classifier_models import ImageClassifier
+    from services.trainer.evaluate import Evaluation, Predictions
+    from services.trainer.jobs import JobContext
+
+MAX_NUM_PER_CLASS = 100_000
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+PREDICTIONS_FILE = "test_predictions.json"
+EVALUATION_FILE = "evaluation.json"
+_BATCH_SIZE = 32
+
+
+def validate(
+    spec: Mapping[str, Any], store: ArtifactStore, tenant: str, settings: TrainerSettings
+) -> None:
+    """Refuses a request that cannot be carried out, before a job is made of it.
+
+    Raises:
+        InvalidArgument: Naming the field.
+        NotFound: If dataset or adapter do not exist.
+        FailedPrecondition: If a model involved has seen a test image, or too few classes
+            can be tested.
+    """
+    recipe = recipe_from_spec(spec, settings.default_clip)
+    if recipe.clip_base:
+        resolve_clip_base(recipe.clip_base, settings.models_dir)
+    dataset_id = resource_names.parse(DATASETS, spec.get("dataset", ""), "dataset")
+    dataset = store.get_manifest(tenant, DATASETS, dataset_id)
+    class_ids = usable_classes(dataset)
+    if len(class_ids) < 2:
+        raise FailedPrecondition(
+            spec["dataset"],
+            f"{len(class_ids)} class can be trained and tested",
+            "upload at least two classes of two images each",
+        )
+    if spec.get("synthetic"):
+        _synthetic_plan(spec["synthetic"], class_ids, store, tenant)
+    check_contamination(spec, recipe, dataset, store, tenant, settings)
+
+
+def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
+    """Carries the request out.
+
+    Returns:
+        Id of the classifier.
+
+    Raises:
+        Cancelled: If a cancel was asked.
+        DomainError: As ``validate``; or the generator refused or was lost.
+    """
+    import torch  # the front imports this module and needs no torch
+
+    from services.common.classifier_models import build_model, save_model
+    from services.trainer.evaluate import evaluate
+    from services.trainer.train_classifier import LabelledImages, train
+
+    if ctx.store.exists(ctx.tenant, CLASSIFIERS, ctx.artifact_id):
+        return ctx.artifact_id
+    validate(spec, ctx.store, ctx.tenant, ctx.settings)
+    recipe = recipe_from_spec(spec, ctx.settings.default_clip)
+    dataset_id = resource_names.parse(DATASETS, spec["dataset"], "dataset")
+    dataset = ctx.store.get_manifest(ctx.tenant, DATASETS, dataset_id)
+    class_ids = usable_classes(dataset)
+    config, clip_base = _config(recipe, class_ids, ctx.settings)
+    ctx.progress("reading images", 0, 0, {})
+    train_side = load_images(
+        ctx.store, ctx.tenant, dataset_id, "train", config.image_size, ctx.settings
+    )
+    real = LabelledImages(train_side.images, _labels(train_side.class_ids, class_ids))
+    device = torch.device(ctx.settings.torch_device())
+    torch.manual_seed(recipe.seed)
+    model = build_model(config, ctx.settings.models_dir)
+    image_set = ""
+    with ExitStack() as stack:
+        pool = None
+        if spec.get("synthetic"):
+            plan = _synthetic_plan(spec["synthetic"], class_ids, ctx.store, ctx.tenant)
+            pool = stack.enter_context(_pool(plan, config.image_size, ctx))
+        figures = train(model, real, pool, recipe, device, ctx.progress, ctx.checkpoints)
+        if pool is not None:
+            image_set = pool.image_set()
+    ctx.progress("testing classifier", 0, 0, {})
+    predictions = _predict(model, class_ids, dataset_id, config, device, ctx)
+    evaluation = evaluate(predictions)
+    draft = ctx.store.new_draft(ctx.tenant, CLASSIFIERS, ctx.artifact_id)
+    center_crop = dataset["body"]["center_crop"]
+    files = save_model(model) | _documents(config, center_crop, predictions, evaluation)
+    for path, data in files.items():
+        draft.write(path, data)
+    adapter = (spec.get("synthetic") or {}).get("adapter", "")
+    draft.commit(
+        {
+            "parents": [name for name in (spec["dataset"], adapter, image_set) if name],
+            "base": recipe.clip_base,
+            "base_revision": config.clip_revision,
+            "settings": recipe.settings() | {"image_size": config.image_size},
+            "seed": recipe.seed,
+            "code_version": code_version(),
+            "metrics": evaluation.metrics,
+            "digests": sorted(
+                {*train_side.digests, *(clip_base.manifest.get("digests", []) if clip_base else [])}
+            ),
+            "body": {
+                "dataset": spec["dataset"],
+                "split_digest": dataset["body"]["split_digest"],
+                "architecture": recipe.architecture,
+                "class_ids": class_ids,
+                "center_crop": center_crop,
+                "config": config.to_dict(),
+                "synthetic": _synthetic_body(spec, recipe),
+                "image_set": image_set,
+                "training": figures
+                | {
+                    "batch_size": recipe.batch_size,
+                    "synthetic_batch_size": recipe.synthetic_batch_size if image_set else 0,
+                    "num_steps": recipe.num_steps,
+                },
+            },
+        }
+    )
+    return ctx.artifact_id
+
+
+def _synthetic_plan(
+    synthetic: Mapping[str, Any], class_ids: list[str], store: ArtifactStore, tenant: str
+) -> SyntheticPlan:
+    count = synthetic.get("num_per_class") or 0
+    if not 1 <= count <= MAX_NUM_PER_CLASS:
+        path = "synthetic.num_per_class"
+        raise InvalidArgument(path, f"is {count}", f"send 1 to {MAX_NUM_PER_CLASS}")
+    seed = synthetic.get("seed") or 0
+    if not 0 <= seed <= MAX_SEED:
+        raise InvalidArgument("synthetic.seed", f"is {seed}", "send 0 to 2^63 - 1")
+    name = synthetic.get("adapter") or ""
+    adapter_id = resource_names.parse(ADAPTERS, name, "synthetic.adapter")
+    adapter = store.get_manifest(tenant, ADAPTERS, adapter_id)
+    missing = sorted(set(class_ids) - set(adapter["body"]["class_ids"]))
+    if missing:
+        raise FailedPrecondition(
+            name, f"it has not learned {', '.join(missing)}", "train an adapter on this dataset"
+        )
+    return SyntheticPlan(
+        adapter=name,
+        adapter_digest=store.manifest_digest(tenant, ADAPTERS, adapter_id),
+        class_ids=tuple(class_ids),
+        num_per_class=count,
+        seed=seed,
+        sampler={k: v for k, v in (synthetic.get("sampler") or {}).items() if v not in (None, "")},
+    )
+
+
+def _pool(plan: SyntheticPlan, image_size: int, ctx: JobContext) -> Any:
+    """A pool that pulls from the generator in the background."""
+    from cytosynth.client import CytosynthError, GeneratorClient
+    from services.trainer.synthetic_batches import SyntheticPool
+
+    client = GeneratorClient(ctx.settings.generator_address, tenant=ctx.tenant)
+
+    def synthesize(class_counts: dict[str, int], seed: int) -> Iterator[Any]:
+        try:
+            yield from client.synthesize(
+                class_counts, adapter=plan.adapter, seed=seed, **plan.sampler
+            )
+        except CytosynthError as error:
+            raise _as_domain_error(error.code, error.message) from error
+
+    def on_wait(num_arrived: int, num_images: int) -> None:
+        ctx.progress("waiting for synthetic images", num_arrived, num_images, {})
+
+    return SyntheticPool(plan, image_size, ctx.store, ctx.tenant, synthesize, on_wait)
+
+
+def _as_domain_error(code: str, message: str) -> DomainError:
+    if code == "DATA_LOSS":
+        return DataLoss(message)
+    if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "INTERNAL"):
+        return Unavailable(f"the generator was lost: {message}", 10.0)
+    return FailedPrecondition("generator", message, "correct the request's synthetic part")
+
+
+def _config(
+    recipe: ClassifierRecipe, class_ids: list[str], settings: TrainerSettings
+) -> tuple[ClassifierConfig, ClipBase | None]:
+    base = resolve_clip_base(recipe.clip_base, settings.models_dir) if recipe.clip_base else None
+    config = ClassifierConfig(
+        architecture=recipe.architecture,
+        class_ids=tuple(class_ids),
+        image_size=recipe.image_size or (base.image_size_px if base else 0) or 224,
+        clip_base=recipe.clip_base,
+        clip_revision=base.revision if base else "",
+        lora_rank=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_mlp=recipe.lora_mlp,
+    )
+    return config, base
+
+
+def _predict(
+    model: ImageClassifier,
+    class_ids: list[str],
+    dataset_id: str,
+    config: ClassifierConfig,
+    device: Any,
+    ctx: JobContext,
+) -> Predictions:
+    """Answers on the locked test set, in the arithmetic in which the classifier serves."""
+    from services.common.classifier_models import probabilities
+    from services.trainer.evaluate import Predictions
+
+    test = load_images(ctx.store, ctx.tenant, dataset_id, "test", config.image_size, ctx.settings)
+    answers = []
+    for start in range(0, len(test.images), _BATCH_SIZE):
+        ctx.progress("testing classifier", start, len(test.images), {})
+        answers.append(probabilities(model, test.images[start : start + _BATCH_SIZE], device))
+    return Predictions(
+        class_ids=tuple(class_ids),
+        digests=test.digests,
+        labels=_labels(test.class_ids, class_ids),
+        probabilities=np.concatenate(answers),
+    )
+
+
+def _documents(
+    config: ClassifierConfig, center_crop: float, predictions: Predictions, evaluation: Evaluation
+) -> dict[str, bytes]:
+    documents = {
+        CONFIG_FILE: {**config.to_dict(), "center_crop": center_crop},
+        PREDICTIONS_FILE: predictions.to_dict(),
+        EVALUATION_FILE: evaluation.to_dict(),
+    }
+    return {path: json.dumps(document).encode() for path, document in documents.items()}
+
+
+def _synthetic_body(spec: Mapping[str, Any], recipe: ClassifierRecipe) -> dict[str, Any] | None:
+    synthetic = spec.get("synthetic")
+    return {**synthetic, "loss_weight": recipe.loss_weight} if synthetic else None
+
+
+def _labels(of_images: tuple[str, ...], class_ids: list[str]) -> np.ndarray:
+    position = {class_id: i for i, class_id in enumerate(class_ids)}
+    return np.array([position[class_id] for class_id in of_images], dtype=np.int64)

@@ -1,0 +1,130 @@
+"""Makes a dataset from an ImageFolder tree (``<class>/<image>``) that the server can read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+import fsspec
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from services.common.artifact_store import ArtifactStore
+from services.common.errors import InvalidArgument, PermissionDenied
+from services.trainer.config import TrainerSettings
+from services.trainer.dataset_upload import DatasetHeader, DatasetUpload
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+#: Optional table beside the class folders with the columns ``file`` and ``patient_id``.
+LABELS_FILE = "labels.csv"
+MAX_LABELS_BYTES = 100_000_000
+
+
+def import_folder(
+    store: ArtifactStore,
+    tenant: str,
+    uri: str,
+    header: DatasetHeader,
+    settings: TrainerSettings,
+) -> dict[str, Any]:
+    """Imports every image below ``uri``; files with other endings are passed over.
+
+    Patient ids are taken from ``labels.csv`` where it has the columns ``file`` (relative to
+    ``uri``) and ``patient_id``.
+
+    Returns:
+        The dataset's manifest.
+
+    Raises:
+        InvalidArgument: If the URI is malformed, there are no images, or one is bad.
+        PermissionDenied: If the URI lies outside what ``import_uri_prefixes`` allows.
+    """
+    header.validate("header")
+    allowed = _allowed_prefix(uri, tenant, settings)
+    try:
+        fs, root = fsspec.url_to_fs(uri, use_listings_cache=False)
+        _check_no_way_out(fs, root, fsspec.url_to_fs(allowed)[1])
+        paths = sorted(_image_paths(fs, root))
+    except (ValueError, ImportError):
+        raise InvalidArgument("uri", "is of a kind that this server cannot read", _REMEDY) from None
+    except OSError:
+        paths = []
+    if not paths:
+        raise InvalidArgument("uri", "there are no images at <uri>/<class>/<image>", _REMEDY)
+    patients = _patients(fs, root)
+    with DatasetUpload(store, tenant, header, settings) as upload:
+        for path in paths:
+            class_id, file = PurePosixPath(path).parts[-2:]
+            name = f"{class_id}/{file}"
+            upload.add(class_id, name, patients.get(name, ""), _read(fs, path, settings))
+        return upload.commit(upload.num_images)
+
+
+_NOT_ALLOWED = (
+    "uri: the server may not read this folder; put the images where its operator allows it "
+    "(CYTOSYNTH_IMPORT_URI_PREFIXES), or upload them"
+)
+_REMEDY = "name a folder with one folder of images per class, or upload the images"
+
+
+def _allowed_prefix(uri: str, tenant: str, settings: TrainerSettings) -> str:
+    """The allowed URI that ``uri`` lies in; raises where there is none."""
+    if "://" not in uri or "::" in uri or "\\" in uri or "\0" in uri or len(uri) > 2000:
+        raise InvalidArgument("uri", "is not a plain URI", "send for example s3://bucket/cells")
+    if any(part in (".", "..") for part in uri.split("/")):
+        raise InvalidArgument("uri", "has a relative part", "send the folder's full URI")
+    for prefix in settings.import_uri_prefixes:
+        filled = prefix.replace("{store_uri}", settings.store_uri.rstrip("/"))
+        allowed = filled.replace("{tenant}", tenant).rstrip("/")
+        if uri.rstrip("/") == allowed or uri.startswith(allowed + "/"):
+            return allowed
+    raise PermissionDenied(_NOT_ALLOWED)
+
+
+def _check_no_way_out(fs: AbstractFileSystem, root: str, allowed: str) -> None:
+    """Refuses a folder that is reached through a link to outside of what is allowed."""
+    if isinstance(fs, LocalFileSystem):
+        real, limit = os.path.realpath(root), os.path.realpath(allowed)
+        if real != limit and not real.startswith(limit + os.sep):
+            raise PermissionDenied(_NOT_ALLOWED)
+
+
+def _image_paths(fs: AbstractFileSystem, root: str) -> Iterator[str]:
+    """Paths of the images; links are neither files nor directories to fsspec and passed over."""
+    for folder in fs.ls(root, detail=True):
+        name = PurePosixPath(folder["name"]).name
+        if folder["type"] != "directory" or name.startswith("."):
+            continue
+        for entry in fs.ls(folder["name"], detail=True):
+            file = PurePosixPath(entry["name"]).name
+            if (
+                entry["type"] == "file"
+                and not file.startswith(".")
+                and file.lower().endswith(IMAGE_ENDINGS)
+            ):
+                yield entry["name"]
+
+
+def _read(fs: AbstractFileSystem, path: str, settings: TrainerSettings) -> bytes:
+    """A file's bytes, no more than one over the limit."""
+    with fs.open(path, "rb") as file:
+        data: bytes = file.read(settings.max_image_bytes + 1)
+    return data
+
+
+def _patients(fs: AbstractFileSystem, root: str) -> dict[str, str]:
+    """Patient id by ``<class>/<file>``, from ``labels.csv`` if it is there and has the columns."""
+    path = f"{root.rstrip('/')}/{LABELS_FILE}"
+    try:
+        with fs.open(path, "rb") as file:
+            text = file.read(MAX_LABELS_BYTES).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    table = csv.DictReader(io.StringIO(text))
+    if not {"file", "patient_id"} <= set(table.fieldnames or ()):
+        return {}
+    return {row["file"]: row["patient_id"] or "" for row in table}

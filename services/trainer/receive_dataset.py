@@ -1,0 +1,64 @@
+"""Takes a dataset off a stream: a header, images, and a last message without which none is kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from cytosynth.trainer.v1 import trainer_pb2 as pb
+from services.common.artifact_store import ArtifactStore
+from services.common.errors import InvalidArgument
+from services.trainer.config import TrainerSettings
+from services.trainer.dataset_upload import DatasetUpload
+from services.trainer.messages import header_from
+
+_AGAIN = "send the whole upload again, ending with commit"
+
+
+async def receive_dataset(
+    requests: AsyncIterator[pb.UploadDatasetRequest],
+    store: ArtifactStore,
+    tenant: str,
+    settings: TrainerSettings,
+) -> dict[str, Any]:
+    """Reads one upload to its commit.
+
+    Returns:
+        The dataset's manifest.
+
+    Raises:
+        InvalidArgument: If a message is out of order, an image is bad, or the stream ends or
+            falls silent before its commit. Nothing is kept then.
+    """
+    first = await _next(requests, settings, 0)
+    if first.WhichOneof("part") != "header":
+        raise InvalidArgument("header", "is not the first message", "send the header first")
+    with DatasetUpload(store, tenant, header_from(first.header), settings) as upload:
+        while True:
+            request = await _next(requests, settings, upload.num_images)
+            match request.WhichOneof("part"):
+                case "image":
+                    image = request.image
+                    await asyncio.to_thread(
+                        upload.add, image.class_id, image.file_name, image.patient_id, image.data
+                    )
+                case "commit":
+                    return await asyncio.to_thread(upload.commit, request.commit.num_images)
+                case "header":
+                    raise InvalidArgument("header", "came twice", "send one header, first")
+                case _:
+                    raise InvalidArgument("part", "is not set", "send an image or the commit")
+
+
+async def _next(
+    requests: AsyncIterator[pb.UploadDatasetRequest], settings: TrainerSettings, num_images: int
+) -> pb.UploadDatasetRequest:
+    try:
+        return await asyncio.wait_for(anext(requests), settings.upload_idle_seconds)
+    except StopAsyncIteration:
+        problem = f"the upload ended without it, after {num_images} images; nothing was kept"
+    except TimeoutError:
+        seconds = settings.upload_idle_seconds
+        problem = f"nothing came for {seconds:g} s, after {num_images} images; nothing was kept"
+    raise InvalidArgument("commit", problem, _AGAIN)

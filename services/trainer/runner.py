@@ -1,0 +1,86 @@
+"""The job runner: a detached, named Ray actor that works jobs off, one at a time.
+
+It belongs to no replica, so it outlives the front. Ray restarts it when its process dies; when
+there has been nothing to do for a while it ends itself and gives its memory back, and the front
+starts a fresh one with the next job.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from functools import cache
+from typing import Any
+
+import ray
+
+from services.common.artifact_store import ArtifactStore
+from services.common.job_database import JobDatabase
+from services.common.logs import configure_logging
+from services.trainer.config import TrainerSettings
+from services.trainer.jobs import work
+
+NAMESPACE = "cytosynth"
+ACTOR_NAME = "cytosynth-job-runner"
+#: Threads that torch computes with on a machine of many cores, where nothing else is set.
+_MOST_THREADS = 8
+
+log = logging.getLogger(__name__)
+
+
+class JobRunner:
+    """The actor's body; its thread leases jobs as long as there are any."""
+
+    def __init__(self, settings: TrainerSettings) -> None:
+        configure_logging()
+        self._settings = settings
+        self._self = ray.get_runtime_context().current_actor
+        threads = settings.runner_num_threads or min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+        # Ray sets this to the CPUs booked; torch reads it when it is first imported.
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        threading.Thread(target=self._run, name="jobs", daemon=True).start()
+
+    def pid(self) -> int:
+        """Process id, for tests and operators."""
+        return os.getpid()
+
+    def _run(self) -> None:
+        try:
+            store = ArtifactStore(self._settings.store_uri)
+            database = JobDatabase(self._settings.database_url)
+            num_jobs = work(database, store, self._settings, threading.Event())
+            log.info("job runner is idle after %d jobs and ends", num_jobs)
+        except BaseException:
+            log.exception("job runner ends")
+            os._exit(1)  # Ray starts it again
+        ray.kill(self._self, no_restart=True)
+
+
+def ensure_runners(settings: TrainerSettings) -> list[Any]:
+    """Handles of the runners; those that do not exist are started."""
+    return [
+        _actor_class()
+        .options(
+            name=runner_name(index),
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            max_restarts=-1,
+            num_cpus=settings.runner_num_cpus,
+            num_gpus=settings.runner_num_gpus,
+        )
+        .remote(settings)
+        for index in range(settings.num_runners)
+    ]
+
+
+@cache
+def _actor_class() -> Any:
+    """The remote class, made once: Ray exports every one that is made."""
+    return ray.remote(JobRunner)
+
+
+def runner_name(index: int) -> str:
+    """Name of one runner actor in ``NAMESPACE``."""
+    return ACTOR_NAME if index == 0 else f"{ACTOR_NAME}-{index}"

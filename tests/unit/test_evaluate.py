@@ -1,0 +1,116 @@
+"""Figures are those of the textbooks, and their intervals mean what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
+
+from services.trainer.evaluate import (
+    Predictions,
+    _auc,
+    calibration_error,
+    evaluate,
+    evaluate_runs,
+    paired_difference,
+    resample_weights,
+)
+
+CLASSES = ("eosinophil", "lymphocyte", "monocyte")
+
+
+def some_predictions(seed: int = 0, skill: float = 1.5, count: int = 90) -> Predictions:
+    rng = np.random.default_rng(seed)
+    labels = np.sort(np.arange(count) % 3)
+    logits = rng.normal(size=(count, 3))
+    logits[np.arange(count), labels] += skill
+    shares = np.exp(logits)
+    shares /= shares.sum(axis=1, keepdims=True)
+    return Predictions(CLASSES, tuple(f"{i:064x}" for i in range(count)), labels, shares)
+
+
+def test_metrics_agree_with_scikit_learn() -> None:
+    answers = some_predictions()
+    figures = evaluate(answers)
+    labels, predicted = answers.labels, answers.predicted
+    assert figures.metrics["macro_f1"] == pytest.approx(
+        f1_score(labels, predicted, average="macro")
+    )
+    assert figures.metrics["balanced_accuracy"] == pytest.approx(
+        balanced_accuracy_score(labels, predicted)
+    )
+    assert figures.metrics["top1"] == pytest.approx(np.mean(labels == predicted))
+    assert figures.metrics["macro_auc"] == pytest.approx(
+        roc_auc_score(labels, answers.probabilities, multi_class="ovr", average="macro")
+    )
+    assert figures.confusion.sum() == 90
+    assert figures.per_class_recall["monocyte"] == pytest.approx(
+        figures.confusion[2, 2] / figures.confusion[2].sum()
+    )
+
+
+def test_intervals_hold_the_figure_and_shrink_with_more_images() -> None:
+    few, many = evaluate(some_predictions()), evaluate(some_predictions(count=900))
+    for name, (low, high) in few.intervals.items():
+        assert low < few.metrics[name] < high
+        assert many.intervals[name][1] - many.intervals[name][0] < high - low
+
+
+def test_weighted_auc_is_that_of_the_resample_even_with_ties() -> None:
+    rng = np.random.default_rng(3)
+    scores = rng.integers(0, 4, 30) / 4
+    positive = np.arange(30) < 12
+    weights = resample_weights(positive.astype(int), 5)
+    for row, value in zip(weights, _auc(scores, positive, weights), strict=True):
+        drawn = np.repeat(np.arange(30), row.astype(int))
+        assert value == pytest.approx(roc_auc_score(positive[drawn], scores[drawn]))
+
+
+def test_resamples_keep_the_class_counts() -> None:
+    labels = np.array([0] * 5 + [1] * 20)
+    weights = resample_weights(labels, 50)
+    assert (weights[:, :5].sum(axis=1) == 5).all()
+    assert (weights[:, 5:].sum(axis=1) == 20).all()
+
+
+def test_paired_difference_of_an_arm_to_itself_is_nothing() -> None:
+    runs = [some_predictions(0), some_predictions(1)]
+    same = paired_difference(runs, runs)
+    assert same["macro_f1"] == {"difference": 0.0, "interval": [0.0, 0.0]}
+
+
+def test_a_clearly_better_arm_has_an_interval_above_zero() -> None:
+    better = paired_difference([some_predictions(1, 4.0)], [some_predictions(0, 0.5)])
+    assert better["macro_f1"]["interval"][0] > 0
+
+
+def test_arms_tested_on_other_images_are_not_compared() -> None:
+    other = some_predictions()
+    other = Predictions(CLASSES, other.digests[::-1], other.labels, other.probabilities)
+    with pytest.raises(ValueError, match="different images"):
+        paired_difference([other], [some_predictions()])
+
+
+def test_runs_are_averaged_and_their_confusions_summed() -> None:
+    runs = [some_predictions(0), some_predictions(1)]
+    both = evaluate_runs(runs)
+    each = [evaluate(run) for run in runs]
+    assert both.metrics["macro_f1"] == pytest.approx(
+        np.mean([one.metrics["macro_f1"] for one in each])
+    )
+    assert (both.confusion == each[0].confusion + each[1].confusion).all()
+
+
+def test_calibration_error_of_honest_certainty_is_zero() -> None:
+    sure = np.eye(3)[[0, 1, 2]]
+    digests = ("a", "b", "c")
+    assert calibration_error(Predictions(CLASSES, digests, np.arange(3), sure)) == 0
+    wrong = Predictions(CLASSES, digests, np.array([1, 2, 0]), sure)
+    assert calibration_error(wrong) == pytest.approx(1.0)
+
+
+def test_predictions_survive_json() -> None:
+    answers = some_predictions()
+    again = Predictions.from_dict(answers.to_dict())
+    assert again.digests == answers.digests and (again.predicted == answers.predicted).all()
+    np.testing.assert_allclose(again.probabilities, answers.probabilities, atol=1e-6)

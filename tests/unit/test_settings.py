@@ -1,0 +1,44 @@
+"""Settings are read once; a bad value stops start-up and names its variable."""
+
+import pytest
+from pydantic import ValidationError
+
+from services.common.settings import CommonSettings, SettingsError
+
+
+def test_defaults_lie_under_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = CommonSettings.load()
+    assert settings.store_uri == f"file://{tmp_path}/.cytosynth/store"
+    assert settings.database_url == f"sqlite:///{tmp_path}/.cytosynth/jobs.db"
+    assert settings.max_message_bytes == 32 * 1024 * 1024
+
+
+def test_environment_wins_over_defaults(monkeypatch):
+    monkeypatch.setenv("CYTOSYNTH_MAX_IMAGE_BYTES", "1000")
+    monkeypatch.setenv("CYTOSYNTH_STORE_URI", "s3://bucket/cells")
+    settings = CommonSettings.load()
+    assert (settings.max_image_bytes, settings.store_uri) == (1000, "s3://bucket/cells")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("CYTOSYNTH_MAX_IMAGE_BYTES", "many"),
+        ("CYTOSYNTH_MAX_IMAGE_PIXELS", "-1"),
+        ("CYTOSYNTH_MAX_MESSAGE_BYTES", "1"),
+        ("CYTOSYNTH_STORE_URI", "/just/a/path"),
+        ("CYTOSYNTH_DATABASE_URL", "mysql://host/db"),
+        ("CYTOSYNTH_DATABASE_URL", "no url"),
+    ],
+)
+def test_bad_value_is_refused_naming_its_variable(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=variable):
+        CommonSettings.load()
+
+
+def test_settings_do_not_change():
+    settings = CommonSettings.load()
+    with pytest.raises(ValidationError):
+        settings.default_base = "other"

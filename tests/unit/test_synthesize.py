@@ -1,0 +1,155 @@
+"""Plans: what an image depends on, how a request is cut, what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.bases import Base
+from services.common.errors import FailedPrecondition, InvalidArgument
+from services.generator.adapters import AdapterRef
+from services.generator.shards import cut
+from services.generator.synthesize import (
+    PRESETS,
+    Execution,
+    SamplerSettings,
+    SynthesisPlan,
+    SynthesisRequest,
+    make_plan,
+    sampler_settings,
+)
+
+BASE = Base("tiny", "/models/tiny", "r1", {})
+SHARED = AdapterRef("a1", "d1", "shared", ("basophil", "monocyte"), "tiny", "r1")
+PER_CLASS = replace(SHARED, layout="per_class")
+COUNTS = (("monocyte", 5), ("basophil", 7))
+
+
+def plan_of(adapter: AdapterRef | None = None, **fields: object) -> SynthesisPlan:
+    request = SynthesisRequest(**({"class_counts": COUNTS, "seed": 1} | fields))  # type: ignore[arg-type]
+    return make_plan(request, "local", BASE, adapter, Execution(4, "float32"), 1000)
+
+
+def test_tasks_run_through_the_classes_in_order() -> None:
+    tasks = list(plan_of().tasks(0, 100))
+    assert [task.index for task in tasks] == list(range(12))
+    assert [task.class_id for task in tasks] == ["monocyte"] * 5 + ["basophil"] * 7
+
+
+def test_image_seed_depends_on_everything_that_the_image_does() -> None:
+    plan = plan_of(SHARED)
+    reference = plan.image_seed("monocyte", 3)
+    others = [
+        plan.image_seed("basophil", 3),
+        plan.image_seed("monocyte", 4),
+        replace(plan, seed=2).image_seed("monocyte", 3),
+        replace(plan, base_revision="r2").image_seed("monocyte", 3),
+        replace(plan, adapter=None).image_seed("monocyte", 3),
+        replace(plan, adapter=replace(SHARED, digest="d2")).image_seed("monocyte", 3),
+        replace(plan, sampler=SamplerSettings(8, 2.0, "ddim")).image_seed("monocyte", 3),
+    ]
+    assert len({reference, *others}) == 8
+    assert all(0 <= seed < 2**64 for seed in others)
+    assert replace(plan, first_index=2, tenant="b").image_seed("monocyte", 3) == reference
+
+
+def test_image_seed_stays_what_it_was() -> None:
+    # A change here silently changes every image that was ever asked for: see the manifest.
+    plan = plan_of(num_steps=20, guidance_scale=2.0, scheduler="dpmpp_2m")
+    assert plan.image_seed("monocyte", 0) == 3608627785007629218
+
+
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    first=st.integers(0, 1000),
+    shard=st.integers(1, 30),
+    adapter=st.sampled_from([None, SHARED, PER_CLASS]),
+)
+def test_shards_and_batches_cover_the_request_once(
+    counts: list[int], first: int, shard: int, adapter: AdapterRef | None
+) -> None:
+    first %= sum(counts)
+    class_counts = tuple((f"c{i}", count) for i, count in enumerate(counts))
+    known = tuple(class_id for class_id, _ in class_counts)
+    adapter = replace(adapter, class_ids=known) if adapter else None
+    plan = plan_of(adapter, class_counts=class_counts, first_index=first)
+    shards = cut(plan, shard)
+    drawn = []
+    for piece in shards:
+        for batch in plan.batches(piece.first, piece.end):
+            # Slots do not collide, and one batch is one set of weights.
+            assert len({task.index % 4 for task in batch}) == len(batch)
+            assert len({task.index // 4 for task in batch}) == 1
+            if adapter is not None and adapter.layout == "per_class":
+                assert len({task.class_id for task in batch}) == 1
+            drawn += [task.index for task in batch]
+    assert drawn == list(range(first, plan.num_images))
+
+
+def test_manifest_is_the_same_wherever_a_stream_resumes() -> None:
+    plan = plan_of(SHARED)
+    manifest = json.loads(plan.manifest_json())
+    assert plan.manifest_json() == plan_of(SHARED, first_index=7).manifest_json()
+    assert manifest["adapter"] == "adapters/a1"
+    assert manifest["class_counts"][1] == {"class_id": "basophil", "num_images": 7}
+    assert manifest["sampler"]["num_steps"] == PRESETS["balanced"].num_steps
+
+
+def test_own_values_overrule_the_preset() -> None:
+    def settings(**fields: object) -> SamplerSettings:
+        return sampler_settings(SynthesisRequest(class_counts=COUNTS, **fields))  # type: ignore[arg-type]
+
+    assert settings() == PRESETS["balanced"]
+    assert settings(preset="paper") == PRESETS["paper"]
+    assert settings(preset="fast", num_steps=3) == replace(PRESETS["fast"], num_steps=3)
+    assert settings(guidance_scale=0.0, scheduler="unipc").guidance_scale == 0.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"class_counts": ()}, "class_counts"),
+        ({"class_counts": (("a b", 1),)}, "class_counts[0].class_id"),
+        ({"class_counts": (("a", 1), ("b", 0))}, "class_counts[1].num_images"),
+        ({"class_counts": (("a", 600), ("b", 600))}, "class_counts"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, "seed"),
+        ({"first_index": 12}, "first_index"),
+        ({"preset": "x" * 10_000}, "sampler.preset"),
+        ({"num_steps": 0}, "sampler.num_steps"),
+        ({"guidance_scale": float("nan")}, "sampler.guidance_scale"),
+        ({"guidance_scale": 31.0}, "sampler.guidance_scale"),
+        ({"scheduler": "euler"}, "sampler.scheduler"),
+        ({"image_format": "GIF"}, "image_format"),
+    ],
+)
+def test_bad_value_is_refused_by_field(fields: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        plan_of(**fields)  # type: ignore[arg-type]
+    assert caught.value.field == field
+    assert caught.value.remedy
+    assert len(caught.value.message) < 400
+
+
+def test_classes_outside_adapter_or_base_are_refused_with_the_known_ones() -> None:
+    unknown = {"class_counts": (("monocyte", 1), ("myeloblast", 1))}
+    with pytest.raises(InvalidArgument, match="basophil, monocyte") as caught:
+        plan_of(SHARED, **unknown)
+    assert caught.value.field == "class_counts[1].class_id"
+    assert plan_of(None, **unknown).num_images == 2
+    listing = replace(BASE, manifest={"class_ids": ["monocyte"]})
+    request = SynthesisRequest(class_counts=(("myeloblast", 1),))
+    with pytest.raises(InvalidArgument, match="base tiny does not know; it knows: monocyte"):
+        make_plan(request, "local", listing, None, Execution(4, "float32"), 10)
+
+
+def test_adapter_of_another_base_or_revision_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="'other'") as caught:
+        plan_of(replace(SHARED, base="other"))
+    assert caught.value.field == "adapter"
+    with pytest.raises(FailedPrecondition, match="another revision"):
+        plan_of(replace(SHARED, base_revision="r0"))

@@ -1,0 +1,79 @@
+"""``make check``: every check that needs no running service, one line each.
+
+``python tools/check.py [step …]`` runs the named steps, by default all of them, and exits with
+1 if one failed.  A step is a command or a function of ``repository.py`` that lists problems.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import repository
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+
+Step = list[str] | Callable[[], list[str]]
+
+STEPS: dict[str, Step] = {
+    "format": ["ruff", "format", "--check", "--output-format", "concise", "."],
+    "lint": ["ruff", "check", "--output-format", "concise", "."],
+    "types": ["mypy"],
+    "import rules": ["lint-imports", "--no-logo"],
+    "protos format": ["buf", "format", "--diff", "--exit-code", "protos"],
+    "protos lint": ["buf", "lint"],
+    "protos breaking": ["buf", "breaking", "protos", "--against", "protos/baseline.binpb"],
+    "stubs": repository.stub_problems,
+    "lock": repository.lock_problems,
+    "tree": repository.tree_problems,
+    "docs": repository.docs_problems,
+}
+
+
+def run(step: Step) -> str:
+    """Runs one step; returns what is wrong, empty if nothing is."""
+    if callable(step):
+        return "\n".join(step())
+    command = [str(BIN / step[0]), *step[1:]]
+    path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PATH": path, "NO_COLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return (done.stdout.strip() or f"exit status {done.returncode}") if done.returncode else ""
+
+
+def main(names: list[str]) -> int:
+    """Runs the steps of these names (all if none); returns the exit status."""
+    unknown = [name for name in names if name not in STEPS]
+    if unknown:
+        print(f"unknown step {unknown[0]!r}; the steps are: {', '.join(STEPS)}")
+        return 2
+    failed = []
+    for name in names or STEPS:
+        start = time.monotonic()
+        problem = run(STEPS[name])
+        seconds = time.monotonic() - start
+        print(f"{'FAILED' if problem else 'ok    '}  {name}  ({seconds:.1f} s)", flush=True)
+        if problem:
+            failed.append(name)
+            print("    " + problem.replace("\n", "\n    "), flush=True)
+    if failed:
+        print(f"\nmake check: {len(failed)} of {len(names or STEPS)} failed: {', '.join(failed)}")
+        return 1
+    print("\nmake check: all passed")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

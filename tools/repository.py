@@ -1,0 +1,132 @@
+"""Checks of the repository itself.  Each function lists problems, one line each."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+import tomllib
+from pathlib import Path
+
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import protos
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCKS = ("requirements.lock", "requirements-uv.lock")
+MAX_FILE_BYTES = 25_000_000
+PICKLED = {".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
+INDEX_URL = re.compile(r"https?://\S+/simple|--(extra-)?index-url|--find-links")
+STUB_SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
+DOCS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/errors.md")
+DESCRIBED = {"cytosynth", "services", "deploy", "models"}
+
+
+def tracked_files() -> list[Path]:
+    """Every file that git tracks or would track, relative to the root."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    return sorted(Path(name) for name in listed.split("\0") if name and (ROOT / name).is_file())
+
+
+def stub_problems() -> list[str]:
+    """Stubs that differ from what the protos give, are missing or have no proto."""
+    committed = {path for path in tracked_files() if path.name.endswith(STUB_SUFFIXES)}
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = protos.generate(Path(folder))
+        stale = [
+            f"{stub} is out of date: run `make protos`"
+            for stub in fresh
+            if stub not in committed
+            or (ROOT / stub).read_bytes() != (Path(folder) / stub).read_bytes()
+        ]
+    return stale + [f"{stub} has no proto: delete it" for stub in sorted(committed - set(fresh))]
+
+
+def lock_problems() -> list[str]:
+    """Requirements of pyproject.toml that the lock does not meet; pins without a hash."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    text = "".join((ROOT / lock).read_text() for lock in LOCKS)
+    pins = re.findall(
+        r"^([\w.-]+)==([^\s;\\]+)([^\\\n]*)((?:\\\n +--hash=sha256:[0-9a-f]{64} ?)*)", text, re.M
+    )
+    versions = {
+        canonicalize_name(name): version
+        for name, version, marker, _ in pins
+        if "python_full_version >=" not in marker
+    }
+    problems = [f"{name}=={version} has no hash" for name, version, _, hashes in pins if not hashes]
+    for line in wanted:
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate(dict(default_environment())):
+            continue
+        version = versions.get(canonicalize_name(requirement.name))
+        if version is None or not requirement.specifier.contains(version):
+            problems.append(f"{line!r} is not met by the lock ({version}): run `make lock`")
+    return problems
+
+
+def tree_problems() -> list[str]:
+    """Files that must not be committed: index URLs, pickled weights, too large, generic names."""
+    problems = []
+    for path in tracked_files():
+        if (ROOT / path).stat().st_size > MAX_FILE_BYTES:
+            problems.append(f"{path} is over {MAX_FILE_BYTES // 1_000_000} MB")
+        if path.suffix in PICKLED:
+            problems.append(f"{path} is a pickle: keep weights in safetensors")
+        if path.name == "utils.py":
+            problems.append(f"{path}: name a module for what it makes")
+        if path.suffix in {".lock", ".toml", ".txt", ".cfg"} or path.name == "Makefile":
+            hit = INDEX_URL.search((ROOT / path).read_text())
+            if hit:
+                problems.append(f"{path} names a package index: {hit.group()}")
+    return problems
+
+
+def docs_problems() -> list[str]:
+    """Paths that the docs name and that do not exist; modules that architecture.md leaves out."""
+    problems = []
+    files = tracked_files()
+    known = {str(path) for path in files} | {str(parent) for f in files for parent in f.parents}
+    roots = {path.parts[0] for path in files}
+    for doc in DOCS:
+        for name in re.findall(r"`([\w.\-/]+/[\w.\-/]*)`", (ROOT / doc).read_text()):
+            if name.split("/")[0] in roots and name.rstrip("/") not in known:
+                problems.append(f"{doc} names {name}, which does not exist")
+    described = _described_files((ROOT / "docs/architecture.md").read_text())
+    present = {
+        str(path)
+        for path in files
+        if path.suffix in {".py", ".j2", ".lua"}
+        and path.parts[0] in DESCRIBED
+        and not path.name.endswith((*STUB_SUFFIXES, "__init__.py"))
+    }
+    problems += [
+        f"docs/architecture.md has no line for {name}" for name in sorted(present - described)
+    ]
+    gone = sorted(name for name in described - present if not (ROOT / name).exists())
+    return problems + [
+        f"docs/architecture.md has a line for {name}, which is gone" for name in gone
+    ]
+
+
+def _described_files(text: str) -> set[str]:
+    """Files with a line ``- `name` …`` below a heading that names their folder."""
+    described = set()
+    folder = ""
+    for line in text.splitlines():
+        if heading := re.match(r"#+ `([\w./-]+/)`", line):
+            folder = heading.group(1)
+        elif line.startswith("#"):
+            folder = ""
+        elif folder and (entry := re.match(r"- ((?:`[\w./-]+`(?:, | and )?)+)", line)):
+            described |= {folder + name for name in re.findall(r"`([^`]+)`", entry.group(1))}
+    return described
