@@ -204,7 +204,8 @@ class Supervisor:
             applications = serve.status().applications
             for name, app in applications.items():
                 if app.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-                    raise StackFailed(f"The {name} does not start: {app.message}")
+                    causes = [one.message for one in app.deployments.values() if one.message]
+                    raise StackFailed(f"The {name} does not start: " + "\n".join(causes))
             waiting = sorted(name for name, app in applications.items() if app.status != "RUNNING")
             if applications and not waiting:
                 return
