@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,8 +111,8 @@ class DrawnImage:
     class_id: str
     image_seed: int
     data: bytes
-    manifest_digest: str = "d" * 64
-    manifest: dict[str, Any] = field(default_factory=lambda: {"base": "tiny"})
+    manifest_digest: str
+    manifest: dict[str, Any]
 
 
 class FakeGenerator:
@@ -121,16 +122,22 @@ class FakeGenerator:
         self.requests: list[tuple[dict[str, int], int]] = []
         self.num_drawn = 0
         self.fail_after = fail_after
+        self.manifest: dict[str, Any] = {"base": "tiny", "base_revision": "r1"}
 
     def __call__(self, class_counts: dict[str, int], seed: int) -> Iterator[DrawnImage]:
         self.requests.append((dict(class_counts), seed))
+        # As the real one: what a request asked for is part of its manifest.
+        counts = [{"class_id": c, "num_images": n} for c, n in class_counts.items()]
+        manifest = {**self.manifest, "seed": seed, "class_counts": counts}
+        digest = sha256_hex(json.dumps(manifest).encode())
         index = 0
         for class_id, count in class_counts.items():
             for _ in range(count):
                 if self.fail_after is not None and self.num_drawn >= self.fail_after:
                     raise ConnectionError("the generator is gone")
                 image = cell_image(class_id, seed % 2**31 + index)
-                yield DrawnImage(index, class_id, seed + index, encode_image(image))
+                data = encode_image(image)
+                yield DrawnImage(index, class_id, seed + index, data, digest, manifest)
                 self.num_drawn += 1
                 index += 1
 

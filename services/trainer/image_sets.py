@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 #: Images of each class in one round: one batch of the generator at its default size.
 ROUND_PER_CLASS = 16
+#: What a generator's manifest says of one request, and so differs between the rounds.
+_OF_ONE_REQUEST = ("class_counts", "seed")
 _METADATA = "metadata.jsonl"
 _GENERATOR = "generator.json"
 
@@ -114,7 +116,6 @@ class KeptRounds:
         self._committed = store.exists(tenant, IMAGE_SETS, plan.image_set_id)
         self._draft = store.new_draft(tenant, IMAGE_SETS, plan.image_set_id)
         self._generator: dict[str, Any] = {}
-        self._generator_digest = ""
 
     def read(self, number: int) -> list[KeptImage] | None:
         """A round that was kept, now or by an earlier run; None if it was not."""
@@ -125,8 +126,7 @@ class KeptRounds:
         if not self._draft.exists(path):
             return None
         images = list(read_round(self._draft.read(path)))
-        if not self._generator_digest:
-            self._generator_digest = images[0].manifest_digest
+        if not self._generator:
             self._generator = json.loads(self._draft.read(_GENERATOR))
         return images
 
@@ -136,16 +136,16 @@ class KeptRounds:
         Raises:
             DataLoss: If the generator changed its model between the rounds.
         """
-        digests = {image.manifest_digest for image in images}
-        expected = self._generator_digest or images[0].manifest_digest
-        if digests != {expected}:
+        generator = {
+            key: value for key, value in images[0].manifest.items() if key not in _OF_ONE_REQUEST
+        }
+        if not self._generator:
+            self._generator = generator
+            self._draft.write(_GENERATOR, json.dumps(generator).encode())
+        if generator != self._generator:
             self._draft.discard()
             raise DataLoss("the generator changed while it drew this image set",
                            "start the job again")  # fmt: skip
-        if not self._generator_digest:
-            self._generator_digest = expected
-            self._generator = dict(images[0].manifest)
-            self._draft.write(_GENERATOR, json.dumps(self._generator).encode())
         self._draft.write(_round_path(number), pack_round(images))
         return images
 
@@ -168,7 +168,6 @@ class KeptRounds:
                 "num_per_class": plan.num_per_class,
                 "num_images": plan.num_images,
                 "plan_digest": plan.digest,
-                "generator_manifest_digest": self._generator_digest,
                 "generator": self._generator,
             },
         }

@@ -11,7 +11,7 @@ from services.common.artifact_store import ArtifactStore
 from services.common.errors import Cancelled, DataLoss
 from services.trainer.image_sets import ROUND_PER_CLASS, SyntheticPlan, read_image_set
 from services.trainer.synthetic_batches import SyntheticPool
-from tests.few_shot import CLASSES, TENANT, DrawnImage, FakeGenerator
+from tests.few_shot import CLASSES, TENANT, FakeGenerator
 
 
 @pytest.fixture
@@ -106,9 +106,8 @@ def test_model_that_changes_between_rounds_is_noticed(store: ArtifactStore) -> N
     generator = FakeGenerator()
 
     def changing(class_counts: dict[str, int], seed: int):
-        digest = f"{len(generator.requests)}" * 64
-        for image in generator(class_counts, seed):
-            yield DrawnImage(image.index, image.class_id, image.image_seed, image.data, digest)
+        generator.manifest["base_revision"] = f"r{len(generator.requests)}"
+        yield from generator(class_counts, seed)
 
     with pool_of(plan_of(), store, changing) as pool, pytest.raises(DataLoss, match="changed"):
         pool.wait_for(1.0)
