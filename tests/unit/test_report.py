@@ -7,6 +7,7 @@ import io
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from services.trainer.report_page import confusion_svg, duration, recall_svg, tr
 from tests.few_shot import (
     CLASSES,
     TENANT,
-    DrawnImage,
     FakeGenerator,
     cell_image,
     job_context,
@@ -47,7 +47,7 @@ def store_image_set(store: ArtifactStore, copied: bytes) -> str:
     """Twelve images, of which the first of each class is ``copied``."""
     plan = SyntheticPlan("adapters/adapter-1", "a" * 64, CLASSES, 4, 0)
     images = list(FakeGenerator()(dict.fromkeys(CLASSES, 4), 9))
-    images[0] = DrawnImage(0, CLASSES[0], 1, copied)
+    images[0] = replace(images[0], data=copied)
     kept = KeptRounds(plan, store, TENANT)
     kept.write(0, images)
     kept.commit()
