@@ -88,6 +88,7 @@ def render(config: EdgeConfig) -> str:
     values = {name: getattr(config, name) for name in EdgeConfig.__dataclass_fields__}
     values |= {
         "services": services,
+        "deadline_lua": (FOLDER / "deadline.lua").read_text(),
         "tenant_lua": (FOLDER / "tenant.lua").read_text().replace("@MAX_MESSAGE_BYTES@", limit),
     }
     return environment.get_template("envoy.yaml.j2").render(values)

@@ -34,6 +34,8 @@ class Seen:
 
     method: str
     metadata: dict[str, str]
+    time_remaining: float | None = None
+    """Seconds to the deadline, as the server was told; unary calls only."""
 
 
 @dataclass
@@ -57,9 +59,12 @@ class ToyServer(grpc.GenericRpcHandler):
                 yield b"last"
 
             return grpc.unary_stream_rpc_method_handler(stream)
-        return grpc.unary_unary_rpc_method_handler(
-            lambda request, context: self.answer(seen, request, context)
-        )
+
+        def unary(request: bytes, context: grpc.ServicerContext) -> bytes:
+            seen.time_remaining = context.time_remaining()
+            return self.answer(seen, request, context)
+
+        return grpc.unary_unary_rpc_method_handler(unary)
 
 
 @contextmanager

@@ -243,6 +243,24 @@ def test_a_clients_deadline_ends_a_stream(toy: ToyServer, channel: grpc.Channel)
     assert time.monotonic() - began < 2.5
 
 
+@pytest.mark.parametrize("seconds", [0.9, 60.0, 500_000.0])
+@pytest.mark.parametrize("listener", ["port", "internal_port"])
+def test_a_service_is_told_a_later_deadline_than_the_clients(
+    listener: str, seconds: float, toy: ToyServer, edge: EdgeConfig
+) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{getattr(edge, listener)}") as channel:
+        channel.unary_unary(CREATE_ADAPTER)(b"", timeout=seconds)
+    told = toy.calls[-1].time_remaining
+    assert told is not None
+    assert seconds < told < 1.02 * seconds + 1.2
+
+
+def test_without_a_deadline_none_is_made_up(toy: ToyServer, channel: grpc.Channel) -> None:
+    channel.unary_unary(CREATE_ADAPTER)(b"")
+    told = toy.calls[-1].time_remaining
+    assert told is None or told > 1e8
+
+
 def test_too_many_calls_are_told_when_to_come_back(
     toy: ToyServer, upstream_port: int, tmp_path: Path
 ) -> None:
