@@ -5,7 +5,8 @@
 The judge is a ResNet-18 trained on real images that no base has seen (the four tenths that
 ``models.recipes.corpus`` keeps back) and on nothing synthetic.  Its accuracy on the other real
 images is reported beside its agreement with the asked class on synthetic ones, which it bounds
-roughly.  Writes the figures and a contact sheet to ``--out``.
+roughly.  Writes the figures and a contact sheet to ``--out``, and with ``--card`` the figures
+into the base's manifest and model card.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from models.recipes import export
 from models.recipes.corpus import SIZE_PX, Corpus, real_corpus
 from services.common.bases import PromptEmbeddings, encode_prompts, load_pipeline, resolve_base
 from services.common.cell_classes import class_prompt
@@ -96,6 +98,7 @@ def main() -> None:
     parser.add_argument("--judge-steps", type=int, default=600)
     parser.add_argument("--num-steps", type=int, default=20)
     parser.add_argument("--guidance-scale", type=float, default=2.0)
+    parser.add_argument("--card", action="store_true", help="write into models/<base>")
     parser.add_argument("--out", type=Path, default=Path("out/bench/base_agreement"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -131,6 +134,18 @@ def main() -> None:
         "per_class_judge_recall_on_real": dict(zip(class_ids, real_recall, strict=True)),
     }
     (args.out / f"{args.base}.json").write_text(json.dumps(report, indent=1) + "\n")
+    if args.card:
+        least, least_id = min(zip(agreement, class_ids, strict=True))
+        accuracy = report["judge_balanced_accuracy_on_real"]
+        export.record_figure(
+            Path("models") / args.base,
+            "Draws the class it is asked for",
+            f"a ResNet-18 trained on real images that this model has not seen agrees on "
+            f"{report['agreement']:.0%} of {len(class_ids)} classes x {args.per_class} images "
+            f"(least: {least_id}, {least:.0%}), guidance {args.guidance_scale:g}, "
+            f"{args.num_steps} steps; on other real images it is right in {accuracy:.0%} "
+            f"(`python -m benchmarks.base_agreement --base {args.base}`)",
+        )
     rows = [
         np.concatenate([*seen.images[truth == k][:4], *images[k][:10]], axis=1)
         for k in range(len(class_ids))

@@ -8,12 +8,14 @@ from pathlib import Path
 from cytosynth.phantoms import DEMO_HOSPITAL, write_image_folder
 from cytosynth.story import Options
 
-# A long tail as in a leukaemia laboratory: common cells first, from 16 shots down to 4.
+# A long tail as in a leukaemia laboratory: common cells first, from 16 shots down to 4. Most are
+# neighbours in the maturation of neutrophils, which people confuse too.
 SHOTS = {
     "neutrophil_segmented": 16,
-    "lymphocyte": 12,
-    "monocyte": 8,
-    "myeloblast": 6,
+    "lymphocyte": 14,
+    "neutrophil_band": 10,
+    "metamyelocyte": 8,
+    "myelocyte": 6,
     "promyelocyte": 4,
 }
 # Patients stay on one side of the split, so a class loses more than its shots to training.

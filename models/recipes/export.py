@@ -27,11 +27,11 @@ CITATION = (
 MAX_BYTES = 25_000_000
 
 
-def write_manifest(kind: str, folder: Path, name: str, real: Path | None, records: dict) -> dict:
-    """``manifest.json`` of a model folder: what it is, what it saw, how it was trained."""
+def new_manifest(kind: str, folder: Path, name: str, real: Path | None, records: dict) -> dict:
+    """Manifest of a model folder: what it is, what it saw, how it was trained."""
     images = seen_images(real) if real else []
     data = [path.read_bytes() for path in images]
-    manifest = {
+    return {
         "name": name,
         "kind": kind,
         "license": "Apache-2.0",
@@ -48,12 +48,11 @@ def write_manifest(kind: str, folder: Path, name: str, real: Path | None, record
             if p.is_file() and p.name not in ("manifest.json", "README.md")
         },
     }
+
+
+def write(folder: Path, manifest: dict) -> None:
+    """``manifest.json`` and the model card that says the same to people."""
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-    return manifest
-
-
-def write_card(folder: Path, manifest: dict, what: str, recipe: str) -> None:
-    """The model card; figures that the benchmark measures are filled in by hand below it."""
     real = (
         f"{len(manifest['digests'])} images of wbc-pbc-barcelona (the six tenths that "
         f"their SHA-256 selects; centre square of {REAL_CENTER_CROP} of the side), "
@@ -62,15 +61,24 @@ def write_card(folder: Path, manifest: dict, what: str, recipe: str) -> None:
         else "None: this model has never seen a real cell."
     )
     (folder / "README.md").write_text(
-        f"# {manifest['name']}\n\n{what}\n\nResearch use only; not a medical device.\n\n"
+        f"# {manifest['name']}\n\n{manifest['description']}\n\n"
+        "Research use only; not a medical device.\n\n"
         f"| | |\n| --- | --- |\n"
         f"| Phantoms | procedural cells of all 15 classes, each from a laboratory of its own "
         f"(`cytosynth.phantoms`) |\n"
         f"| Real images | {real} |\n"
         f"| Licence of the weights | Apache-2.0 |\n"
-        f"| Recipe | {recipe} |\n"
+        f"| Recipe | {manifest['recipe']} |\n"
         f"| Training | `{json.dumps(manifest['training'])}` |\n"
+        + "".join(f"| {what} | {figure} |\n" for what, figure in manifest["figures"].items())
     )
+
+
+def record_figure(folder: Path, what: str, figure: str) -> None:
+    """Put a measured figure into the manifest and the card of an exported model."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["figures"][what] = figure
+    write(folder, manifest)
 
 
 def export(kind: str, build: Path, autoencoder: Path | None, name: str, real: Path | None) -> Path:
@@ -99,10 +107,11 @@ def export(kind: str, build: Path, autoencoder: Path | None, name: str, real: Pa
             f"`python -m models.recipes.train_diffusion{flag}`"
         )
     else:
-        what = "A small open_clip model for single white blood cells at 64 px (ViT, patch 8)."
+        what = "A small open_clip model for single white blood cells at 64 px (ResNet tower)."
         recipe = f"`python -m models.recipes.train_clip{flag}`"
-    manifest = write_manifest(kind, out, name, real, records)
-    write_card(out, manifest, what, recipe)
+    manifest = new_manifest(kind, out, name, real, records)
+    manifest |= {"description": what, "recipe": recipe, "figures": {}}
+    write(out, manifest)
     return out
 
 

@@ -4,9 +4,10 @@
     python -m models.recipes.train_autoencoder --out build/ae \
         --real ../shared/data/wbc-pbc-barcelona
 
-The loss is L1 on pixels and on image gradients (fine structure: granules, chromatin) plus a
-light KL term, as in latent diffusion (Rombach et al., arXiv 2112.10752) without its
-perceptual and adversarial parts, whose networks would bring third-party weights.
+The loss is L1 on pixels and on image gradients, the distance of the features of a classifier
+trained first on the same images (``models.recipes.cell_features``), and a light KL term: that of
+latent diffusion (Rombach et al., arXiv 2112.10752) with a perceptual network of our own, without
+its adversarial part.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
+from models.recipes.augment_batches import augment
+from models.recipes.cell_features import CellFeatures, train_cell_features
 from models.recipes.corpus import Corpus, join, phantom_corpus, real_corpus
 
 KL_WEIGHT = 1e-3
 GRADIENT_WEIGHT = 1.0
+FEATURE_WEIGHT = 0.5
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -40,21 +44,6 @@ def new_autoencoder() -> AutoencoderKL:
     )
 
 
-def augment(images: np.ndarray, rng: np.random.Generator, color: float) -> torch.Tensor:
-    """uint8 (B, H, W, 3) to float (B, 3, H, W) in [-1, 1]: flips, quarter turns, colour gains."""
-    turned = np.empty_like(images)
-    for i, image in enumerate(images):
-        image = np.rot90(image, rng.integers(4))
-        turned[i] = image[:, ::-1] if rng.random() < 0.5 else image
-    x = torch.from_numpy(turned).permute(0, 3, 1, 2).float() / 255
-    if color:
-        n = len(images)
-        gain = torch.from_numpy(rng.normal(1, color, (n, 3, 1, 1))).float()
-        gamma = torch.from_numpy(np.exp(rng.normal(0, color, (n, 1, 1, 1)))).float()
-        x = (x.clamp_min(1e-3) ** gamma * gain).clamp(0, 1)
-    return x * 2 - 1
-
-
 def reconstruction_loss(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Mean L1 of the pixels plus that of the horizontal and vertical differences."""
     loss = (y - x).abs().mean()
@@ -63,7 +52,14 @@ def reconstruction_loss(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return loss
 
 
-def train(corpus: Corpus, out: Path, minutes: float, seed: int, start: Path | None) -> None:
+def train(
+    corpus: Corpus,
+    out: Path,
+    minutes: float,
+    seed: int,
+    start: Path | None,
+    features: CellFeatures,
+) -> None:
     """Train for ``minutes`` of wall time and write ``out`` (diffusers folder, safetensors)."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -82,9 +78,10 @@ def train(corpus: Corpus, out: Path, minutes: float, seed: int, start: Path | No
         with torch.autocast("cpu", torch.bfloat16):
             posterior = model.encode(x).latent_dist
             y = model.decode(posterior.sample()).sample
+            distance = features.distance(x, y)
         recon = reconstruction_loss(y.float(), x)
         kl = posterior.kl().mean() / posterior.mean[0].numel()
-        loss = recon + KL_WEIGHT * kl
+        loss = recon + FEATURE_WEIGHT * distance + KL_WEIGHT * kl
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -93,11 +90,14 @@ def train(corpus: Corpus, out: Path, minutes: float, seed: int, start: Path | No
         if step % 100 == 0:
             mse = (y.float() - x).square().mean().item() / 4
             print(
-                f"{step} {time.time() - t0:.0f}s loss {loss.item():.4f} kl {kl.item():.2f} "
+                f"{step} {time.time() - t0:.0f}s loss {loss.item():.4f} "
+                f"features {distance.item():.4f} kl {kl.item():.2f} "
                 f"psnr {-10 * np.log10(mse):.2f} dB lr {lr:.1e}",
                 flush=True,
             )
-    finish(model, corpus, out, {"steps": step, "minutes": minutes, "seed": seed})
+    record = {"steps": step, "minutes": minutes, "seed": seed}
+    record["start"] = json.loads((start / "training.json").read_text()) if start else None
+    finish(model, corpus, out, record)
 
 
 @torch.no_grad()
@@ -133,10 +133,13 @@ if __name__ == "__main__":
     parser.add_argument("--real", type=Path, help="folder of Barcelona images")
     parser.add_argument("--phantoms-per-class", type=int, default=600)
     parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--feature-minutes", type=float, default=5, help="before the autoencoder")
     parser.add_argument("--cache", type=Path, default=Path("build/corpus"), help="phantoms")
     parser.add_argument("--start", type=Path, help="go on from this autoencoder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    train(load_corpus(args), args.out, args.minutes, args.seed, args.start)
+    corpus = load_corpus(args)
+    features = train_cell_features(corpus, args.feature_minutes, args.seed)
+    train(corpus, args.out, args.minutes, args.seed, args.start, features)

@@ -22,13 +22,14 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from models.recipes.augment_batches import augment, zoom_turn_and_shift
 from models.recipes.corpus import Corpus
-from models.recipes.train_autoencoder import augment, load_corpus
+from models.recipes.train_autoencoder import load_corpus
 
 BATCH = 96
 MODEL_CONFIG = {
     "embed_dim": 128,
-    "vision_cfg": {"image_size": 64, "layers": 6, "width": 160, "head_width": 40, "patch_size": 8},
+    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 32},
     "text_cfg": {
         "context_length": 32,
         "vocab_size": 49408,
@@ -38,20 +39,6 @@ MODEL_CONFIG = {
     },
 }
 PREPROCESS_CONFIG = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
-
-
-def crop_and_erase(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Random zoom, shift and rotation of a batch (B, 3, H, W), each image its own."""
-    n = len(x)
-    angle = torch.from_numpy(rng.uniform(-np.pi, np.pi, n)).float()
-    zoom = torch.from_numpy(rng.uniform(0.8, 1.2, n)).float()
-    shift = torch.from_numpy(rng.uniform(-0.1, 0.1, (n, 2))).float()
-    cos, sin = angle.cos() * zoom, angle.sin() * zoom
-    theta = torch.stack(
-        [torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1
-    )
-    grid = torch.nn.functional.affine_grid(theta, list(x.shape), align_corners=False)
-    return torch.nn.functional.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
 
 
 def train(corpus: Corpus, out: Path, minutes: float, seed: int) -> None:
@@ -68,7 +55,7 @@ def train(corpus: Corpus, out: Path, minutes: float, seed: int) -> None:
     texts = sorted(set(prompts))
     text_of = torch.tensor([texts.index(p) for p in prompts])
     tokens = open_clip.SimpleTokenizer(context_length=32)(texts)
-    peak = 1e-3
+    peak = 2e-3
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
     weights = corpus.sampling_weights()
     t0, step, done, right, losses = time.time(), 0, 0.0, [], []
@@ -77,7 +64,7 @@ def train(corpus: Corpus, out: Path, minutes: float, seed: int) -> None:
         for group in optimizer.param_groups:
             group["lr"] = lr
         pick = rng.choice(len(weights), BATCH, p=weights)
-        x = crop_and_erase(augment(corpus.images[pick], rng, color=0.1), rng)
+        x = zoom_turn_and_shift(augment(corpus.images[pick], rng, color=0.1), rng)
         # Backward through torch's fused attention in bfloat16 is four times slower on a CPU.
         with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
             image_features = model.encode_image(x, normalize=True)
@@ -105,7 +92,10 @@ def train(corpus: Corpus, out: Path, minutes: float, seed: int) -> None:
     names = [name for name, _ in model.named_parameters()]
     state = model.state_dict() | dict(zip(names, average, strict=True))
     save_file(
-        {k: v.detach().half().contiguous() for k, v in state.items()},
+        {
+            k: (v.half() if v.is_floating_point() else v).detach().contiguous()
+            for k, v in state.items()
+        },
         out / "open_clip_model.safetensors",
     )
     record = {

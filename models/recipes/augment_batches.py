@@ -1,0 +1,35 @@
+"""Random changes of a batch of training images that leave the class of the cell as it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def augment(images: np.ndarray, rng: np.random.Generator, color: float) -> torch.Tensor:
+    """uint8 (B, H, W, 3) to float (B, 3, H, W) in [-1, 1]: flips, quarter turns, colour gains."""
+    turned = np.empty_like(images)
+    for i, image in enumerate(images):
+        image = np.rot90(image, rng.integers(4))
+        turned[i] = image[:, ::-1] if rng.random() < 0.5 else image
+    x = torch.from_numpy(turned).permute(0, 3, 1, 2).float() / 255
+    if color:
+        n = len(images)
+        gain = torch.from_numpy(rng.normal(1, color, (n, 3, 1, 1))).float()
+        gamma = torch.from_numpy(np.exp(rng.normal(0, color, (n, 1, 1, 1)))).float()
+        x = (x.clamp_min(1e-3) ** gamma * gain).clamp(0, 1)
+    return x * 2 - 1
+
+
+def zoom_turn_and_shift(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Random zoom, rotation and shift of a batch (B, 3, H, W), each image its own."""
+    n = len(x)
+    angle = torch.from_numpy(rng.uniform(-np.pi, np.pi, n)).float()
+    zoom = torch.from_numpy(rng.uniform(0.8, 1.2, n)).float()
+    shift = torch.from_numpy(rng.uniform(-0.1, 0.1, (n, 2))).float()
+    cos, sin = angle.cos() * zoom, angle.sin() * zoom
+    theta = torch.stack(
+        [torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1
+    )
+    grid = torch.nn.functional.affine_grid(theta, list(x.shape), align_corners=False)
+    return torch.nn.functional.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
