@@ -22,12 +22,13 @@ from typing import Any
 
 from cytosynth import stack_processes
 from cytosynth.stack_probe import probe_services
-from cytosynth.stack_state import StackFiles, StackInfo
+from cytosynth.stack_state import TOKEN_VARIABLE, StackFiles, StackInfo
 from deploy.edge.render import SERVICES, EdgeConfig, EdgeTls
 from services.common.reflection import GRPC_SERVICER_FUNCTIONS
-from services.common.settings import CommonSettings, SettingsError
+from services.common.settings import CommonSettings, SettingsError, refuse_unknown_variables
 from services.edge_process import EdgeFailed, EdgeProcess
 from services.ray_environment import ray_environment
+from services.serve_proxy import LISTEN_HOST_VARIABLE
 
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
@@ -47,6 +48,16 @@ class _Stop(BaseException):
     """Somebody asked the stack to stop."""
 
 
+# Read by the command line, the process table and Serve's proxy.
+_OTHER_VARIABLES = (
+    "CYTOSYNTH_ADDRESS",
+    "CYTOSYNTH_TENANT",
+    "CYTOSYNTH_TLS_DIR",
+    TOKEN_VARIABLE,
+    LISTEN_HOST_VARIABLE,
+)
+
+
 @dataclass(frozen=True)
 class _Ports:
     serve_grpc: int
@@ -59,13 +70,16 @@ def build_apps() -> dict[str, Any]:
     """The three applications, each with its settings from the environment.
 
     Raises:
-        SettingsError: a variable is wrong.
+        SettingsError: a variable is wrong, or nothing reads it.
     """
     apps = {}
+    variables = set(_OTHER_VARIABLES)
     for name in SERVICES:
         config = import_module(f"services.{name}.config")
         settings = getattr(config, f"{name.capitalize()}Settings").load()
+        variables.update(settings.variables())
         apps[name] = import_module(f"services.{name}.app").build_app(settings)
+    refuse_unknown_variables(variables)
     return apps
 
 

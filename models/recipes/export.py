@@ -15,6 +15,8 @@ import json
 import shutil
 from pathlib import Path
 
+from diffusers import AutoencoderKL
+
 from cytosynth.phantoms import CELL_TYPES
 from models.recipes.corpus import REAL_CENTER_CROP, SIZE_PX, seen_images
 from services.common.images import decode_image, perceptual_hash, sha256_hex
@@ -90,6 +92,8 @@ def export(kind: str, build: Path, autoencoder: Path | None, name: str, real: Pa
     out = Path(__file__).parents[1] / name
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(build, out, ignore=shutil.ignore_patterns("training.json"))
+    if autoencoder is not None:  # its decoder may have been trained on since
+        AutoencoderKL.from_pretrained(autoencoder).half().save_pretrained(out / "vae")
     size = sum(p.stat().st_size for p in out.rglob("*.safetensors"))
     if size > MAX_BYTES:
         raise ValueError(f"{name} weighs {size} bytes, more than {MAX_BYTES}")

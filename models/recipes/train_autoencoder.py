@@ -3,6 +3,8 @@
     python -m models.recipes.train_autoencoder --out build/ae-phantoms --minutes 20
     python -m models.recipes.train_autoencoder --out build/ae \
         --real ../shared/data/wbc-pbc-barcelona
+    python -m models.recipes.train_autoencoder --out build/ae-sharp --start build/ae \
+        --decoder-only --feature-weight 1 --real ../shared/data/wbc-pbc-barcelona
 
 The loss is L1 on pixels and on image gradients, the distance of the features of a classifier
 trained first on the same images (``models.recipes.cell_features``), and a light KL term: that of
@@ -27,7 +29,6 @@ from models.recipes.corpus import Corpus, join, phantom_corpus, real_corpus
 
 KL_WEIGHT = 1e-3
 GRADIENT_WEIGHT = 1.0
-FEATURE_WEIGHT = 0.5
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -59,12 +60,21 @@ def train(
     seed: int,
     start: Path | None,
     features: CellFeatures,
+    feature_weight: float = 0.5,
+    decoder_only: bool = False,
 ) -> None:
-    """Train for ``minutes`` of wall time and write ``out`` (diffusers folder, safetensors)."""
+    """Train for ``minutes`` of wall time and write ``out`` (diffusers folder, safetensors).
+
+    With ``decoder_only`` the latents stay those of ``start``, so that a UNet trained on them
+    still fits.
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = AutoencoderKL.from_pretrained(start) if start else new_autoencoder()
     model = model.to(memory_format=torch.channels_last).train()
+    if decoder_only:
+        model.encoder.requires_grad_(False)
+        model.quant_conv.requires_grad_(False)
     peak = 1e-3 if start is None else 4e-4
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0)
     weights = corpus.sampling_weights()
@@ -81,7 +91,7 @@ def train(
             distance = features.distance(x, y)
         recon = reconstruction_loss(y.float(), x)
         kl = posterior.kl().mean() / posterior.mean[0].numel()
-        loss = recon + FEATURE_WEIGHT * distance + KL_WEIGHT * kl
+        loss = recon + feature_weight * distance + KL_WEIGHT * kl
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -97,18 +107,21 @@ def train(
             )
     record = {"steps": step, "minutes": minutes, "seed": seed}
     record["start"] = json.loads((start / "training.json").read_text()) if start else None
-    finish(model, corpus, out, record)
+    record["feature_weight"] = feature_weight
+    record["decoder_only"] = decoder_only
+    finish(model, corpus, out, record, rescale=not decoder_only)
 
 
 @torch.no_grad()
 @torch.autocast("cpu", torch.bfloat16)
-def finish(model: AutoencoderKL, corpus: Corpus, out: Path, record: dict) -> None:
+def finish(model: AutoencoderKL, corpus: Corpus, out: Path, record: dict, rescale: bool) -> None:
     """Set the scaling factor so that latents have unit variance, and write the model."""
     model.eval()
     pick = np.random.default_rng(0).choice(len(corpus.images), 1024, p=corpus.sampling_weights())
     x = augment(corpus.images[pick], np.random.default_rng(0), color=0)
     latents = torch.cat([model.encode(b).latent_dist.mode().float() for b in x.split(64)])
-    model.register_to_config(scaling_factor=float(1 / latents.std()))
+    if rescale:
+        model.register_to_config(scaling_factor=float(1 / latents.std()))
     y = torch.cat([model.decode(b).sample.float() for b in latents.split(64)]).clamp(-1, 1)
     record["psnr_db"] = float(-10 * torch.log10((y - x).square().mean() / 4))
     record["latent_channel_std"] = [round(float(s), 3) for s in latents.std(dim=(0, 2, 3))]
@@ -133,6 +146,8 @@ if __name__ == "__main__":
     parser.add_argument("--real", type=Path, help="folder of Barcelona images")
     parser.add_argument("--phantoms-per-class", type=int, default=600)
     parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--decoder-only", action="store_true", help="keep the latents of --start")
+    parser.add_argument("--feature-weight", type=float, default=0.5)
     parser.add_argument("--feature-minutes", type=float, default=5, help="before the autoencoder")
     parser.add_argument("--cache", type=Path, default=Path("build/corpus"), help="phantoms")
     parser.add_argument("--start", type=Path, help="go on from this autoencoder")
@@ -142,4 +157,13 @@ if __name__ == "__main__":
     torch.set_num_threads(args.threads)
     corpus = load_corpus(args)
     features = train_cell_features(corpus, args.feature_minutes, args.seed)
-    train(corpus, args.out, args.minutes, args.seed, args.start, features)
+    train(
+        corpus,
+        args.out,
+        args.minutes,
+        args.seed,
+        args.start,
+        features,
+        args.feature_weight,
+        args.decoder_only,
+    )

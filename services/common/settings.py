@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,11 +13,30 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+PREFIX = "CYTOSYNTH_"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class SettingsError(ValueError):
     """A setting is wrong; the message names the environment variable."""
+
+
+def refuse_unknown_variables(known: Iterable[str]) -> None:
+    """A mistyped variable would be passed over in silence.
+
+    Args:
+        known: Every ``CYTOSYNTH_…`` variable that anything reads.
+
+    Raises:
+        SettingsError: Naming each variable that nothing reads, and the nearest that something does.
+    """
+    known = sorted(known)
+    lines = []
+    for name in sorted(n for n in os.environ if n.startswith(PREFIX) and n not in known):
+        near = difflib.get_close_matches(name, known, n=1)
+        lines.append(f"{name}: no such setting" + (f"; is it {near[0]}?" if near else ""))
+    if lines:
+        raise SettingsError("bad settings\n  " + "\n  ".join(lines))
 
 
 class CommonSettings(BaseSettings):
@@ -23,7 +45,7 @@ class CommonSettings(BaseSettings):
     Environment variables are ``CYTOSYNTH_<NAME>``.
     """
 
-    model_config = SettingsConfigDict(env_prefix="CYTOSYNTH_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     state_dir: Path = Field(default_factory=lambda: Path.cwd() / ".cytosynth")
     """Folder for everything that the local stack keeps."""
@@ -65,6 +87,11 @@ class CommonSettings(BaseSettings):
         return url
 
     @classmethod
+    def variables(cls) -> list[str]:
+        """Names of the environment variables that these settings read."""
+        return [PREFIX + name.upper() for name in cls.model_fields]
+
+    @classmethod
     def load(cls, **overrides: Any) -> Self:
         """Reads the environment.
 
@@ -75,7 +102,7 @@ class CommonSettings(BaseSettings):
             return cls(**overrides)
         except ValidationError as error:
             lines = [
-                f"CYTOSYNTH_{'_'.join(str(part) for part in problem['loc']).upper()}: "
+                f"{PREFIX}{'_'.join(str(part) for part in problem['loc']).upper()}: "
                 f"{problem['msg']} (got {str(problem['input'])[:100]!r})"
                 for problem in error.errors()
             ]

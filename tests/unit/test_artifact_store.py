@@ -7,7 +7,9 @@ import threading
 import uuid
 from pathlib import Path
 
+import fsspec
 import pytest
+from moto.server import ThreadedMotoServer
 
 from services.common.artifact_store import ArtifactStore
 from services.common.errors import AlreadyExists, DataLoss, NotFound
@@ -15,9 +17,32 @@ from services.common.errors import AlreadyExists, DataLoss, NotFound
 MANIFEST = {"parents": ["datasets/d1"], "base": "cyto-small", "seed": 7}
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(scope="session")
+def s3():
+    """An S3 server on loopback, and the environment that leads s3fs to it."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        environment.setenv("AWS_ACCESS_KEY_ID", "test")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield
+    server.stop()
+
+
+@pytest.fixture(params=["file", "memory", "s3"])
 def store(request, tmp_path) -> ArtifactStore:
-    uri = f"file://{tmp_path}/store" if request.param == "file" else f"memory://{uuid.uuid4().hex}"
+    if request.param == "file":
+        uri = f"file://{tmp_path}/store"
+    elif request.param == "memory":
+        uri = f"memory://{uuid.uuid4().hex}"
+    else:
+        request.getfixturevalue("s3")
+        bucket = f"cells-{uuid.uuid4().hex}"
+        fsspec.filesystem("s3").mkdir(bucket)
+        uri = f"s3://{bucket}/prefix"
     return ArtifactStore(uri, cache_dir=tmp_path / "cache")
 
 

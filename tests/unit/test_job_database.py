@@ -3,7 +3,9 @@
 import concurrent.futures
 import multiprocessing
 import threading
+import uuid
 
+import pgserver
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -21,11 +23,29 @@ class Clock:
         return self.now
 
 
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory):
+    """A PostgreSQL server of its own: no package of the system, no port."""
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
+    yield server
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_url(request, tmp_path) -> str:
+    """URL of a database that nobody has migrated."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/state/jobs.db"
+    server = request.getfixturevalue("postgresql")
+    name = f"jobs_{uuid.uuid4().hex}"
+    server.psql(f"CREATE DATABASE {name};")
+    return server.get_uri(name).replace("postgresql://", "postgresql+psycopg://")
+
+
 @pytest.fixture
-def url(tmp_path) -> str:
-    url = f"sqlite:///{tmp_path}/state/jobs.db"
-    migrate(url)
-    return url
+def url(new_url) -> str:
+    migrate(new_url)
+    return new_url
 
 
 @pytest.fixture
@@ -48,12 +68,11 @@ def test_migrations_make_the_tables_that_the_code_expects(url):
     engine.dispose()
 
 
-def test_many_processes_may_migrate_at_once(tmp_path):
-    url = f"sqlite:///{tmp_path}/new.db"
+def test_many_processes_may_migrate_at_once(new_url):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(migrate, url) for _ in range(4)]:
+        for done in [pool.submit(migrate, new_url) for _ in range(4)]:
             done.result()
-    assert JobDatabase(url).list("local") == []
+    assert JobDatabase(new_url).list("local") == []
 
 
 def test_new_job_is_pending_and_durable(url, database):

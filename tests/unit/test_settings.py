@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from services.common.settings import CommonSettings, SettingsError
+from services.common.settings import CommonSettings, SettingsError, refuse_unknown_variables
 
 
 def test_defaults_lie_under_the_working_folder(tmp_path, monkeypatch):
@@ -42,3 +42,11 @@ def test_settings_do_not_change():
     settings = CommonSettings.load()
     with pytest.raises(ValidationError):
         settings.default_base = "other"
+
+
+def test_a_variable_that_nothing_reads_is_refused_with_the_nearest(monkeypatch):
+    known = CommonSettings.variables()
+    refuse_unknown_variables(known)
+    monkeypatch.setenv("CYTOSYNTH_MAX_IMAGE_BYTE", "1000")
+    with pytest.raises(SettingsError, match=r"CYTOSYNTH_MAX_IMAGE_BYTE: .*_IMAGE_BYTES\?"):
+        refuse_unknown_variables(known)
