@@ -117,7 +117,8 @@ def train(
 def finish(model: AutoencoderKL, corpus: Corpus, out: Path, record: dict, rescale: bool) -> None:
     """Set the scaling factor so that latents have unit variance, and write the model."""
     model.eval()
-    pick = np.random.default_rng(0).choice(len(corpus.images), 1024, p=corpus.sampling_weights())
+    count = min(1024, len(corpus.images))
+    pick = np.random.default_rng(0).choice(len(corpus.images), count, p=corpus.sampling_weights())
     x = augment(corpus.images[pick], np.random.default_rng(0), color=0)
     latents = torch.cat([model.encode(b).latent_dist.mode().float() for b in x.split(64)])
     if rescale:

@@ -48,7 +48,7 @@ def _training_digests(
     """Subject, digests of the real images it has seen, and the remedy, of every model involved."""
     if recipe.clip_base:
         clip = resolve_clip_base(recipe.clip_base, settings.models_dir)
-        remedy = "use a CLIP base that has not, for example one trained on phantoms only"
+        remedy = "use a CLIP base that has not, for example cyto-clip-phantoms"
         yield f"CLIP base {clip.name}", clip.manifest.get("digests", []), remedy
     synthetic = spec.get("synthetic")
     if synthetic:
@@ -57,5 +57,5 @@ def _training_digests(
         remedy = "train the adapter on this dataset"
         yield synthetic["adapter"], adapter.get("digests", []), remedy
         base = resolve_base(adapter["base"], settings.models_dir, "synthetic.adapter")
-        remedy = "train the adapter on a base that has not, for example one trained on phantoms"
+        remedy = "train the adapter on a base that has not, for example cyto-small-phantoms"
         yield f"base {base.name}", base.manifest.get("digests", []), remedy

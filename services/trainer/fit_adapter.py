@@ -109,5 +109,5 @@ def _check_base_is_blind(base: Base, dataset: dict[str, Any]) -> None:
             f"base {base.name}",
             f"it was trained on {num_seen} of the {len(locked)} locked test images of "
             f"{dataset['name']}, so nothing measured with it there would count",
-            "use a base that has not seen them, for example one trained on phantoms only",
+            "use a base that has not seen them, for example cyto-small-phantoms",
         )

@@ -26,6 +26,7 @@ from services.common.errors import FailedPrecondition
 from services.trainer.adapter_recipe import AdapterSettings
 from services.trainer.diffusion_loss import target_and_weight
 from services.trainer.latents import EncodedImages, encode_images
+from services.trainer.mixed_precision import mixed_precision
 
 if TYPE_CHECKING:
     from services.common.bases import Pipeline
@@ -202,7 +203,7 @@ class _Run:
         ]
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate_at(step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with mixed_precision(device):
             predicted = self._predict(noisy.to(device), timesteps.to(device), prompts)
         error = (predicted.float() - target.to(device)).square().mean(dim=(1, 2, 3))
         loss = (error * weight.view(-1).to(device)).mean()

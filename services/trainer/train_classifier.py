@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,11 +21,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from services.common.classifier_models import ImageClassifier
 from services.trainer.augment import augment, mix
 from services.trainer.classifier_recipe import AugmentSettings, ClassifierRecipe
+from services.trainer.mixed_precision import mixed_precision
 
 PHASE = "training classifier"
 #: Batches of real images over which BatchNorm statistics are taken at the end.
@@ -185,16 +184,6 @@ def learning_rate(step: int, recipe: ClassifierRecipe) -> float:
         return recipe.learning_rate * (step + 1) / recipe.warmup_steps
     done = (step - recipe.warmup_steps) / max(1, recipe.num_steps - recipe.warmup_steps)
     return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-
-
-@contextmanager
-def mixed_precision(device: torch.device) -> Iterator[None]:
-    """bfloat16 where the hardware multiplies it natively (GPUs, CPUs with AMX or AVX-512 BF16)."""
-    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-    # Backward through torch's fused attention in bfloat16 is four times slower on a CPU.
-    attention = nullcontext() if device.type == "cuda" else sdpa_kernel(SDPBackend.MATH)
-    with attention, torch.autocast(device.type, torch.bfloat16, enabled=native):
-        yield
 
 
 @torch.no_grad()

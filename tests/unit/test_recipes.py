@@ -1,0 +1,123 @@
+"""The recipes of the embedded models run, and keep the promises that the manifests make."""
+
+import hashlib
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image
+
+from models.recipes import export, train_clip, train_diffusion
+from models.recipes.cell_features import CellFeatures, train_cell_features
+from models.recipes.corpus import Corpus, join, may_be_seen, phantom_corpus, real_corpus
+from models.recipes.train_autoencoder import train as train_autoencoder
+
+A_STEP_OR_TWO = 0.001  # minutes
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return phantom_corpus(2, tmp_path_factory.mktemp("corpus"), workers=1)
+
+
+@pytest.fixture(scope="module")
+def features(corpus) -> CellFeatures:
+    return train_cell_features(corpus, A_STEP_OR_TWO, seed=0)
+
+
+@pytest.fixture(scope="module")
+def autoencoder(corpus, features, tmp_path_factory):
+    out = tmp_path_factory.mktemp("models") / "ae"
+    train_autoencoder(corpus, out, A_STEP_OR_TWO, 0, None, features)
+    return out
+
+
+def test_seen_and_unseen_real_images_are_told_apart_by_their_bytes(tmp_path):
+    rng = np.random.default_rng(0)
+    for class_id in ("monocyte", "basophil"):
+        (tmp_path / class_id).mkdir()
+        for i in range(10):
+            pixels = rng.integers(0, 256, (80, 70, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / class_id / f"{i}.png")
+    seen, unseen = real_corpus(tmp_path), real_corpus(tmp_path, seen=False)
+    assert len(seen.images) + len(unseen.images) == 20
+    assert not set(seen.digests) & set(unseen.digests)
+    assert all(map(may_be_seen, seen.digests))
+    assert not any(map(may_be_seen, unseen.digests))
+    assert seen.images.shape[1:] == (64, 64, 3)
+    mixed = [may_be_seen(hashlib.sha256(bytes([i])).hexdigest()) for i in range(200)]
+    assert 0.5 < np.mean(mixed) < 0.7
+
+
+def test_phantoms_beside_real_images_say_that_they_are_phantoms(corpus):
+    real = Corpus(corpus.images[:4], corpus.class_ids[:4], np.ones(4, bool), ["a", "b", "c", "d"])
+    both = join(corpus, real)
+    assert all(p.endswith(" phantom") for p in both.prompts()[: len(corpus.images)])
+    assert not any(p.endswith(" phantom") for p in both.prompts()[len(corpus.images) :])
+    assert not any(p.endswith(" phantom") for p in corpus.prompts())
+    weights = both.sampling_weights()
+    assert weights.sum() == pytest.approx(1)
+    assert weights[both.is_real].sum() == pytest.approx(0.5)
+
+
+def test_features_see_no_difference_between_an_image_and_itself(corpus, features):
+    x = torch.from_numpy(corpus.images[:4]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    assert features.distance(x, x).item() == pytest.approx(0, abs=1e-6)
+    y = x.flip(0).requires_grad_()
+    distance = features.distance(x, y)
+    distance.backward()
+    assert distance.item() > 0.01
+    assert y.grad is not None
+    assert not any(p.requires_grad for p in features.parameters())
+
+
+def test_a_sharper_decoder_keeps_the_latents(corpus, features, autoencoder, tmp_path):
+    train_autoencoder(
+        corpus, tmp_path / "sharp", A_STEP_OR_TWO, 0, autoencoder, features, 1.0, decoder_only=True
+    )
+    before, after = (
+        AutoencoderKL.from_pretrained(folder).eval() for folder in (autoencoder, tmp_path / "sharp")
+    )
+    assert after.config.scaling_factor == before.config.scaling_factor
+    x = torch.from_numpy(corpus.images[:2]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        latents = before.encode(x).latent_dist.mode()
+        assert latents.shape == (2, 16, 8, 8)
+        assert torch.equal(after.encode(x).latent_dist.mode(), latents)
+        assert not torch.equal(after.decode(latents).sample, before.decode(latents).sample)
+    record = json.loads((tmp_path / "sharp" / "training.json").read_text())
+    assert record["start"] == json.loads((autoencoder / "training.json").read_text())
+
+
+def test_a_base_is_a_pipeline_that_draws(corpus, autoencoder, tmp_path):
+    vae = AutoencoderKL.from_pretrained(autoencoder).eval().requires_grad_(False)
+    out = tmp_path / "base"
+    train_diffusion.train(corpus, vae, out, A_STEP_OR_TWO, 0, None, compiled=False)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        out, safety_checker=None, torch_dtype=torch.float32
+    )
+    assert pipeline.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.heads == 4
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = pipeline("a microscopic image of a single monocyte", 64, 64, num_inference_steps=2)
+    assert drawn.images[0].size == (64, 64)
+
+
+def test_a_clip_base_loads_as_an_open_clip_folder(corpus, tmp_path):
+    train_clip.train(corpus, tmp_path / "clip", A_STEP_OR_TWO, 0)
+    model = open_clip.create_model(f"local-dir:{tmp_path / 'clip'}").eval()
+    with torch.no_grad():
+        assert model.encode_image(torch.zeros(1, 3, 64, 64)).shape == (1, 128)
+
+
+def test_a_measured_figure_stands_in_manifest_and_card(tmp_path):
+    manifest = export.new_manifest("clip_base", tmp_path, "m", None, {"steps": 1})
+    export.write(tmp_path, manifest | {"description": "d", "recipe": "r", "figures": {}})
+    export.record_figure(tmp_path, "Agreement", "71 %")
+    assert json.loads((tmp_path / "manifest.json").read_text())["figures"] == {"Agreement": "71 %"}
+    card = (tmp_path / "README.md").read_text()
+    assert "| Agreement | 71 % |" in card
+    assert "never seen a real cell" in card
+    assert "not a medical device" in card
