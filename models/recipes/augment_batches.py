@@ -33,3 +33,13 @@ def zoom_turn_and_shift(x: torch.Tensor, rng: np.random.Generator) -> torch.Tens
     )
     grid = torch.nn.functional.affine_grid(theta, list(x.shape), align_corners=False)
     return torch.nn.functional.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+
+
+def restain(x: torch.Tensor, rng: np.random.Generator, amount: float) -> torch.Tensor:
+    """Other stains: mixes what each channel of (B, 3, H, W), -1 to 1, takes from white light.
+
+    Every image gets a matrix of its own, the unit matrix plus normal noise of this ``amount``.
+    """
+    mixing = np.eye(3) + rng.normal(0, amount, (len(x), 3, 3))
+    absorbed = torch.einsum("bchw,bcd->bdhw", (1 - x) / 2, torch.from_numpy(mixing).float())
+    return 1 - 2 * absorbed.clamp(0, 1)
