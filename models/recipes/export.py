@@ -83,6 +83,14 @@ def record_figure(folder: Path, what: str, figure: str) -> None:
     write(folder, manifest)
 
 
+def forget_paths(folder: Path) -> None:
+    """Drop from the configurations the local paths that diffusers notes there."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n")
+
+
 def export(kind: str, build: Path, autoencoder: Path | None, name: str, real: Path | None) -> Path:
     """Copy ``build`` to ``models/<name>`` and write manifest and card.
 
@@ -94,6 +102,7 @@ def export(kind: str, build: Path, autoencoder: Path | None, name: str, real: Pa
     shutil.copytree(build, out, ignore=shutil.ignore_patterns("training.json"))
     if autoencoder is not None:  # its decoder may have been trained on since
         AutoencoderKL.from_pretrained(autoencoder).half().save_pretrained(out / "vae")
+    forget_paths(out)
     size = sum(p.stat().st_size for p in out.rglob("*.safetensors"))
     if size > MAX_BYTES:
         raise ValueError(f"{name} weighs {size} bytes, more than {MAX_BYTES}")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -121,3 +122,14 @@ def test_a_measured_figure_stands_in_manifest_and_card(tmp_path):
     assert "| Agreement | 71 % |" in card
     assert "never seen a real cell" in card
     assert "not a medical device" in card
+
+
+def test_a_shipped_configuration_names_no_local_path(tmp_path):
+    (tmp_path / "unet").mkdir()
+    config = tmp_path / "unet" / "config.json"
+    config.write_text('{"_name_or_path": "/home/me/unet", "sample_size": 8}')
+    export.forget_paths(tmp_path)
+    assert json.loads(config.read_text()) == {"sample_size": 8}
+    shipped = list(Path(export.__file__).parents[1].glob("cyto-*/**/config.json"))
+    assert len(shipped) >= 6
+    assert not [path for path in shipped if "_name_or_path" in path.read_text()]
