@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="wbc-pbc-barcelona folder")
     parser.add_argument("--base", default="cyto-small")
     parser.add_argument("--per-class", type=int, default=50)
-    parser.add_argument("--judge-steps", type=int, default=600)
+    parser.add_argument("--judge-steps", type=int, default=500)
     parser.add_argument("--num-steps", type=int, default=20)
     parser.add_argument("--guidance-scale", type=float, default=2.0)
     parser.add_argument("--card", action="store_true", help="write into models/<base>")
