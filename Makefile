@@ -4,11 +4,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.setup-stamp
 
-.PHONY: help setup test e2e check demo bench format protos lock clean
+.PHONY: help setup test e2e chaos-generator check demo bench bench-generator format protos lock clean
 .DEFAULT_GOAL := help
 
 help: ## Shows this list.
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Makes .venv from the hashed lock; quick when nothing changed.
 
@@ -27,6 +27,9 @@ test: setup ## Runs unit and contract tests.
 e2e: setup ## Starts and stops real stacks, services and edge included; takes minutes.
 	$(BIN)/python -m pytest tests/e2e
 
+chaos-generator: setup ## Kills, cancels and disconnects while streams run; takes minutes.
+	$(BIN)/python -m pytest tests/chaos -s
+
 check: setup ## Format, lint, types, import rules, protos, stubs, lock, docs.
 	@$(BIN)/python tools/check.py
 
@@ -36,6 +39,9 @@ demo: setup ## Runs the whole story on a phantom hospital into out/demo.
 bench: setup ## Measures whether cyto-small draws the cells it is asked for: DATA=<ImageFolder of real cells>.
 	@test -d "$(DATA)" || { echo "run make bench DATA=<folder with the Barcelona cells, one folder per class>"; exit 1; }
 	$(BIN)/python -m benchmarks.base_agreement --data "$(DATA)" --base cyto-small --out out/bench
+
+bench-generator: setup ## Speed against the usual script, through gRPC, into out/bench/generator.json; 25 minutes.
+	$(BIN)/python -m benchmarks.generator $(if $(DATA),--data "$(DATA)")
 
 format: setup ## Formats code and protos.
 	$(BIN)/ruff format .

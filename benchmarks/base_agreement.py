@@ -19,18 +19,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.in_process import InProcess, pixels
 from models.recipes import export
 from models.recipes.corpus import SIZE_PX, Corpus, real_corpus
-from services.common.bases import PromptEmbeddings, encode_prompts, load_pipeline, resolve_base
-from services.common.cell_classes import class_prompt
 from services.common.classifier_config import ClassifierConfig
 from services.common.classifier_models import ImageClassifier, build_model
-from services.generator.sampler import Sampler, Slot
 from services.generator.synthesize import SamplerSettings
 from services.trainer.classifier_recipe import recipe_from_spec
 from services.trainer.train_classifier import LabelledImages, train
 
-BATCH = 50
 JUDGE_FILE = "judge.safetensors"
 
 
@@ -75,18 +72,10 @@ def judged(judge: ImageClassifier, images: np.ndarray) -> np.ndarray:
 
 def synthesize(base: str, class_ids: list[str], per_class: int, settings: SamplerSettings):
     """uint8 images (classes, per_class, H, W, 3) drawn by ``base`` without an adapter."""
-    pipeline = load_pipeline(resolve_base(base, Path("models")))
-    sampler = Sampler(pipeline, BATCH, torch.float32)
-    tokens = encode_prompts(pipeline, ["", *(class_prompt(c) for c in class_ids)]).tokens
-    drawn = []
-    for k in range(len(class_ids)):
-        slots = [Slot(1000 * k + i, PromptEmbeddings(tokens[k + 1])) for i in range(per_class)]
-        images: list[np.ndarray] = []
-        for start in range(0, per_class, BATCH):
-            batch = slots[start : start + BATCH]
-            images += sampler.draw(batch, PromptEmbeddings(tokens[0]), settings)
-        drawn.append(np.stack(images))
-    return np.stack(drawn)
+    studio = InProcess()
+    images = studio.draw([studio.plan(dict.fromkeys(class_ids, per_class), settings, base)])
+    drawn = np.stack([pixels(image) for image in images])
+    return drawn.reshape(len(class_ids), per_class, *drawn.shape[1:])
 
 
 def main() -> None:

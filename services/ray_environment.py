@@ -6,6 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
+from services.common.backpressure import IN_LOOP_VARIABLE
 from services.serve_proxy import LISTEN_HOST_VARIABLE, LOOPBACK_CALLBACK
 
 
@@ -31,6 +32,7 @@ def ray_environment(token_path: Path, listen_host: str, max_message_bytes: int) 
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(max_message_bytes),
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": LOOPBACK_CALLBACK,
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
+        IN_LOOP_VARIABLE: "0",  # else nothing holds back a stream whose client stops reading
         "RAY_SERVE_LOG_TO_STDERR": "0",
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
         "RAY_enable_export_api_write": "0",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -91,10 +92,22 @@ def capabilities(address: Address = None, json: AsJson = False) -> None:
         (
             name,
             settings.get("num_steps", ""),
-            settings.get("guidance_scale", ""),
+            _guidance(settings),
             settings.get("scheduler", ""),
         )
         for name, settings in found.presets.items()
     ]
     show.table(("preset", "steps", "guidance", "scheduler"), presets)
-    typer.echo(f"at most {found.max_num_images} images per request, {found.batch_size} per batch")
+    typer.echo(
+        f"at most {found.max_num_images} images per request; "
+        f"{found.batch_size} UNet evaluations per batch"
+    )
+
+
+def _guidance(settings: Mapping[str, Any]) -> str:
+    """The guidance scale, and in which of the steps it acts where not in all."""
+    scale = settings.get("guidance_scale", 1.0)
+    start, stop = settings.get("guidance_start", 0.0), settings.get("guidance_stop", 1.0)
+    if scale == 1.0:
+        return "none"
+    return f"{scale:g}" + ("" if (start, stop) == (0.0, 1.0) else f" in {start:.0%} to {stop:.0%}")

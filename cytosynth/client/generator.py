@@ -25,6 +25,11 @@ IMAGE_FORMATS = {
     "jpeg": image_pb2.IMAGE_FORMAT_JPEG,
     "webp": image_pb2.IMAGE_FORMAT_WEBP,
 }
+PRIORITIES = {
+    "": generator_pb2.PRIORITY_UNSPECIFIED,
+    "interactive": generator_pb2.PRIORITY_INTERACTIVE,
+    "bulk": generator_pb2.PRIORITY_BULK,
+}
 # A stream that lives longer is asked for again at the next index.
 STREAM_SECONDS = 600.0
 MAX_FAILURES = 10
@@ -110,6 +115,9 @@ class GeneratorClient(ServiceClient):
         num_steps: int | None = None,
         guidance_scale: float | None = None,
         scheduler: str = "",
+        guidance_start: float | None = None,
+        guidance_stop: float | None = None,
+        priority: str = "",
         first_index: int = 0,
         image_format: str = "png",
         max_failures: int = MAX_FAILURES,
@@ -129,6 +137,9 @@ class GeneratorClient(ServiceClient):
             num_steps: Denoising steps; None: the preset's.
             guidance_scale: Classifier-free guidance; None: the preset's.
             scheduler: ``dpmpp_2m``, ``ddim`` or ``unipc``; empty: the preset's.
+            guidance_start: Share of the steps from which on guidance acts; None: the preset's.
+            guidance_stop: Share of the steps from which on it acts no more; None: the preset's.
+            priority: ``interactive`` or ``bulk``; empty: by the number of images.
             first_index: Index of the first image wanted, from 0.
             image_format: ``png``, ``jpeg`` or ``webp``.
 
@@ -140,6 +151,8 @@ class GeneratorClient(ServiceClient):
             raise invalid_argument(
                 "image_format", f"{image_format!r} is unknown", f"one of {', '.join(IMAGE_FORMATS)}"
             )
+        if priority not in PRIORITIES:
+            raise invalid_argument("priority", f"{priority!r} is unknown", "interactive or bulk")
         try:
             request = generator_pb2.SynthesizeRequest(
                 adapter=adapter,
@@ -149,7 +162,10 @@ class GeneratorClient(ServiceClient):
                     for class_id, count in class_counts.items()
                 ],
                 seed=seed,
-                sampler=sampler_settings(preset, num_steps, guidance_scale, scheduler),
+                sampler=sampler_settings(
+                    preset, num_steps, guidance_scale, scheduler, guidance_start, guidance_stop
+                ),
+                priority=PRIORITIES[priority],
                 first_index=first_index,
                 image_format=IMAGE_FORMATS[image_format],
             )
@@ -273,10 +289,17 @@ def sampler_settings(
     num_steps: int | None = None,
     guidance_scale: float | None = None,
     scheduler: str = "",
+    guidance_start: float | None = None,
+    guidance_stop: float | None = None,
 ) -> generator_pb2.SamplerSettings:
     """Sampler settings in which None and empty mean the preset's value."""
     return generator_pb2.SamplerSettings(
-        preset=preset, num_steps=num_steps, guidance_scale=guidance_scale, scheduler=scheduler
+        preset=preset,
+        num_steps=num_steps,
+        guidance_scale=guidance_scale,
+        scheduler=scheduler,
+        guidance_start=guidance_start,
+        guidance_stop=guidance_stop,
     )
 
 

@@ -7,6 +7,7 @@ its metadata, so ``pipeline.load_lora_weights`` reads it anywhere.
 from __future__ import annotations
 
 import json
+import math
 import struct
 import tempfile
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from services.common.bases import text_encoders
+from services.common.bases import PromptEmbeddings, encode_prompts, text_encoders
 
 if TYPE_CHECKING:
     import torch
@@ -134,6 +135,103 @@ def load_lora(pipeline: Pipeline, data: bytes, adapter_name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / WEIGHTS_FILE).write_bytes(data)
         pipeline.load_lora_weights(folder, weight_name=WEIGHTS_FILE, adapter_name=adapter_name)
+
+
+def read_lora(pipeline: Pipeline, data: bytes) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """The UNet's part of a LoRA file, as diffusers and peft would understand it.
+
+    Returns:
+        By name of the UNet's layer: ``down`` (r, in) or (r, in, k, k), and ``up`` (out, r) with
+        alpha / r multiplied in.
+
+    Raises:
+        ValueError: If it holds something other than plain LoRA.
+    """
+    from diffusers.utils import convert_unet_state_dict_to_peft
+    from diffusers.utils.peft_utils import get_peft_kwargs
+    from peft import LoraConfig
+    from peft.utils.other import get_pattern_key
+
+    state, alphas, metadata = _state_dict(pipeline, data)
+    state, alphas, metadata = (_below("unet", part) for part in (state, alphas, metadata))
+    if not state:
+        return {}
+    if not any("lora_A" in key for key in state):
+        state = convert_unet_state_dict_to_peft(state)
+    ranks = {f"^{key}": tensor.shape[1] for key, tensor in state.items() if "lora_B" in key}
+    settings = metadata or get_peft_kwargs(ranks, alphas, state)
+    config = LoraConfig(**settings)
+    if config.use_dora or config.lora_bias:
+        raise ValueError("DoRA and LoRA with bias are not supported")
+    pairs = {}
+    for key, down in state.items():
+        name, is_down, _ = key.partition(".lora_A.")
+        if not is_down:
+            continue
+        up = state[f"{name}.lora_B.weight"].flatten(1).float()
+        rank = down.shape[0]
+        alpha_key = get_pattern_key(config.alpha_pattern.keys(), name)
+        alpha = config.alpha_pattern.get(alpha_key, config.lora_alpha)
+        scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
+        pairs[name] = down.float(), up * scale
+    return pairs
+
+
+def encode_with_lora(
+    pipeline: Pipeline, data: bytes | None, prompts: Sequence[str]
+) -> list[PromptEmbeddings]:
+    """Embeddings of prompts, ``tokens`` (T, C) and ``pooled`` (P,), under a file's text LoRA.
+
+    One prompt at a time, so that its bits do not depend on the others.
+
+    Args:
+        pipeline: Its text encoders carry the LoRA while this runs.
+        data: A LoRA file; None: the text encoders alone.
+        prompts: Texts; an empty one is the unconditional prompt of guidance.
+    """
+    import torch
+
+    if data is not None:
+        state, alphas, metadata = _state_dict(pipeline, data)
+        for part, encoder in _named_models(pipeline)[1:]:
+            if _below(part, state):
+                pipeline.load_lora_into_text_encoder(
+                    state,
+                    alphas,
+                    encoder,
+                    prefix=part,
+                    adapter_name=ADAPTER_NAME,
+                    metadata=metadata or None,
+                )
+    try:
+        with torch.inference_mode():
+            many = [encode_prompts(pipeline, [prompt]) for prompt in prompts]
+    finally:
+        pipeline.delete_adapters(ADAPTER_NAME)
+        for encoder in text_encoders(pipeline):
+            getattr(encoder, "peft_config", {}).pop(ADAPTER_NAME, None)
+    return [
+        PromptEmbeddings(one.tokens[0], one.pooled[0] if one.pooled is not None else None)
+        for one in many
+    ]
+
+
+def _state_dict(pipeline: Pipeline, data: bytes) -> tuple[dict[str, Any], ...]:
+    """Weights, alphas and metadata of a LoRA file in diffusers' names."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / WEIGHTS_FILE).write_bytes(data)
+        parts = pipeline.lora_state_dict(
+            folder,
+            weight_name=WEIGHTS_FILE,
+            return_lora_metadata=True,
+            unet_config=pipeline.unet.config,
+        )
+    return tuple(part or {} for part in parts)
+
+
+def _below(prefix: str, part: dict[str, Any]) -> dict[str, Any]:
+    start = f"{prefix}."
+    return {key.removeprefix(start): v for key, v in part.items() if key.startswith(start)}
 
 
 def _named_models(pipeline: Pipeline) -> list[tuple[str, Any]]:

@@ -3,7 +3,7 @@
 A replica that is killed, a full queue or a deployment that is away is reported by the proxy
 itself, with class names, pids and addresses in the message.  Serve calls ``install`` in its
 proxies (``gRPCOptions.grpc_servicer_functions``); it puts a guard around every method that
-tells such failures briefly and in our own terms.
+tells such failures briefly and in our own terms. Streams are bounded here too (``backpressure``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import grpc
 from google.rpc import status_pb2
 
 from services.common import errors
+from services.common.backpressure import bound_streams
 from services.common.status import CODES, DETAILS_TRAILER, request_id_of
 from services.common.status_table import to_status
 
@@ -25,6 +26,7 @@ _LOST_HOW = re.compile(r"died|dead|unavailable|killed|crash|lost|fail", re.IGNOR
 
 def install(servicer: Any, server: Any) -> None:
     """The first of Serve's `grpc_servicer_functions`; it guards the methods of all that follow."""
+    bound_streams()
     if not isinstance(server.service_handler_factory, _GuardedFactory):
         server.service_handler_factory = _GuardedFactory(server.service_handler_factory)
 

@@ -8,103 +8,142 @@ The front knows no torch; a sampler replica that dies is replaced, and its image
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
+import contextlib
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
+from ray.exceptions import RayActorError, RayError, RayTaskError, WorkerCrashedError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from services.common.artifact_store import ArtifactStore
-from services.common.errors import DomainError
+from services.common.backpressure import bound_streams
+from services.common.errors import DomainError, Unavailable
 from services.common.logs import configure_logging
 from services.common.status import metrics_observer, set_observer
+from services.generator.autoscale import (
+    BACKLOG_METRIC,
+    THROUGHPUT_METRIC,
+    front_autoscaling,
+    sampler_autoscaling,
+)
 from services.generator.config import GeneratorSettings
 from services.generator.service import GeneratorService
-from services.generator.shards import Shard, cut, stream_in_order
-from services.generator.synthesize import DrawnImage, ImageTask, SynthesisPlan
+from services.generator.shards import Gate, Shard, cut, stream_in_order
+from services.generator.synthesize import DrawnImage, SynthesisPlan
+
+if TYPE_CHECKING:
+    from services.generator.draw import Drawer
+    from services.generator.engine import StepRecord
 
 APP_NAME = "generator"
+SAMPLER_NAME = "SamplerReplica"
 _LOSSES = (RayActorError, WorkerCrashedError, DeploymentUnavailableError)
-_HEALTH: dict[str, float] = {"health_check_period_s": 1.0, "health_check_timeout_s": 30.0}
+_HEALTH: dict[str, Any] = {"health_check_period_s": 1.0, "health_check_timeout_s": 30.0}
 
 
 class SamplerReplica:
-    """Draws shards, one batch at a time; concurrent shards take turns."""
+    """Draws shards; images of all of them share the batches of its engine."""
 
     def __init__(self, settings: GeneratorSettings) -> None:
         """Load the default base and draw once, so that a ready replica is a warm one."""
         configure_logging()
         # torch and diffusers take 10 s and 600 MB: imported here, where they are used.
-        from services.generator.draw import BatchDrawer, encode
+        from services.generator.draw import Drawer
 
-        self._drawer = BatchDrawer(settings, ArtifactStore(settings.store_uri))
-        self._encode = encode
-        self._drawing = ThreadPoolExecutor(1, "draw")
-        self._encoding = ThreadPoolExecutor(1, "encode")
-        self._turn = asyncio.Lock()
         self._metrics = _SamplerMetrics()
-        self._drawing.submit(self._drawer.warm_up).result()
+        self._drawer = Drawer(settings, ArtifactStore(settings.store_uri), self._metrics.observe)
+        with ThreadPoolExecutor(1) as thread:  # here a loop may be running already
+            thread.submit(asyncio.run, self._drawer.warm_up()).result()
 
     async def draw(self, shard: Shard) -> AsyncGenerator[list[DrawnImage], None]:
-        """Stream a shard's images, a batch at a time, in order."""
-        loop = asyncio.get_running_loop()
-        for batch in shard.plan.batches(shard.first, shard.end):
-            async with self._turn:
-                arrays = await self._draw_batch(shard.plan, batch)
-            yield await loop.run_in_executor(
-                self._encoding, self._encode_batch, shard.plan, batch, arrays
-            )
+        """Stream a shard's images in order."""
+        async with contextlib.aclosing(self._drawer.draw(shard)) as batches:
+            async for images in batches:
+                self._metrics.delivered(shard.plan, images, self._drawer)
+                yield images
 
-    def _encode_batch(
-        self, plan: SynthesisPlan, batch: list[ImageTask], arrays: list[Any]
-    ) -> list[DrawnImage]:
-        return [
-            self._encode(task, array, plan.image_format)
-            for task, array in zip(batch, arrays, strict=True)
-        ]
+    async def check_health(self) -> None:
+        """Serve replaces a replica whose engine has stopped."""
+        for engine in self._drawer.engines:
+            if engine.broken:
+                raise RuntimeError("an engine has stopped") from engine.broken
 
-    async def _draw_batch(self, plan: SynthesisPlan, batch: list[ImageTask]) -> list[Any]:
-        stop = threading.Event()
-        started = time.monotonic()
-        work = self._drawing.submit(self._drawer.draw, plan, batch, stop.is_set)
-        try:
-            arrays = await asyncio.wrap_future(work)
-        finally:
-            stop.set()  # nobody waits any more, if it still runs: it ends before its next step
-        self._metrics.observe(plan, len(batch), time.monotonic() - started)
-        return arrays
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """For Serve's autoscaling."""
+        rates = [engine.evaluations_per_second for engine in self._drawer.engines]
+        return {THROUGHPUT_METRIC: max(rates, default=0.0)}
 
 
 class _SamplerMetrics:
+    """``ray.serve.metrics`` of a replica."""
+
     def __init__(self) -> None:
         from ray.serve import metrics
 
-        tags = ("base",)
+        name = "cytosynth_generator_"
         self._images = metrics.Counter(
-            "cytosynth_generator_images_total", "Images drawn.", tag_keys=tags
+            name + "images_total", "Images delivered.", tag_keys=("base", "tenant")
         )
         self._evaluations = metrics.Counter(
-            "cytosynth_generator_unet_evaluations_total",
-            "UNet evaluations of whole slots, padding included; guidance counts twice.",
-            tag_keys=tags,
+            name + "unet_evaluations_total", "UNet evaluations; a guided step takes two."
         )
-        self._seconds = metrics.Histogram(
-            "cytosynth_generator_batch_seconds",
-            "Duration of one batch, seconds.",
+        self._padding = metrics.Counter(
+            name + "padding_evaluations_total", "Rows of batches that no image used."
+        )
+        self._step = metrics.Histogram(
+            name + "step_seconds",
+            "Duration of one step of a batch, decoding included, seconds.",
+            boundaries=[0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5],
+        )
+        self._first = metrics.Histogram(
+            name + "first_image_seconds",
+            "From a shard's arrival at a replica to its first image, seconds.",
             boundaries=[0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128],
-            tag_keys=tags,
+            tag_keys=("interactive",),
         )
+        self._slots = metrics.Gauge(name + "slots_busy", "Rows used by the last step.")
+        self._queue = metrics.Gauge(
+            name + "queue_evaluations", "UNet evaluations that the shards here still need."
+        )
+        self._hits = metrics.Gauge(name + "adapter_hits", "Images whose adapter was loaded.")
+        self._misses = metrics.Gauge(name + "adapter_misses", "Adapters loaded from the store.")
 
-    def observe(self, plan: SynthesisPlan, num_images: int, seconds: float) -> None:
-        tags = {"base": plan.base}
-        self._images.inc(num_images, tags=tags)
-        self._evaluations.inc(plan.evaluations_per_batch, tags=tags)
-        self._seconds.observe(seconds, tags=tags)
+    def observe(self, record: StepRecord) -> None:
+        """Called by an engine after every step."""
+        for counter, num in (
+            (self._evaluations, record.num_rows),
+            (self._padding, record.num_rows_padded - record.num_rows),
+        ):
+            if num:  # Ray refuses to count nothing
+                counter.inc(num)
+        self._step.observe(record.seconds)
+        self._slots.set(record.num_rows)
+
+    def delivered(self, plan: SynthesisPlan, images: list[DrawnImage], drawer: Drawer) -> None:
+        """Called when images leave the replica."""
+        self._images.inc(len(images), tags={"base": plan.base, "tenant": plan.tenant})
+        self._queue.set(sum(engine.backlog_evaluations for engine in drawer.engines))
+        self._hits.set(sum(engine.bank.num_hits for engine in drawer.engines))
+        self._misses.set(sum(engine.bank.num_misses for engine in drawer.engines))
+
+
+@dataclass
+class _Owed:
+    """What a request still waits for."""
+
+    plan: SynthesisPlan
+    num_images: int = 0
+
+    def __post_init__(self) -> None:
+        self.num_images = self.plan.num_images - self.plan.first_index
+
+    @property
+    def evaluations(self) -> int:
+        return self.num_images * self.plan.evaluations_per_image
 
 
 class Generator(GeneratorService):
@@ -112,49 +151,90 @@ class Generator(GeneratorService):
 
     def __init__(self, settings: GeneratorSettings, samplers: DeploymentHandle) -> None:
         configure_logging()
+        bound_streams()
         set_observer(metrics_observer(serve.metrics))
         super().__init__(settings, self._stream)
         self._draw = samplers.options(stream=True).draw
+        self._owed: dict[str, _Owed] = {}
+        self._gate = Gate(
+            settings.generator_shards_per_replica * max(1, settings.generator_min_replicas)
+        )
+        self._watching: asyncio.Task[None] | None = None
 
-    def _stream(self, plan: SynthesisPlan) -> AsyncGenerator[DrawnImage, None]:
-        return stream_in_order(
-            cut(plan, self._settings.generator_shard_num_images),
+    async def _stream(self, plan: SynthesisPlan) -> AsyncGenerator[DrawnImage, None]:
+        settings = self._settings
+        images = stream_in_order(
+            cut(plan, settings.generator_shard_num_images),
             self._draw_shard,
             is_lost_replica,
-            self._settings.generator_num_replicas,
-            self._settings.generator_recovery_seconds,
+            settings.generator_shards_per_replica * settings.generator_max_replicas,
+            settings.generator_recovery_seconds,
         )
+        self._watching = self._watching or asyncio.create_task(self._watch_replicas())
+        self._owed[plan.request_id] = owed = _Owed(plan)
+        try:
+            async with contextlib.aclosing(images):
+                async for image in images:
+                    owed.num_images -= 1
+                    yield image
+        finally:
+            del self._owed[plan.request_id]
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """For Serve's autoscaling."""
+        return {BACKLOG_METRIC: float(sum(owed.evaluations for owed in self._owed.values()))}
 
     async def _draw_shard(self, shard: Shard) -> AsyncGenerator[list[DrawnImage], None]:
-        batches = self._draw.remote(shard)
-        try:
-            async for batch in batches:
-                yield batch
-        except RayTaskError as error:
-            if isinstance(error.cause, DomainError):
-                raise error.cause from None
-            raise
-        finally:
-            batches.cancel()
+        tenant = shard.plan.tenant
+        entrance = contextlib.nullcontext() if shard.plan.interactive else self._gate.inside(tenant)
+        async with entrance:
+            batches = self._draw.remote(shard)
+            try:
+                async for batch in batches:
+                    yield batch
+            except RayTaskError as error:
+                if isinstance(error.cause, DomainError):
+                    raise error.cause from None
+                raise
+            finally:
+                batches.cancel()
+
+    async def _watch_replicas(self) -> None:
+        """Lets bulk work through as replicas come and go."""
+        while self._settings.generator_min_replicas < self._settings.generator_max_replicas:
+            with contextlib.suppress(RayError):  # the controller may be restarting
+                status = await asyncio.to_thread(serve.status)
+                states = status.applications[APP_NAME].deployments[SAMPLER_NAME].replica_states
+                num_running = sum(num for state, num in states.items() if state == "RUNNING")
+                self._gate.set_limit(
+                    max(1, num_running) * self._settings.generator_shards_per_replica
+                )
+            await asyncio.sleep(1.0)
 
 
 def is_lost_replica(error: BaseException) -> bool:
     """Whether an error says that a replica went away, not that the work failed."""
-    return isinstance(error, _LOSSES)
+    return isinstance(error, (*_LOSSES, Unavailable))
 
 
 def build_app(settings: GeneratorSettings | None = None) -> serve.Application:
-    """The whole graph: one front, ``generator_num_replicas`` samplers behind it."""
+    """The whole graph: one front, samplers behind it as the backlog asks for."""
     settings = settings or GeneratorSettings.load()
+    fixed = settings.generator_min_replicas == settings.generator_max_replicas
+    num_samplers: dict[str, Any] = {"num_replicas": settings.generator_max_replicas}
+    num_fronts: dict[str, Any] = {"num_replicas": 1}
+    if not fixed:
+        num_samplers = {"autoscaling_config": sampler_autoscaling(settings.autoscale)}
+        num_fronts = {"autoscaling_config": front_autoscaling()}
     samplers = serve.deployment(SamplerReplica).options(
-        name="SamplerReplica",
-        num_replicas=settings.generator_num_replicas,
+        name=SAMPLER_NAME,
         max_ongoing_requests=2 * settings.generator_max_concurrent_requests,
         ray_actor_options={
             "num_cpus": settings.generator_replica_num_cpus,
             "num_gpus": settings.generator_replica_num_gpus,
         },
         graceful_shutdown_timeout_s=5.0,
+        **num_samplers,
         **_HEALTH,
     )
     front = serve.deployment(Generator).options(
@@ -163,6 +243,7 @@ def build_app(settings: GeneratorSettings | None = None) -> serve.Application:
         max_queued_requests=settings.generator_max_concurrent_requests,
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=5.0,
+        **num_fronts,
         **_HEALTH,
     )
     return front.bind(settings, samplers.bind(settings))

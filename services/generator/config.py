@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from services.common.settings import CommonSettings
+from services.generator.autoscale import AutoscaleSettings
 
 
 class GeneratorSettings(CommonSettings):
     """What the generator can be told; environment names are ``CYTOSYNTH_<NAME>``."""
 
-    generator_batch_size: int = Field(16, ge=1, le=512)
-    """Slots per batch. Part of what makes an image bit-identical: equal on all replicas."""
-    generator_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Arithmetic of UNet and decoder; another one draws (slightly) other images."""
+    generator_num_slots: int = Field(32, ge=4, le=512)
+    """UNet evaluations per step. Part of what makes an image bit-identical: equal everywhere."""
+    generator_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of UNet and decoder; another one draws (slightly) other images. Auto is bfloat16
+    on CUDA and on CPUs that compute in it, else float32; name one where machines differ."""
+    generator_compile: bool = False
+    """Use torch.compile: faster steps after a minute of compiling; a CPU needs a C++ compiler."""
+    generator_decode_batch_size: int = Field(4, ge=1, le=64)
+    """Images decoded at a time."""
     generator_device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to sample; auto is CUDA where there is one."""
     generator_num_threads: int = Field(0, ge=0, le=1024)
@@ -24,17 +31,71 @@ class GeneratorSettings(CommonSettings):
     """Most images that one request may ask for."""
     generator_max_concurrent_requests: int = Field(32, ge=1)
     """Streams served at once; more are told to come back (RESOURCE_EXHAUSTED)."""
-    generator_shard_num_images: int = Field(64, ge=1)
-    """Images that go to one replica at a time."""
-    generator_num_replicas: int = Field(1, ge=1)
-    """Sampler replicas; also the number of shards of one request in flight."""
+    generator_shard_num_images: int = Field(16, ge=1)
+    """Images of a request that go to one replica together."""
+    generator_shards_per_replica: int = Field(6, ge=1)
+    """Shards of bulk work given to each running replica; the rest waits in the front."""
+    generator_window_num_images: int = Field(64, ge=1)
+    """Images of one shard that a replica draws ahead of a slow reader."""
+    generator_interactive_num_images: int = Field(16, ge=0)
+    """Requests of at most so many images go before larger ones."""
+    generator_min_replicas: int = Field(1, ge=0)
+    """Sampler replicas that always run; 0 scales to zero."""
+    generator_max_replicas: int = Field(1, ge=1)
+    """Sampler replicas at most; equal to the least, their number is fixed."""
+    generator_warm_replicas: int = Field(0, ge=0)
+    """Replicas that stay for a while after the last work, above the least."""
+    generator_warm_seconds: float = Field(900.0, ge=0)
+    """How long they stay."""
+    generator_target_seconds: float = Field(600.0, gt=0)
+    """Time in which the backlog is to be worked off, which decides how many replicas run."""
+    generator_downscale_delay_seconds: float = Field(60.0, ge=0)
+    """How long fewer replicas must have been enough before any stops."""
+    generator_assumed_evaluations_per_second: float = Field(100.0, gt=0)
+    """UNet evaluations per second of one replica, until one has been measured."""
     generator_replica_num_cpus: float = Field(1.0, ge=0)
     """CPUs that Ray reserves for a sampler replica."""
     generator_replica_num_gpus: float = Field(0.0, ge=0)
     """GPUs that Ray reserves for a sampler replica."""
-    generator_max_loaded_adapters: int = Field(32, ge=1)
-    """LoRA weights (one per class in the per-class layout) kept in a replica per base."""
+    generator_adapter_memory_mb: int = Field(512, ge=1)
+    """Memory for loaded adapters and their prompts per base; the least recently used give way."""
     generator_max_loaded_bases: int = Field(2, ge=1)
     """Base models kept in a replica."""
     generator_recovery_seconds: float = Field(120.0, gt=0)
     """How long a stream replays lost shards without a new image before it gives up."""
+
+    @property
+    def autoscale(self) -> AutoscaleSettings:
+        """How samplers follow the backlog."""
+        return AutoscaleSettings(
+            min_replicas=self.generator_min_replicas,
+            max_replicas=self.generator_max_replicas,
+            warm_replicas=self.generator_warm_replicas,
+            warm_seconds=self.generator_warm_seconds,
+            target_seconds=self.generator_target_seconds,
+            evaluations_per_second=self.generator_assumed_evaluations_per_second,
+            downscale_delay_seconds=self.generator_downscale_delay_seconds,
+        )
+
+    @model_validator(mode="after")
+    def _autoscale_is_consistent(self) -> Self:
+        self.autoscale  # noqa: B018 (raises)
+        return self
+
+    @property
+    def dtype(self) -> str:
+        """``generator_dtype``, "auto" resolved for this machine."""
+        if self.generator_dtype != "auto":
+            return self.generator_dtype
+        cuda = self.generator_device == "cuda" or self.generator_replica_num_gpus > 0
+        return "bfloat16" if cuda or _computes_in_bfloat16() else "float32"
+
+
+def _computes_in_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 numbers itself (x86 and Arm Linux say so)."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    words = set(text.split())
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})

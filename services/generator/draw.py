@@ -1,12 +1,18 @@
-"""Draws planned batches: the right base, the right adapter, every image in its own slot."""
+"""Draws shards: the right base, the right adapters, every image from its own seed.
+
+One engine per base does the work on a thread of its own; encoding has another thread. A reader
+takes the images of a shard in order, and no more is drawn ahead of it than its window.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -16,9 +22,13 @@ from services.common.bases import Base, load_pipeline, resolve_base
 from services.common.errors import FailedPrecondition
 from services.common.images import encode_image
 from services.common.resource_names import ADAPTERS
-from services.generator.adapters import AdapterShelf
+from services.generator.adapter_bank import AdapterBank, Weights, num_entries
 from services.generator.config import GeneratorSettings
-from services.generator.sampler import Sampler, Slot
+from services.generator.engine import Engine, Order, Recipe, StepRecord, Stream
+from services.generator.mixed_lora import MIN_RANK
+from services.generator.sampler import Sampler
+from services.generator.shards import Shard
+from services.generator.solver import build_solver
 from services.generator.synthesize import (
     DrawnImage,
     ImageTask,
@@ -30,95 +40,201 @@ from services.generator.synthesize import (
 _logger = logging.getLogger(__name__)
 
 
-@dataclass
-class _Loaded:
-    """A base in memory: its pipeline's adapters and its sampler."""
+class Drawer:
+    """The engines of one replica."""
 
-    shelf: AdapterShelf
-    sampler: Sampler
-
-
-class BatchDrawer:
-    """Loads what a plan asks for and draws its batches. Use from one thread."""
-
-    def __init__(self, settings: GeneratorSettings, store: ArtifactStore) -> None:
-        self._settings, self._store = settings, store
+    def __init__(
+        self,
+        settings: GeneratorSettings,
+        store: ArtifactStore,
+        observe: Callable[[StepRecord], None] = lambda record: None,
+    ) -> None:
+        self._settings, self._store, self._observe = settings, store, observe
         self._execution = make_execution(settings)
         self._device = torch_device(settings)
-        self._loaded: OrderedDict[tuple[str, str], _Loaded] = OrderedDict()
+        self._engines: OrderedDict[tuple[str, str], Engine] = OrderedDict()
+        self._lock = threading.Lock()
+        self._encoder = ThreadPoolExecutor(1, "encode")
         if settings.generator_num_threads:
             torch.set_num_threads(settings.generator_num_threads)
 
-    def warm_up(self) -> None:
-        """Load the default base and draw one image, so that the first request finds all ready."""
+    async def warm_up(self) -> None:
+        """Load the default base and draw once, so that the first request finds all ready."""
         started = time.monotonic()
-        base = resolve_base(self._settings.default_base, self._settings.models_dir, "default_base")
-        loaded = self._load(base)
-        unconditional = loaded.shelf.prompt(None)
-        quick = SamplerSettings(num_steps=2, guidance_scale=2.0, scheduler="dpmpp_2m")
-        loaded.sampler.draw([Slot(0, unconditional)], unconditional, quick)
+        name, models_dir = self._settings.default_base, self._settings.models_dir
+        base = resolve_base(name, models_dir, "default_base")
+        plan = SynthesisPlan(
+            tenant="",
+            base=base.name,
+            base_revision=base.revision,
+            adapter=None,
+            class_counts=(("myeloblast", 1),),
+            seed=0,
+            sampler=SamplerSettings(2, 2.0, "dpmpp_2m"),
+            execution=self._execution,
+            image_format="PNG",
+        )
+        async for _ in self.draw(Shard(plan, 0, 1)):
+            pass
         _logger.info("base %s is warm after %.1f s", base.name, time.monotonic() - started)
 
-    def draw(
-        self,
-        plan: SynthesisPlan,
-        batch: Sequence[ImageTask],
-        stopped: Callable[[], bool] = lambda: False,
-    ) -> list[np.ndarray]:
-        """Draw one batch of :meth:`SynthesisPlan.batches`.
+    @property
+    def engines(self) -> list[Engine]:
+        """Of all loaded bases."""
+        return list(self._engines.values())
 
-        Args:
-            plan: The request.
-            batch: Images that share weights and whose slots differ.
-            stopped: Asked before every denoising step.
-
-        Returns:
-            uint8 images (H, W, 3), in the order of ``batch``.
+    async def draw(self, shard: Shard) -> AsyncGenerator[list[DrawnImage], None]:
+        """Stream a shard's images in order, several at a time if the reader is slower.
 
         Raises:
-            Cancelled: If ``stopped`` said so.
             NotFound: If the adapter has been deleted meanwhile.
+            DataLoss: If the adapter does not fit the base.
             FailedPrecondition: If this replica's base or set-up is not the plan's.
+            Unavailable: If the engine has stopped; the rest can be drawn elsewhere.
         """
+        engine = await asyncio.to_thread(self._engine_of, shard.plan)
+        reader = _Reader(shard, asyncio.get_running_loop())
+        stream = self._stream(engine, shard, reader)
+        engine.submit(stream)
+        try:
+            num_left = shard.end - shard.first
+            while num_left:
+                images = await reader.next()
+                engine.taken(stream, len(images))
+                num_left -= len(images)
+                yield images
+        finally:
+            engine.cancel(stream)
+
+    def _stream(self, engine: Engine, shard: Shard, reader: _Reader) -> Stream:
+        plan = shard.plan
+        solver = build_solver(
+            plan.sampler.scheduler, engine.scheduler_config, plan.sampler.num_steps
+        )
+
+        def encode(order: Order, array: np.ndarray) -> None:
+            try:
+                reader.put(_encode(order, array, plan.image_format))
+            except Exception as error:
+                reader.fail(error)
+
+        return Stream(
+            plan.tenant,
+            plan.request_id,
+            plan.interactive,
+            recipe=Recipe(solver, plan.sampler.guidance_scales(len(solver))),
+            orders=deque(self._order(plan, task) for task in plan.tasks(shard.first, shard.end)),
+            window=self._settings.generator_window_num_images,
+            deliver=lambda order, array: self._encode_later(encode, order, array),
+            fail=reader.fail,
+        )
+
+    def _encode_later(
+        self, encode: Callable[[Order, np.ndarray], None], order: Order, array: np.ndarray
+    ) -> None:
+        self._encoder.submit(encode, order, array)
+
+    def _order(self, plan: SynthesisPlan, task: ImageTask) -> Order:
+        return Order(task.index, task.class_id, task.image_seed, self._weights(plan, task.class_id))
+
+    def _weights(self, plan: SynthesisPlan, class_id: str) -> Weights:
+        adapter = plan.adapter
+        if adapter is None:
+            return Weights(class_id, (class_id,))
+        path = adapter.weights_path(class_id)
+        class_ids = adapter.class_ids if adapter.layout == "shared" else (class_id,)
+        return Weights(
+            f"{adapter.digest}/{path}",
+            class_ids,
+            lambda: self._store.read(plan.tenant, ADAPTERS, adapter.adapter_id, path),
+        )
+
+    def _engine_of(self, plan: SynthesisPlan) -> Engine:
         base = resolve_base(plan.base, self._settings.models_dir)
         if (base.revision, self._execution) != (plan.base_revision, plan.execution):
             problem = "this replica's copy or settings are not those of the generator's front"
             raise FailedPrecondition(f"base {base.name}", problem, "restart the generator")
-        loaded = self._load(base)
-        self._activate(loaded.shelf, plan, batch[0].class_id)
-        unconditional = loaded.shelf.prompt(None)
-        slots: list[Slot | None] = [None] * self._execution.batch_size
-        places = [task.index % self._execution.batch_size for task in batch]
-        for place, task in zip(places, batch, strict=True):
-            slots[place] = Slot(task.image_seed, loaded.shelf.prompt(task.class_id))
-        images = loaded.sampler.draw(slots, unconditional, plan.sampler, stopped)
-        return [image for image in (images[place] for place in places) if image is not None]
+        with self._lock:
+            key = (base.name, base.revision)
+            if key not in self._engines:
+                self._give_up_idle()
+                self._engines[key] = self._start(base)
+            self._engines.move_to_end(key)
+            return self._engines[key]
 
-    def _activate(self, shelf: AdapterShelf, plan: SynthesisPlan, class_id: str) -> None:
-        if plan.adapter is None:
-            shelf.activate("", lambda: b"")
-            return
-        adapter_id, path = plan.adapter.adapter_id, plan.adapter.weights_path(class_id)
-        shelf.activate(
-            f"{plan.adapter.digest}/{path}",
-            lambda: self._store.read(plan.tenant, ADAPTERS, adapter_id, path),
+    def _give_up_idle(self) -> None:
+        for key, engine in list(self._engines.items()):
+            if len(self._engines) < self._settings.generator_max_loaded_bases:
+                return
+            if not engine.num_streams:
+                del self._engines[key]
+                engine.close()
+
+    def _start(self, base: Base) -> Engine:
+        dtype = getattr(torch, self._execution.dtype)
+        pipeline = load_pipeline(base, self._device)
+        num_bytes = self._settings.generator_adapter_memory_mb * 2**20
+        num_adapters, num_prompts = num_entries(pipeline, num_bytes, dtype.itemsize, MIN_RANK)
+        num_states = 2 * self._execution.num_slots
+        sampler = Sampler(
+            pipeline,
+            self._execution.num_slots,
+            num_states,
+            num_adapters,
+            num_prompts,
+            dtype,
+            self._execution.compiled,
+            self._execution.decode_batch_size,
+        )
+        return Engine(
+            sampler,
+            lambda wake: AdapterBank(pipeline, sampler.lora, num_adapters, num_prompts, wake),
+            num_states,
+            self._observe,
         )
 
-    def _load(self, base: Base) -> _Loaded:
-        key = (base.name, base.revision)
-        if key not in self._loaded:
-            while len(self._loaded) >= self._settings.generator_max_loaded_bases:
-                self._loaded.popitem(last=False)
-            dtype = getattr(torch, self._execution.dtype)
-            # On CUDA the weights themselves are narrow; a CPU keeps float32 and autocasts.
-            weights_dtype = dtype if self._device == "cuda" else torch.float32
-            pipeline = load_pipeline(base, self._device, weights_dtype)
-            self._loaded[key] = _Loaded(
-                AdapterShelf(pipeline, self._settings.generator_max_loaded_adapters),
-                Sampler(pipeline, self._execution.batch_size, dtype),
-            )
-        self._loaded.move_to_end(key)
-        return self._loaded[key]
+
+class _Reader:
+    """Between the engine's threads and one reader: images in order, or why there are no more."""
+
+    def __init__(self, shard: Shard, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop, self._news = loop, asyncio.Event()
+        self._next_index = shard.first
+        self._early: dict[int, DrawnImage] = {}
+        self._error: BaseException | None = None
+
+    async def next(self) -> list[DrawnImage]:
+        """The images that come next in order; waits for at least one."""
+        while self._next_index not in self._early:
+            if self._error:
+                raise self._error
+            self._news.clear()
+            await self._news.wait()
+        images = []
+        while self._next_index in self._early:
+            images.append(self._early.pop(self._next_index))
+            self._next_index += 1
+        return images
+
+    def put(self, image: DrawnImage) -> None:
+        """Called on any thread."""
+        self._tell(lambda: self._early.update({image.index: image}))
+
+    def fail(self, error: BaseException) -> None:
+        """Called on any thread."""
+
+        def keep() -> None:
+            self._error = self._error or error
+
+        self._tell(keep)
+
+    def _tell(self, change: Callable[[], None]) -> None:
+        def apply() -> None:
+            change()
+            self._news.set()
+
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(apply)
 
 
 def torch_device(settings: GeneratorSettings) -> str:
@@ -128,8 +244,8 @@ def torch_device(settings: GeneratorSettings) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def encode(task: ImageTask, image: np.ndarray, image_format: str) -> DrawnImage:
+def _encode(order: Order, image: np.ndarray, image_format: str) -> DrawnImage:
     """The image as a file: PNG and WebP keep every bit, JPEG (quality 95) does not."""
     height, width = image.shape[:2]
     data = encode_image(image, image_format)
-    return DrawnImage(task.index, task.class_id, task.image_seed, data, width, height)
+    return DrawnImage(order.index, order.class_id, order.image_seed, data, width, height)

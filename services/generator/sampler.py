@@ -1,79 +1,71 @@
-"""Draws a batch of images from a diffusion pipeline, every image from its own seed alone.
+"""Denoises the rows of a batch, each with its own timestep, adapter, prompt and solver.
 
-A batch always has the same shape: image *i* of a request sits in slot ``i % batch_size``
-and empty slots are padded.  The kernels that run, and the place of an image in them, are
-then the same whoever its batch-mates are, so its bits are too.
+An image in progress is a *state*: the latents that its solver keeps (``solver.py``).  A step
+takes one row per evaluation of the UNet, two for a guided image (Ho and Salimans 2022).
+
+Every image gets the same bits whoever its batch-mates are and wherever its rows lie.  Kernels
+do not promise that, so it is proven on this machine, with these weights, before the first
+image: batches in other orders and of other sizes must give equal bits. Smaller batch sizes,
+which cost less when there is little to do, are used only where they do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    SchedulerMixin,
-    UniPCMultistepScheduler,
-)
 
-from services.common.bases import (
-    PromptEmbeddings,
-    decode_latents,
-    decodes_in_float32,
-    image_size,
-)
-from services.common.errors import Cancelled, FailedPrecondition
-from services.generator.synthesize import SamplerSettings
+from services.common.bases import decode_latents, decodes_in_float32, image_size
+from services.common.errors import FailedPrecondition
+from services.generator.mixed_lora import MixedLora
+from services.generator.row_tables import EMPTY, place_rows
+from services.generator.solver import STATE_SIZE
 
 if TYPE_CHECKING:
     from services.common.bases import Pipeline
 
-COSINE_LAMBDA_MIN = -5.1
+_logger = logging.getLogger(__name__)
+_LEAST_ROWS = 4
+_PROOF_SEED = 2**64 - 1
 
 
 @dataclass(frozen=True)
-class Slot:
-    """One image to draw.
+class Condition:
+    """What a row is told: entries of an adapter and of a prompt under that adapter."""
+
+    adapter: int
+    prompt: int
+
+
+@dataclass(frozen=True)
+class Advance:
+    """One step of one image.
 
     Attributes:
-        image_seed: 64-bit seed of its starting noise.
-        prompt: Embedding of its class, ``tokens`` (T, C) and ``pooled`` (P,) or None.
+        state: Where the image is kept, 0 to num_states - 1.
+        timestep: What the UNet is told.
+        matrix: The solver's step, float32 (STATE_SIZE, STATE_SIZE + 1).
+        condition: Of the row with the prompt.
+        unconditional: Of the row without; None for a step without guidance.
+        guidance_scale: Weight of the difference between the two.
     """
 
-    image_seed: int
-    prompt: PromptEmbeddings
+    state: int
+    timestep: float
+    matrix: np.ndarray
+    condition: Condition
+    unconditional: Condition | None = None
+    guidance_scale: float = 1.0
 
-
-def build_scheduler(name: str, base_config: dict[str, Any]) -> SchedulerMixin:
-    """The ODE solver called ``name`` on the noise schedule of a base.
-
-    All three are deterministic: the starting noise is the only chance in an image.
-
-    Args:
-        name: "dpmpp_2m" (Lu et al. 2022), "ddim" (Song et al. 2021) or "unipc" (Zhao et al. 2023).
-        base_config: The base's own scheduler configuration.
-    """
-    options: dict[str, Any] = {}
-    cosine = base_config.get("beta_schedule") == "squaredcos_cap_v2"
-    if cosine:
-        options["timestep_spacing"] = "trailing"
-    if name == "dpmpp_2m":
-        # On a cosine schedule the first log-SNRs diverge; diffusers advises to clip them.
-        options |= {"lambda_min_clipped": COSINE_LAMBDA_MIN} if cosine else {}
-        options |= {"algorithm_type": "dpmsolver++", "solver_order": 2}
-        options |= {"solver_type": "midpoint", "final_sigmas_type": "zero"}
-        return DPMSolverMultistepScheduler.from_config(base_config, **options)
-    if name == "unipc":
-        options |= {"solver_order": 2, "solver_type": "bh2", "final_sigmas_type": "zero"}
-        return UniPCMultistepScheduler.from_config(base_config, **options)
-    if name == "ddim":
-        return DDIMScheduler.from_config(base_config, clip_sample=False, **options)
-    raise ValueError(f"unknown scheduler {name!r}")
+    @property
+    def num_rows(self) -> int:
+        """Evaluations of the UNet that this takes."""
+        return 1 if self.unconditional is None else 2
 
 
 def starting_noise(image_seed: int, shape: Sequence[int]) -> torch.Tensor:
@@ -87,109 +79,193 @@ def starting_noise(image_seed: int, shape: Sequence[int]) -> torch.Tensor:
 
 
 class Sampler:
-    """Draws fixed-shape batches with one pipeline, whatever adapter is active in it."""
+    """The tensors of one pipeline and of all images in progress. Use from one thread."""
 
-    def __init__(self, pipeline: Pipeline, batch_size: int, dtype: torch.dtype) -> None:
-        """Take over ``pipeline`` (which moves to channels-last).
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        num_rows: int,
+        num_states: int,
+        num_adapters: int,
+        num_prompts: int,
+        dtype: torch.dtype,
+        compiled: bool = False,
+        decode_batch_size: int = 4,
+    ) -> None:
+        """Take over ``pipeline``, whose UNet and decoder become ``dtype`` and channels-last.
 
         Args:
-            pipeline: From :func:`services.common.bases.load_pipeline`.
-            batch_size: Slots of every batch.
-            dtype: Arithmetic; other than float32 runs under autocast.
+            pipeline: From :func:`services.common.bases.load_pipeline`, without adapters.
+            num_rows: Rows of the largest batch.
+            num_states: Images that can be in progress.
+            num_adapters: Adapters that can be loaded at once.
+            num_prompts: Prompts (per adapter) that can be loaded at once.
+            dtype: Arithmetic of UNet and decoder; solvers keep float32.
+            compiled: Use ``torch.compile``.
+            decode_batch_size: Images decoded at a time.
         """
-        self.pipeline, self.batch_size, self.dtype = pipeline, batch_size, dtype
-        pipeline.unet.to(memory_format=torch.channels_last)
-        pipeline.vae.to(memory_format=torch.channels_last)
+        self.pipeline, self.dtype, self.num_rows = pipeline, dtype, num_rows
         self.device = pipeline.unet.device
-        side = int(pipeline.unet.config.sample_size)
-        self._latent_shape = (int(pipeline.unet.config.in_channels), side, side)
+        unet = pipeline.unet.to(dtype=dtype, memory_format=torch.channels_last)
+        vae = pipeline.vae.to(memory_format=torch.channels_last)
+        if not decodes_in_float32(pipeline):
+            vae.to(dtype=dtype)
+        self.lora = MixedLora(
+            unet, num_rows, num_adapters, num_prompts, pipeline.tokenizer.model_max_length
+        )
+        self.lora.fixed_kernels = compiled
+        self._unet = torch.compile(unet, dynamic=False) if compiled else unet
+        self.decode_batch_size = decode_batch_size
+        side = int(unet.config.sample_size)
+        self._latent_shape = (int(unet.config.in_channels), side, side)
+        self._states = torch.zeros(
+            num_states + 1, STATE_SIZE, *self._latent_shape, device=self.device
+        )
+        self._spare = num_states  # what rows that pad a batch read
+        self._sizes = [num_rows]
+        self._proven_structure = -1
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Batch sizes that give equal bits, ascending; the last is ``num_rows``."""
+        return list(self._sizes)
 
     @torch.inference_mode()
-    def draw(
-        self,
-        slots: Sequence[Slot | None],
-        unconditional: PromptEmbeddings,
-        settings: SamplerSettings,
-        stopped: Callable[[], bool] = lambda: False,
-    ) -> list[np.ndarray | None]:
-        """Draw the images of one batch.
-
-        Args:
-            slots: At most ``batch_size``; None leaves a slot empty.
-            unconditional: Embedding of the empty prompt, shaped as in :class:`Slot`.
-            settings: Steps, guidance and scheduler.
-            stopped: Asked before every step; True ends the work.
-
-        Returns:
-            Per slot a uint8 image (H, W, 3), or None for an empty slot.
+    def prove(self) -> None:
+        """Find the batch sizes that give equal bits; again whenever layers got their first LoRA.
 
         Raises:
-            Cancelled: If ``stopped`` said so.
-            FailedPrecondition: If the model gave NaN or infinity.
+            FailedPrecondition: If bits depend on an image's place in a batch.
         """
-        filled = [slot for slot in slots if slot is not None]
-        if not filled or len(slots) > self.batch_size:
-            raise ValueError(f"{len(filled)} images in {len(slots)} of {self.batch_size} slots")
-        padded = [slots[i] if i < len(slots) else None for i in range(self.batch_size)]
-        batch = [slot or filled[0] for slot in padded]
-        latents = self._denoise(batch, unconditional, settings, stopped)
-        with nullcontext() if decodes_in_float32(self.pipeline) else self._arithmetic():
-            pixels = decode_latents(self.pipeline, latents)
-        if not torch.isfinite(pixels).all():
-            problem = "gave values that are not finite"
-            raise FailedPrecondition("sampler", problem, "use another scheduler or num_steps")
-        images = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-        arrays = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        return [
-            arrays[i] if slot is not None else None for i, slot in enumerate(padded[: len(slots)])
+        if self._proven_structure == self.lora.structure:
+            return
+        self._proven_structure = self.lora.structure
+        n = self.num_rows
+        noise = starting_noise(_PROOF_SEED, (n, *self._latent_shape)).to(self.device)
+        timesteps = torch.linspace(0, 999, n, device=self.device)
+        loaded = [list(islice(cycle(t.filled), n)) for t in (self.lora.adapters, self.lora.prompts)]
+        shuffled = np.random.default_rng(0).permutation(n)
+        order = np.empty(n, np.int64)
+        order[shuffled] = np.roll(shuffled, 1)  # one cycle: no row keeps its place
+
+        def evaluate(places: np.ndarray) -> torch.Tensor:
+            self.lora.select(*([entries[i] for i in places] for entries in loaded))
+            at = torch.from_numpy(places).to(self.device)
+            return self._evaluate(noise[at], timesteps[at])
+
+        whole = evaluate(np.arange(n))
+        if not _equal(evaluate(order), whole[torch.from_numpy(order).to(self.device)]):
+            problem = "gives other bits to an image in another place of its batch"
+            remedy = "use float32, or another CYTOSYNTH_GENERATOR_NUM_SLOTS"
+            raise FailedPrecondition("this machine", problem, remedy)
+        self._sizes = [n]
+        size = n // 2
+        while size >= _LEAST_ROWS:
+            starts = range(0, n - size + 1, size)
+            parts = [np.arange(start, start + size) for start in starts]
+            if all(_equal(evaluate(part), whole[part[0] : part[-1] + 1]) for part in parts):
+                self._sizes.insert(0, size)
+            size //= 2
+        _logger.info("batches of %s rows give equal bits", self._sizes)
+
+    @torch.inference_mode()
+    def begin(self, state: int, image_seed: int, noise_scale: float) -> None:
+        """Start an image in ``state`` from the noise of its seed."""
+        noise = starting_noise(image_seed, self._latent_shape) * noise_scale
+        self._states[state].zero_()  # 0 times a NaN that another image left would be NaN
+        self._states[state, 0].copy_(noise, non_blocking=True)
+
+    @torch.inference_mode()
+    def step(self, advances: Sequence[Advance]) -> int:
+        """Advance images by one step each; their rows must fit into one batch.
+
+        Returns:
+            Rows that were evaluated, padding included.
+        """
+        rows = [(a.condition, a.state, a.timestep) for a in advances]
+        rows += [(a.unconditional, a.state, a.timestep) for a in advances if a.unconditional]
+        size = next(s for s in self._sizes if s >= len(rows))
+        lora = self.lora
+        keys = [(c.adapter, c.prompt) for c, _, _ in rows if c is not None]
+        current = list(zip(lora.adapters.used.tolist(), lora.prompts.used.tolist(), strict=True))
+        places = place_rows(keys, current, size)
+        adapters = [max(EMPTY, entry) for entry, _ in current[:size]]
+        prompts = [max(EMPTY, entry) for _, entry in current[:size]]
+        states = np.full(size, self._spare, np.int64)
+        timesteps = np.zeros(size, np.float32)
+        for place, (adapter, prompt), (_, state, timestep) in zip(places, keys, rows, strict=True):
+            adapters[place], prompts[place] = adapter, prompt
+            states[place], timesteps[place] = state, timestep
+        lora.select(adapters, prompts)
+        latents = self._states[:, 0].index_select(0, self._send(states))
+        output = self._evaluate(latents, self._send(timesteps)).float()
+        self._solve(advances, places, output)
+        return size
+
+    def _solve(
+        self, advances: Sequence[Advance], places: Sequence[int], output: torch.Tensor
+    ) -> None:
+        conditional, second = list(places[: len(advances)]), iter(places[len(advances) :])
+        unconditional = [
+            next(second) if a.unconditional else place
+            for a, place in zip(advances, conditional, strict=True)
         ]
+        index = self._send(
+            np.array([conditional, unconditional, [a.state for a in advances]], np.int64)
+        )
+        column = (-1, 1, 1, 1)
+        scale = self._send(np.array([a.guidance_scale for a in advances], np.float32)).view(column)
+        with_prompt, without = output.index_select(0, index[0]), output.index_select(0, index[1])
+        guided = without + scale * (with_prompt - without)
+        matrices = self._send(np.stack([a.matrix for a in advances]))[..., None, None, None]
+        before = self._states.index_select(0, index[2])
+        after = matrices[:, :, STATE_SIZE] * guided[:, None]
+        for i in range(STATE_SIZE):
+            after = after + matrices[:, :, i] * before[:, i : i + 1]
+        self._states.index_copy_(0, index[2], after)
 
-    def _denoise(
-        self,
-        batch: Sequence[Slot],
-        unconditional: PromptEmbeddings,
-        settings: SamplerSettings,
-        stopped: Callable[[], bool],
-    ) -> torch.Tensor:
-        """Latents (B, C, h, w) of a full batch, from noise to image."""
-        guided = settings.guidance_scale != 1.0
-        conditions = self._conditions([slot.prompt for slot in batch], unconditional, guided)
-        noise = torch.stack([starting_noise(s.image_seed, self._latent_shape) for s in batch])
-        scheduler = build_scheduler(settings.scheduler, dict(self.pipeline.scheduler.config))
-        scheduler.set_timesteps(settings.num_steps, device=self.device)
-        latents = noise.to(self.device) * scheduler.init_noise_sigma
-        for timestep in scheduler.timesteps:
-            if stopped():
-                raise Cancelled()
-            inputs = scheduler.scale_model_input(latents, timestep)
-            inputs = torch.cat([inputs, inputs]) if guided else inputs
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-            with self._arithmetic():
-                output = self.pipeline.unet(inputs, timestep, **conditions).sample.float()
-            if guided:
-                without, with_prompt = output.chunk(2)
-                output = without + settings.guidance_scale * (with_prompt - without)
-            latents = scheduler.step(output, timestep, latents, return_dict=False)[0]
-        return latents
+    @torch.inference_mode()
+    def decode(self, states: Sequence[int]) -> list[np.ndarray | None]:
+        """Finished images as uint8 arrays (H, W, 3); None where the model gave NaN or infinity."""
+        images: list[np.ndarray | None] = []
+        for start in range(0, len(states), self.decode_batch_size):
+            chosen = list(states[start : start + self.decode_batch_size])
+            padded = np.array(chosen + [self._spare] * (self.decode_batch_size - len(chosen)))
+            latents = self._states[:, 0].index_select(0, self._send(padded))
+            pixels = self._decode_pixels(latents)[: len(chosen)]
+            finite = torch.isfinite(pixels).flatten(1).all(1).tolist()
+            scaled = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+            arrays = scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+            images += [image if ok else None for image, ok in zip(arrays, finite, strict=True)]
+        return images
 
-    def _conditions(
-        self, prompts: Sequence[PromptEmbeddings], unconditional: PromptEmbeddings, guided: bool
-    ) -> dict[str, Any]:
-        """UNet arguments for B prompts, after B unconditional ones where guided."""
-        rows = ([unconditional] * len(prompts) if guided else []) + list(prompts)
-        conditions: dict[str, Any] = {
-            "encoder_hidden_states": torch.stack([row.tokens for row in rows])
-        }
-        if unconditional.pooled is not None:
+    def _decode_pixels(self, latents: torch.Tensor) -> torch.Tensor:
+        narrow = latents.to(self.pipeline.vae.dtype)
+        return decode_latents(self.pipeline, narrow.contiguous(memory_format=torch.channels_last))
+
+    def _evaluate(self, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """UNet output (N, C, h, w) for the first N rows."""
+        n = len(latents)
+        conditions = self.lora.conditions(n)
+        inputs: dict[str, Any] = {"encoder_hidden_states": conditions["tokens"]}
+        if "pooled" in conditions:
             side = image_size(self.pipeline)
             sizes = torch.tensor([[side, side, 0, 0, side, side]], device=self.device)
-            conditions["added_cond_kwargs"] = {
-                "text_embeds": torch.stack([row.pooled for row in rows if row.pooled is not None]),
-                "time_ids": sizes.expand(len(rows), -1).to(unconditional.pooled.dtype),
+            inputs["added_cond_kwargs"] = {
+                "text_embeds": conditions["pooled"],
+                "time_ids": sizes.expand(n, -1).to(self.dtype),
             }
-        return conditions
+        sample = latents.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        output: torch.Tensor = self._unet(sample, timesteps, **inputs).sample
+        return output
 
-    def _arithmetic(self) -> AbstractContextManager[Any]:
-        if self.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
+    def _send(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if self.device.type != "cuda":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether all is equal; NaN, which a bad adapter may give, equals NaN."""
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())

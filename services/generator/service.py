@@ -31,6 +31,11 @@ _FORMATS = {
     image_pb2.IMAGE_FORMAT_JPEG: "JPEG",
     image_pb2.IMAGE_FORMAT_WEBP: "WEBP",
 }
+_PRIORITIES = {
+    pb.PRIORITY_UNSPECIFIED: "",
+    pb.PRIORITY_INTERACTIVE: "INTERACTIVE",
+    pb.PRIORITY_BULK: "BULK",
+}
 _FORMAT_CODES = {name: code for code, name in _FORMATS.items()}
 
 StreamImages = Callable[[SynthesisPlan], AsyncGenerator[DrawnImage, None]]
@@ -87,6 +92,7 @@ class GeneratorService:
             adapter,
             make_execution(self._settings),
             self._settings.generator_max_num_images,
+            self._settings.generator_interactive_num_images,
         )
 
     def _capabilities(self) -> pb.GetCapabilitiesResponse:
@@ -101,12 +107,15 @@ class GeneratorService:
                     num_steps=preset.num_steps,
                     guidance_scale=preset.guidance_scale,
                     scheduler=preset.scheduler,
+                    guidance_start=preset.guidance_start,
+                    guidance_stop=preset.guidance_stop,
                 )
                 for name, preset in PRESETS.items()
             },
             max_num_images=self._settings.generator_max_num_images,
-            batch_size=self._settings.generator_batch_size,
+            batch_size=self._settings.generator_num_slots,
             image_size={base.name: base.image_size_px for base in found},
+            max_num_interactive_images=self._settings.generator_interactive_num_images,
         )
 
 
@@ -115,6 +124,9 @@ def _decode(request: pb.SynthesizeRequest) -> SynthesisRequest:
     if request.image_format not in _FORMATS:
         problem = f"is {request.image_format}, not an image format"
         raise InvalidArgument("image_format", problem, "send PNG, JPEG or WEBP")
+    if request.priority not in _PRIORITIES:
+        problem = f"is {request.priority}, not a priority"
+        raise InvalidArgument("priority", problem, "send INTERACTIVE or BULK, or leave it out")
     return SynthesisRequest(
         class_counts=[(entry.class_id, entry.num_images) for entry in request.class_counts],
         seed=request.seed,
@@ -123,5 +135,8 @@ def _decode(request: pb.SynthesizeRequest) -> SynthesisRequest:
         num_steps=sampler.num_steps if sampler.HasField("num_steps") else None,
         guidance_scale=sampler.guidance_scale if sampler.HasField("guidance_scale") else None,
         scheduler=sampler.scheduler,
+        guidance_start=sampler.guidance_start if sampler.HasField("guidance_start") else None,
+        guidance_stop=sampler.guidance_stop if sampler.HasField("guidance_stop") else None,
+        priority=_PRIORITIES[request.priority],
         image_format=_FORMATS[request.image_format],
     )

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
@@ -36,13 +36,10 @@ DrawShard = Callable[[Shard], AsyncGenerator[list[DrawnImage], None]]
 
 
 def cut(plan: SynthesisPlan, shard_num_images: int) -> list[Shard]:
-    """The plan from its first index on, cut where batches end anyway."""
-    batch_size = plan.execution.batch_size
-    step = max(1, shard_num_images // batch_size) * batch_size
-    start = plan.first_index - plan.first_index % step
+    """The plan from its first index on, in shards of ``shard_num_images``."""
     return [
-        Shard(plan, max(first, plan.first_index), min(first + step, plan.num_images))
-        for first in range(start, plan.num_images, step)
+        Shard(plan, first, min(first + shard_num_images, plan.num_images))
+        for first in range(plan.first_index, plan.num_images, shard_num_images)
     ]
 
 
@@ -73,6 +70,49 @@ async def stream_in_order(
             working.popleft()
     finally:
         await asyncio.gather(*(work.close() for work in working))
+
+
+class Gate:
+    """Lets so many shards of bulk work through at a time, tenants in equal parts.
+
+    What is not let through waits in the front. A replica that starts later then finds work, and
+    an interactive request does not stand in a replica's queue behind bulk work.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._inside: Counter[str] = Counter()
+        self._waiting: list[tuple[str, asyncio.Future[None]]] = []
+
+    def set_limit(self, limit: int) -> None:
+        """Change how many may be inside; who is inside stays."""
+        self._limit = limit
+        self._let_in()
+
+    @contextlib.asynccontextmanager
+    async def inside(self, tenant: str) -> AsyncGenerator[None, None]:
+        """Wait to be let in; leaves at the end of the block."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((tenant, turn))
+        self._let_in()
+        try:
+            await turn
+            yield
+        finally:
+            if turn.done() and not turn.cancelled():
+                self._inside[tenant] -= 1
+            else:
+                self._waiting.remove((tenant, turn))
+            self._let_in()
+
+    def _let_in(self) -> None:
+        while self._waiting and self._inside.total() < self._limit:
+            first = min(self._waiting, key=lambda entry: self._inside[entry[0]])
+            self._waiting.remove(first)
+            tenant, turn = first
+            if not turn.cancelled():
+                self._inside[tenant] += 1
+                turn.set_result(None)
 
 
 class _ShardWork:

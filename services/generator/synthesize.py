@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import uuid
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,37 +27,85 @@ MAX_GUIDANCE_SCALE = 30.0
 MAX_CLASS_COUNTS = 100
 MAX_NUM_PER_CLASS = 100_000
 SCHEDULERS = ("dpmpp_2m", "ddim", "unipc")
+PRIORITIES = ("INTERACTIVE", "BULK")
 FORMATS = ("PNG", "JPEG", "WEBP")
 DEFAULT_PRESET = "balanced"
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """How an image is sampled; every field is part of what the image depends on."""
+    """How an image is sampled; every field is part of what the image depends on.
+
+    Attributes:
+        num_steps: Denoising steps.
+        guidance_scale: Classifier-free guidance (Ho and Salimans 2022); 1 switches it off.
+        scheduler: One of ``SCHEDULERS``.
+        guidance_start: Share of the steps, 0 to 1, from which on guidance acts
+            (Kynkäänniemi et al. 2024).
+        guidance_stop: Share of the steps from which on it acts no more.
+    """
 
     num_steps: int
     guidance_scale: float
     scheduler: str
+    guidance_start: float = 0.0
+    guidance_stop: float = 1.0
+
+    def guidance_scales(self, num_steps: int) -> tuple[float | None, ...]:
+        """Guidance of each step; None: without, which costs one evaluation instead of two.
+
+        Args:
+            num_steps: Steps that the scheduler really takes.
+        """
+        if self.guidance_scale == 1.0:
+            return (None,) * num_steps
+        return tuple(
+            self.guidance_scale
+            if self.guidance_start <= step / num_steps < self.guidance_stop
+            else None
+            for step in range(num_steps)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; without the interval where guidance acts throughout."""
+        settings = asdict(self)
+        if (self.guidance_start, self.guidance_stop) == (0.0, 1.0):
+            del settings["guidance_start"], settings["guidance_stop"]
+        return settings
 
 
 PRESETS = {
-    "fast": SamplerSettings(num_steps=8, guidance_scale=2.0, scheduler="dpmpp_2m"),
-    "balanced": SamplerSettings(num_steps=20, guidance_scale=2.0, scheduler="dpmpp_2m"),
+    "fast": SamplerSettings(num_steps=7, guidance_scale=1.0, scheduler="unipc"),
+    "balanced": SamplerSettings(
+        num_steps=12,
+        guidance_scale=2.0,
+        scheduler="unipc",
+        guidance_start=0.15,
+        guidance_stop=0.8,
+    ),
     "paper": SamplerSettings(num_steps=50, guidance_scale=2.0, scheduler="ddim"),
 }
+"""7, 20 and 100 UNet evaluations an image; found by downstream macro-F1 (docs/lab-notebook.md)."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """The fixed shape and arithmetic that make images bit-identical between replicas."""
+    """The fixed shapes and the arithmetic that make images bit-identical between replicas."""
 
-    batch_size: int
+    num_slots: int
     dtype: str
+    compiled: bool = False
+    decode_batch_size: int = 4
 
 
 def make_execution(settings: GeneratorSettings) -> Execution:
     """The execution that the settings ask for."""
-    return Execution(settings.generator_batch_size, settings.generator_dtype)
+    return Execution(
+        settings.generator_num_slots,
+        settings.dtype,
+        settings.generator_compile,
+        settings.generator_decode_batch_size,
+    )
 
 
 @dataclass(frozen=True)
@@ -77,7 +126,8 @@ class SynthesisRequest:
 
     Attributes:
         class_counts: (class id, number of images) in order.
-        preset: Empty for the default; the next three overrule it where not None or empty.
+        preset: Empty for the default; the next five overrule it where not None or empty.
+        priority: One of ``PRIORITIES``; empty: interactive if it is small.
     """
 
     class_counts: Sequence[tuple[str, int]]
@@ -87,7 +137,10 @@ class SynthesisRequest:
     num_steps: int | None = None
     guidance_scale: float | None = None
     scheduler: str = ""
+    guidance_start: float | None = None
+    guidance_stop: float | None = None
     image_format: str = "PNG"
+    priority: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +157,9 @@ class SynthesisPlan:
     """A checked request: everything that its images depend on.
 
     Attributes:
-        first_index: First image wanted; not a part of the manifest.
+        first_index: First image wanted. This and what follows is not a part of the manifest.
+        interactive: Whether it goes before bulk work.
+        request_id: Shares are per tenant, and then per request.
     """
 
     tenant: str
@@ -117,6 +172,8 @@ class SynthesisPlan:
     execution: Execution
     image_format: str
     first_index: int = 0
+    interactive: bool = False
+    request_id: str = ""
 
     @property
     def num_images(self) -> int:
@@ -124,10 +181,10 @@ class SynthesisPlan:
         return sum(count for _, count in self.class_counts)
 
     @property
-    def evaluations_per_batch(self) -> int:
-        """UNet evaluations of one batch, counted per slot; guidance takes two."""
-        passes = 1 if self.sampler.guidance_scale == 1.0 else 2
-        return self.execution.batch_size * self.sampler.num_steps * passes
+    def evaluations_per_image(self) -> int:
+        """UNet evaluations of one image; a guided step takes two."""
+        scales = self.sampler.guidance_scales(self.sampler.num_steps)
+        return sum(1 if scale is None else 2 for scale in scales)
 
     def tasks(self, first: int, end: int) -> Iterator[ImageTask]:
         """The images ``first`` to ``end - 1``, in order."""
@@ -136,27 +193,10 @@ class SynthesisPlan:
             class_id = self.class_counts[bisect_right(ends, index)][0]
             yield ImageTask(index, class_id, self.image_seed(class_id, index))
 
-    def batches(self, first: int, end: int) -> Iterator[list[ImageTask]]:
-        """The same images as batches that share LoRA weights.
-
-        Image *i* is meant for slot ``i % batch_size``, so a batch never crosses a multiple
-        of the batch size, wherever the request is cut.
-        """
-        size = self.execution.batch_size
-        batch: list[ImageTask] = []
-        for task in self.tasks(first, end):
-            fits = batch and task.index // size == batch[-1].index // size
-            if batch and not (fits and self._weights(task) == self._weights(batch[-1])):
-                yield batch
-                batch = []
-            batch.append(task)
-        if batch:
-            yield batch
-
     def image_seed(self, class_id: str, index: int) -> int:
         """64-bit seed of one image."""
         adapter = self.adapter.digest if self.adapter else ""
-        parts = [self.base_revision, adapter, class_id, self.seed, index, asdict(self.sampler)]
+        parts = [self.base_revision, adapter, class_id, self.seed, index, self.sampler.to_dict()]
         return int.from_bytes(hashlib.sha256(_canonical(parts)).digest()[:8], "big")
 
     def manifest_json(self) -> str:
@@ -169,15 +209,12 @@ class SynthesisPlan:
             "adapter_digest": self.adapter.digest if self.adapter else None,
             "class_counts": [{"class_id": c, "num_images": n} for c, n in self.class_counts],
             "seed": self.seed,
-            "sampler": asdict(self.sampler),
+            "sampler": self.sampler.to_dict(),
             "execution": asdict(self.execution),
             "image_format": self.image_format,
             "intended_use": "research use only, not a medical device",
         }
         return _canonical(manifest).decode()
-
-    def _weights(self, task: ImageTask) -> str:
-        return self.adapter.weights_path(task.class_id) if self.adapter else ""
 
 
 def make_plan(
@@ -187,6 +224,7 @@ def make_plan(
     adapter: AdapterRef | None,
     execution: Execution,
     max_num_images: int,
+    interactive_num_images: int = 16,
 ) -> SynthesisPlan:
     """Check a request against its base and adapter.
 
@@ -215,11 +253,24 @@ def make_plan(
         execution=execution,
         image_format=request.image_format,
         first_index=request.first_index,
+        interactive=_is_interactive(request, interactive_num_images),
+        request_id=uuid.uuid4().hex,
     )
     if not 0 <= request.first_index < plan.num_images:
         problem = f"is {request.first_index}, but the images are 0 to {plan.num_images - 1}"
         raise InvalidArgument("first_index", problem, "send the index of the next image wanted")
     return plan
+
+
+def _is_interactive(request: SynthesisRequest, most: int) -> bool:
+    num_images = sum(count for _, count in request.class_counts) - request.first_index
+    if request.priority not in ("", *PRIORITIES):
+        problem = f"is {_shown(request.priority)}, not a priority"
+        raise InvalidArgument("priority", problem, f"send one of {', '.join(PRIORITIES)}")
+    if request.priority == "INTERACTIVE" and num_images > most:
+        problem = f"is INTERACTIVE, but {num_images} images are wanted"
+        raise InvalidArgument("priority", problem, f"ask for at most {most}, or send BULK")
+    return request.priority != "BULK" and num_images <= most
 
 
 def sampler_settings(request: SynthesisRequest) -> SamplerSettings:
@@ -244,6 +295,19 @@ def sampler_settings(request: SynthesisRequest) -> SamplerSettings:
             remedy = f"send 0 to {MAX_GUIDANCE_SCALE:g}, or leave it out"
             raise InvalidArgument("sampler.guidance_scale", f"is {guidance}", remedy)
         settings = replace(settings, guidance_scale=float(guidance))
+    start, stop = request.guidance_start, request.guidance_stop
+    for name, share in (("guidance_start", start), ("guidance_stop", stop)):
+        if share is not None and not 0 <= share <= 1:
+            remedy = "send a share of the steps, 0 to 1, or leave it out"
+            raise InvalidArgument(f"sampler.{name}", f"is {share}", remedy)
+    settings = replace(
+        settings,
+        guidance_start=settings.guidance_start if start is None else start,
+        guidance_stop=settings.guidance_stop if stop is None else stop,
+    )
+    if settings.guidance_start > settings.guidance_stop:
+        problem = f"is {settings.guidance_start:g}, after guidance_stop"
+        raise InvalidArgument("sampler.guidance_start", problem, "send at most guidance_stop")
     if request.scheduler:
         if request.scheduler not in SCHEDULERS:
             problem = f"is {_shown(request.scheduler)}, not a scheduler"

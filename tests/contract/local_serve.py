@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from services.common.backpressure import IN_LOOP_VARIABLE
+
 GUARD = "services.common.proxy_guard.install"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -34,6 +36,7 @@ def local_serve(app: Any, name: str, servicer_functions: list[str]) -> Iterator[
             # Ray's defaults starve on a busy machine: workers at niceness 15, 10 s for agents.
             "RAY_worker_niceness": str(os.getpriority(os.PRIO_PROCESS, 0)),
             "RAY_agent_register_timeout_ms": "120000",
+            IN_LOOP_VARIABLE: "0",
         }
     )
     import ray

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import math
 import os
 import signal
+import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -68,8 +71,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         store_uri=f"file://{root}/store",
         models_dir=models_dir,
         default_base="tiny",
-        generator_batch_size=BATCH,
-        generator_shard_num_images=2 * BATCH,
+        generator_num_slots=2 * BATCH,
+        generator_shard_num_images=BATCH,
         generator_recovery_seconds=600,
         generator_num_threads=1,
     )
@@ -125,8 +128,10 @@ def test_images_come_in_order_with_all_they_need(running: Running) -> None:
     assert (manifest["base"], manifest["base_revision"]) == ("tiny", running.base_revision)
     assert manifest["sampler"] == {
         "guidance_scale": 2.0,
+        "guidance_start": 0.15,
+        "guidance_stop": 0.8,
         "num_steps": 3,
-        "scheduler": "dpmpp_2m",
+        "scheduler": "unipc",
     }
 
 
@@ -171,7 +176,7 @@ def test_capabilities(running: Running) -> None:
     assert list(answer.bases) == ["other", "tiny"]
     assert answer.default_base == "tiny"
     assert dict(answer.image_size) == {"other": 32, "tiny": 32}
-    assert answer.batch_size == BATCH
+    assert answer.batch_size == 2 * BATCH
     assert set(answer.presets) == {"fast", "balanced", "paper"}
     assert answer.presets["paper"].num_steps == 50
 
@@ -216,6 +221,15 @@ def sampler(**fields: Any) -> pb.SamplerSettings:
         (ask(ONE, sampler=sampler(guidance_scale=math.inf)), "sampler.guidance_scale", "0 to 30"),
         (ask(ONE, sampler=sampler(guidance_scale=-1)), "sampler.guidance_scale", "0 to 30"),
         (ask(ONE, image_format=77), "image_format", "PNG"),
+        (ask(ONE, priority=77), "priority", "BULK"),
+        (ask(("monocyte", 17), priority=pb.PRIORITY_INTERACTIVE), "priority", "at most 16"),
+        (ask(ONE, sampler=sampler(guidance_start=-0.1)), "sampler.guidance_start", "0 to 1"),
+        (ask(ONE, sampler=sampler(guidance_stop=math.nan)), "sampler.guidance_stop", "0 to 1"),
+        (
+            ask(ONE, sampler=sampler(guidance_start=0.9, guidance_stop=0.5)),
+            "sampler.guidance_start",
+            "at most guidance_stop",
+        ),
     ],
 )
 def test_bad_field_is_named_with_its_remedy(
@@ -278,6 +292,34 @@ def test_two_streams_take_turns(running: Running) -> None:
     long.cancel()
 
 
+def test_reader_that_stops_stops_the_work(running: Running) -> None:
+    [replica] = replica_processes("SamplerReplica")
+    stream = running.stub.Synthesize(ask(("monocyte", 20_000)), timeout=300)
+    assert next(stream).index == 0
+    before = replica.memory_info().rss
+    wait_until(lambda: cpu_seconds(replica, 1.0) < 0.1, seconds=60)
+    assert replica.memory_info().rss < before + 64 * 2**20
+    assert [next(stream).index for _ in range(500)] == list(range(1, 501))
+    wait_until(lambda: cpu_seconds(replica, 1.0) < 0.1, seconds=60)
+    stream.cancel()
+
+
+def test_bulk_gives_way_to_interactive_requests(running: Running) -> None:
+    slow = pb.SamplerSettings(num_steps=40)
+    quiet = seconds_of(lambda: running.images(ask(ONE, sampler=slow)))
+    bulk = running.stub.Synthesize(ask(("monocyte", 100_000), sampler=slow), timeout=300)
+    next(bulk)
+    drain = threading.Thread(target=lambda: [None for _ in swallow(bulk)])
+    drain.start()
+    loaded = statistics.median(
+        seconds_of(lambda: running.images(ask(ONE, sampler=slow, seed=5))) for _ in range(5)
+    )
+    bulk.cancel()
+    drain.join()
+    # Its steps are those of full batches then: dearer each, but none is waited for.
+    assert loaded < 4 * quiet + 1
+
+
 def test_killed_replica_costs_nothing_but_time(running: Running) -> None:
     request = ask(("monocyte", 12), ("basophil", 12), seed=5, adapter="adapters/split")
     expected = running.images(request)
@@ -294,6 +336,19 @@ def test_killed_replica_costs_nothing_but_time(running: Running) -> None:
     assert [(r.index, r.image) for r in seen] == [(r.index, r.image) for r in calm]
     assert replica_processes("SamplerReplica")[0].pid != replica.pid
     assert [r.image for r in running.images(request)] == [r.image for r in expected]
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+def swallow(stream: Any) -> Iterator[Any]:
+    """The messages of a stream until it is cancelled."""
+    with contextlib.suppress(grpc.RpcError):
+        yield from stream
 
 
 def cpu_seconds(process: psutil.Process, seconds: float) -> float:

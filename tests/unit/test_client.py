@@ -151,7 +151,8 @@ def test_a_refusal_names_field_and_remedy_and_is_not_tried_again(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"seed": 2**70}, {"image_format": "gif"}, {"guidance_scale": "high"}]
+    "wrong",
+    [{"seed": 2**70}, {"image_format": "gif"}, {"priority": "now"}, {"guidance_scale": "high"}],
 )
 def test_values_that_no_field_can_hold_are_told_before_sending(
     toy: ToyServices, client: Client, wrong: dict[str, object]

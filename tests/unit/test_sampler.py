@@ -1,20 +1,34 @@
-"""The sampler: an image is its seed's, whoever shares its batch."""
+"""The sampler: an image is its seed's, whoever shares its batch, bit for bit."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from services.common.bases import PromptEmbeddings, encode_prompts, load_pipeline, resolve_base
-from services.common.errors import Cancelled
-from services.generator.sampler import Sampler, Slot, build_scheduler, starting_noise
+from services.common.bases import Base, resolve_base
+from services.common.errors import FailedPrecondition
+from services.common.lora import LoraSpec
+from services.generator.adapter_bank import Weights
+from services.generator.engine import Order
+from services.generator.sampler import Sampler, starting_noise
 from services.generator.synthesize import SCHEDULERS, SamplerSettings
 from tests import fakes
+from tests.studio import CLASSES, EVERYTHING, QUICK, Reader, Studio, make_lora, weights_of
 
-QUICK = SamplerSettings(num_steps=3, guidance_scale=2.0, scheduler="dpmpp_2m")
+SPECS = {
+    "attention": LoraSpec(4, 8.0),
+    "everything": LoraSpec(16, 8.0, EVERYTHING),
+    "wide": LoraSpec(24, 24.0, EVERYTHING),
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @pytest.fixture(scope="module")
@@ -25,89 +39,170 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Studio:
-    """A sampler with the prompts of three classes."""
+@dataclass(frozen=True)
+class Wish:
+    """Images ``first`` to ``end - 1`` of a request."""
 
-    def __init__(self, models_dir: Path, name: str, dtype: torch.dtype = torch.float32) -> None:
-        pipeline = load_pipeline(resolve_base(name, models_dir))
-        many = encode_prompts(pipeline, ["a monocyte", "a basophil", "a myeloblast", ""])
-        pooled = many.pooled if many.pooled is not None else [None] * 4
-        rows = [PromptEmbeddings(t, p) for t, p in zip(many.tokens, pooled, strict=True)]
-        *self.prompts, self.nothing = rows
-        self.sampler = Sampler(pipeline, batch_size=4, dtype=dtype)
-
-    def draw(
-        self, slots: list[tuple[int, int] | None], settings: SamplerSettings = QUICK
-    ) -> list[np.ndarray | None]:
-        """Draw (seed, class) pairs."""
-        wanted = [None if s is None else Slot(s[0], self.prompts[s[1]]) for s in slots]
-        return self.sampler.draw(wanted, self.nothing, settings)
+    adapter: str | None
+    class_id: str
+    sampler: SamplerSettings
+    first: int
+    end: int
+    tenant: str
+    interactive: bool
 
 
-@pytest.fixture(scope="module")
-def studio(models_dir: Path) -> Studio:
-    return Studio(models_dir, "tiny")
+class Studios:
+    """A studio that draws mixes, another one for cuts, and one that draws every image alone."""
+
+    def __init__(self, base: Base, dtype: torch.dtype) -> None:
+        self.loras = {
+            key: make_lora(base, spec, seed) for seed, (key, spec) in enumerate(SPECS.items())
+        }
+        # As few entries as to be given up all the time where images are mixed.
+        self.mixing, self.other, self.alone = (
+            Studio(base, dtype, num_adapters=num) for num in (2, 3, 4)
+        )
+        self._references: dict[tuple[object, ...], np.ndarray] = {}
+
+    def weights(self, wish: Wish) -> Weights:
+        return weights_of(wish.adapter, self.loras, wish.class_id)
+
+    def start(self, studio: Studio, wish: Wish, request_id: str, window: int | None) -> Reader:
+        orders = [
+            Order(i, wish.class_id, 1000 + i, self.weights(wish))
+            for i in range(wish.first, wish.end)
+        ]
+        stream, reader = studio.stream(
+            orders, wish.sampler, wish.tenant, request_id, wish.interactive, window
+        )
+        deliver = stream.deliver
+
+        def take(order: Order, image: np.ndarray) -> None:
+            studio.engine.taken(stream, 1)
+            deliver(order, image)
+
+        stream.deliver = take
+        studio.engine.submit(stream)
+        return reader
+
+    def reference(self, wish: Wish, index: int) -> np.ndarray:
+        """The image drawn with nobody else there."""
+        key = (wish.adapter, wish.class_id, wish.sampler, index)
+        if key not in self._references:
+            one = replace(wish, first=index, end=index + 1)
+            image = self.start(self.alone, one, "r", None).wait()[index]
+            assert image.std() > 1
+            self._references[key] = image
+        return self._references[key]
+
+    def close(self) -> None:
+        for studio in (self.mixing, self.other, self.alone):
+            studio.engine.close()
 
 
-def check_batch_mates_do_not_matter(studio: Studio) -> None:
-    full = studio.draw([(11, 0), (12, 1), (13, 2), (14, 0)])
-    alone = studio.draw([None, (12, 1)])
-    others = studio.draw([(91, 2), (12, 1), (92, 2), (93, 1)])
-    assert alone[0] is None
-    assert full[1] is not None and full[1].std() > 1
-    np.testing.assert_array_equal(full[1], alone[1])
-    np.testing.assert_array_equal(full[1], others[1])
+@pytest.fixture(scope="module", params=DTYPES)
+def studios(request: pytest.FixtureRequest, models_dir: Path) -> Iterator[Studios]:
+    studios = Studios(resolve_base("tiny", models_dir), DTYPES[request.param])
+    yield studios
+    studios.close()
 
 
-def test_image_does_not_depend_on_its_batch_mates(studio: Studio) -> None:
-    check_batch_mates_do_not_matter(studio)
+SAMPLER = st.builds(
+    SamplerSettings,
+    num_steps=st.integers(1, 4),
+    guidance_scale=st.sampled_from([1.0, 2.0, 0.0, 7.5]),
+    scheduler=st.sampled_from(SCHEDULERS),
+    guidance_start=st.sampled_from([0.0, 0.3]),
+    guidance_stop=st.sampled_from([1.0, 0.6]),
+)
+WISH = st.builds(
+    lambda num_images, first, **fields: Wish(first=first, end=first + num_images, **fields),
+    adapter=st.sampled_from([None, *SPECS]),
+    class_id=st.sampled_from(CLASSES),
+    sampler=SAMPLER,
+    num_images=st.integers(1, 4),
+    first=st.integers(0, 3),
+    tenant=st.sampled_from("ab"),
+    interactive=st.booleans(),
+)
 
 
-def test_nor_in_bfloat16(models_dir: Path) -> None:
-    check_batch_mates_do_not_matter(Studio(models_dir, "tiny", torch.bfloat16))
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(wishes=st.lists(WISH, min_size=1, max_size=7), seed=st.integers(0, 2**32), data=st.data())
+def test_any_mix_order_and_cut_gives_the_bits_of_an_image_drawn_alone(
+    studios: Studios, wishes: list[Wish], seed: int, data: st.DataObject
+) -> None:
+    chance = random.Random(seed)
+    window = data.draw(st.sampled_from([None, 1, 2]))
+    pieces = []
+    for number, wish in enumerate(wishes):
+        cut = chance.randint(wish.first, wish.end)
+        for first, end in ((wish.first, cut), (cut, wish.end)):
+            if first < end:
+                pieces.append((number, replace(wish, first=first, end=end)))
+    chance.shuffle(pieces)
+    readers = []
+    for number, piece in pieces:
+        studio = studios.mixing if chance.random() < 0.7 else studios.other
+        readers.append(studios.start(studio, piece, str(number), window))
+        if chance.random() < 0.3:
+            studio.settle()
+    for (_, piece), reader in zip(pieces, readers, strict=True):
+        images = reader.wait()
+        assert sorted(images) == list(range(piece.first, piece.end))
+        for index, image in images.items():
+            np.testing.assert_array_equal(image, studios.reference(piece, index), str(piece))
 
 
-def test_nor_with_an_sdxl_pipeline(models_dir: Path) -> None:
-    check_batch_mates_do_not_matter(Studio(models_dir, "tiny-xl"))
+def test_seed_class_adapter_and_settings_each_change_the_image(studios: Studios) -> None:
+    wish = Wish(None, CLASSES[0], QUICK, 0, 1, "a", False)
+    others = [
+        replace(wish, class_id=CLASSES[1]),
+        *(replace(wish, adapter=key) for key in SPECS),
+        replace(wish, sampler=replace(QUICK, num_steps=4)),
+        replace(wish, sampler=replace(QUICK, guidance_scale=1.0)),
+        replace(wish, sampler=replace(QUICK, guidance_scale=3.0)),
+        replace(wish, sampler=replace(QUICK, guidance_stop=0.5)),
+        replace(wish, sampler=replace(QUICK, scheduler="unipc")),
+    ]
+    images = [studios.reference(wish, i) for i in (0, 1)]
+    images += [studios.reference(other, 0) for other in others]
+    assert all(image.shape == (32, 32, 3) and image.dtype == np.uint8 for image in images)
+    assert len({image.tobytes() for image in images}) == 2 + len(others)
 
 
-def test_seed_class_and_settings_each_change_the_image(studio: Studio) -> None:
-    reference = studio.draw([(11, 0)])[0]
-    assert reference is not None and reference.shape == (32, 32, 3)
-    assert reference.dtype == np.uint8
-    unguided = SamplerSettings(3, 1.0, "dpmpp_2m")
-    for other in (
-        studio.draw([(12, 0)]),
-        studio.draw([(11, 1)]),
-        studio.draw([(11, 0)], SamplerSettings(4, 2.0, "dpmpp_2m")),
-        studio.draw([(11, 0)], unguided),
-    ):
-        assert not np.array_equal(reference, other[0])
+def test_guidance_outside_its_interval_costs_nothing(studios: Studios) -> None:
+    studio = studios.alone
+    del studio.records[:]
+    interval = SamplerSettings(4, 2.0, "ddim", guidance_start=0.25, guidance_stop=0.5)
+    wish = Wish(None, CLASSES[0], interval, 50, 51, "a", False)
+    studios.start(studio, wish, "r", None).wait()
+    studio.settle()
+    assert [record.num_rows for record in studio.records if record.num_rows] == [1, 2, 1, 1]
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
-@pytest.mark.parametrize("num_steps", [1, 2, 20, 1000])
-def test_schedulers_are_finite_and_end_at_the_image(name: str, num_steps: int) -> None:
-    scheduler = build_scheduler(name, dict(fakes.tiny_scheduler().config))
-    scheduler.set_timesteps(num_steps)
-    assert 0 < len(scheduler.timesteps) <= num_steps
-    # A model that knows the answer (all latents 0.5) must be led to it.
-    answer = torch.full((1, 2, 2, 2), 0.5)
-    latents = starting_noise(3, (1, 2, 2, 2)) * scheduler.init_noise_sigma
-    for timestep in scheduler.timesteps:
-        alpha = scheduler.alphas_cumprod[timestep].sqrt()
-        sigma = (1 - alpha**2).sqrt()
-        noise = (latents - alpha * answer) / sigma
-        velocity = alpha * noise - sigma * answer
-        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-    assert torch.isfinite(latents).all()
-    assert (latents - answer).abs().max() < 0.05
+def test_sdxl_images_do_not_depend_on_their_batch_mates(models_dir: Path) -> None:
+    base = resolve_base("tiny-xl", models_dir)
+    studios = Studios(base, torch.float32)
+    wish = Wish("everything", CLASSES[0], QUICK, 0, 4, "a", False)
+    wishes = [wish, replace(wish, adapter=None), replace(wish, class_id=CLASSES[1])]
+    readers = [studios.start(studios.mixing, w, str(i), None) for i, w in enumerate(wishes)]
+    for each, reader in zip(wishes, readers, strict=True):
+        for index, image in reader.wait().items():
+            np.testing.assert_array_equal(image, studios.reference(each, index))
+    studios.close()
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_every_scheduler_draws(studio: Studio, name: str) -> None:
-    images = studio.draw([(1, 0), (2, 1)], SamplerSettings(4, 2.0, name))
-    assert all(image is not None and image.shape == (32, 32, 3) for image in images)
+@pytest.fixture
+def closed(models_dir: Path) -> Sampler:
+    """A sampler of 8 rows that no engine uses any more."""
+    studio = Studio(resolve_base("tiny", models_dir))
+    studio.engine.close()
+    assert studio.sampler.batch_sizes == [4, 8]
+    return studio.sampler
 
 
 def test_noise_uses_all_64_bits_of_a_seed() -> None:
@@ -118,20 +213,33 @@ def test_noise_uses_all_64_bits_of_a_seed() -> None:
     assert abs(float(many.mean())) < 0.05 and abs(float(many.std()) - 1) < 0.05
 
 
-def test_stop_is_asked_before_every_step(studio: Studio) -> None:
-    asked: list[int] = []
+@pytest.mark.parametrize("place", range(8))
+def test_machine_that_gives_other_bits_in_one_place_of_a_batch_is_refused(
+    closed: Sampler, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    honest = closed._evaluate
 
-    def stopped() -> bool:
-        asked.append(1)
-        return len(asked) == 3
+    def by_place(latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        output = honest(latents, timesteps)
+        output[place] *= 1 + 1e-6
+        return output
 
-    slots = [Slot(1, studio.prompts[0])]
-    with pytest.raises(Cancelled):
-        studio.sampler.draw(slots, studio.nothing, SamplerSettings(50, 2.0, "ddim"), stopped)
-    assert len(asked) == 3
+    monkeypatch.setattr(closed, "_evaluate", by_place)
+    monkeypatch.setattr(closed.lora, "structure", 1)
+    with pytest.raises(FailedPrecondition, match="other bits"):
+        closed.prove()
 
 
-def test_values_that_are_not_finite_are_an_error(studio: Studio) -> None:
-    broken = PromptEmbeddings(torch.full_like(studio.nothing.tokens, float("nan")))
-    with pytest.raises(Exception, match="not finite"):
-        studio.sampler.draw([Slot(1, broken)], studio.nothing, QUICK)
+def test_only_batch_sizes_that_give_equal_bits_are_used(
+    closed: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = closed._evaluate
+
+    def by_size(latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        output = honest(latents, timesteps)
+        return output * (1 + 1e-6) if len(latents) == 4 else output
+
+    monkeypatch.setattr(closed, "_evaluate", by_size)
+    monkeypatch.setattr(closed.lora, "structure", 1)
+    closed.prove()
+    assert closed.batch_sizes == [8]

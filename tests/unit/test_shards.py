@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from itertools import groupby
 
 import pytest
 
 from services.common.errors import DataLoss, InvalidArgument, Unavailable
-from services.generator.shards import Shard, cut, stream_in_order
-from services.generator.synthesize import PRESETS, DrawnImage, Execution, SynthesisPlan
+from services.generator.shards import Gate, Shard, cut, stream_in_order
+from services.generator.synthesize import PRESETS, DrawnImage, Execution, ImageTask, SynthesisPlan
 
 PLAN = SynthesisPlan(
     "local",
@@ -23,6 +24,11 @@ PLAN = SynthesisPlan(
     "PNG",
     3,
 )
+
+
+def by_four(tasks: list[ImageTask]) -> list[list[ImageTask]]:
+    """Tasks as they come: those whose index divided by four is the same, together."""
+    return [list(group) for _, group in groupby(tasks, lambda task: task.index // 4)]
 
 
 class Lost(Exception):
@@ -39,7 +45,7 @@ class Replicas:
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         try:
-            for batch in shard.plan.batches(shard.first, shard.end):
+            for batch in by_four(list(shard.plan.tasks(shard.first, shard.end))):
                 await asyncio.sleep(0)
                 for task in batch:
                     self.trouble(task.index)
@@ -120,8 +126,78 @@ def test_closing_the_stream_ends_all_work_and_a_slow_reader_bounds_it() -> None:
         images = replicas.stream(in_flight=2)
         assert (await anext(images)).index == 3
         await asyncio.sleep(0.05)
-        assert max(replicas.drawn) < 16
+        assert max(replicas.drawn) < 3 + 2 * 8, "two shards in flight"
         await images.aclose()
         assert replicas.open == 0
+
+    asyncio.run(run())
+
+
+class Visitors:
+    """Shards that go through a gate and stay until told to leave."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate, self.inside = gate, list[str]()
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def come(self, *tenants: str) -> None:
+        self.tasks += [asyncio.create_task(self._visit(tenant)) for tenant in tenants]
+        await self.rest()
+
+    async def leave(self, tenant: str) -> None:
+        name = next(name for name in self.inside if name == tenant)
+        self.inside.remove(name)
+        await self.rest()
+
+    async def rest(self) -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    async def _visit(self, tenant: str) -> None:
+        async with self.gate.inside(tenant):
+            self.inside.append(tenant)
+            mine = self.inside.count(tenant)
+            while self.inside.count(tenant) >= mine:
+                await asyncio.sleep(0)
+
+
+def test_gate_lets_tenants_in_in_equal_parts() -> None:
+    async def run() -> None:
+        visitors = Visitors(Gate(4))
+        await visitors.come(*"aaaaaaaa")
+        assert visitors.inside == ["a"] * 4
+        await visitors.come(*"bb")
+        assert visitors.inside == ["a"] * 4, "who is inside stays"
+        await visitors.leave("a")
+        await visitors.leave("a")
+        assert sorted(visitors.inside) == ["a", "a", "b", "b"]
+        for task in visitors.tasks:
+            task.cancel()
+        await asyncio.gather(*visitors.tasks, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_gate_gives_no_place_to_who_was_cancelled_and_follows_its_limit() -> None:
+    async def run() -> None:
+        gate = Gate(1)
+        visitors = Visitors(gate)
+        await visitors.come("a", "b", "c")
+        assert visitors.inside == ["a"]
+        visitors.tasks[1].cancel()
+        await visitors.leave("a")
+        assert visitors.inside == ["c"]
+        await visitors.come("d", "e")
+        gate.set_limit(2)
+        await visitors.rest()
+        assert visitors.inside == ["c", "d"]
+        gate.set_limit(1)
+        await visitors.leave("c")
+        assert visitors.inside == ["d"]
+        await visitors.leave("d")
+        assert visitors.inside == ["e"]
+        visitors.tasks[-1].cancel()
+        await asyncio.gather(*visitors.tasks, return_exceptions=True)
+        await asyncio.wait_for(gate.inside("f").__aenter__(), 1.0)
 
     asyncio.run(run())

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from services.common.bases import Base
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.generator.adapters import AdapterRef
+from services.generator.config import GeneratorSettings
 from services.generator.shards import cut
 from services.generator.synthesize import (
     PRESETS,
@@ -19,6 +20,7 @@ from services.generator.synthesize import (
     SamplerSettings,
     SynthesisPlan,
     SynthesisRequest,
+    make_execution,
     make_plan,
     sampler_settings,
 )
@@ -69,7 +71,7 @@ def test_image_seed_stays_what_it_was() -> None:
     shard=st.integers(1, 30),
     adapter=st.sampled_from([None, SHARED, PER_CLASS]),
 )
-def test_shards_and_batches_cover_the_request_once(
+def test_shards_cover_the_request_once_in_order(
     counts: list[int], first: int, shard: int, adapter: AdapterRef | None
 ) -> None:
     first %= sum(counts)
@@ -77,17 +79,89 @@ def test_shards_and_batches_cover_the_request_once(
     known = tuple(class_id for class_id, _ in class_counts)
     adapter = replace(adapter, class_ids=known) if adapter else None
     plan = plan_of(adapter, class_counts=class_counts, first_index=first)
-    shards = cut(plan, shard)
-    drawn = []
-    for piece in shards:
-        for batch in plan.batches(piece.first, piece.end):
-            # Slots do not collide, and one batch is one set of weights.
-            assert len({task.index % 4 for task in batch}) == len(batch)
-            assert len({task.index // 4 for task in batch}) == 1
-            if adapter is not None and adapter.layout == "per_class":
-                assert len({task.class_id for task in batch}) == 1
-            drawn += [task.index for task in batch]
-    assert drawn == list(range(first, plan.num_images))
+    tasks = [task for piece in cut(plan, shard) for task in plan.tasks(piece.first, piece.end)]
+    assert [task.index for task in tasks] == list(range(first, plan.num_images))
+    assert tasks == list(plan.tasks(0, plan.num_images))[first:]
+    assert all(piece.end - piece.first <= shard for piece in cut(plan, shard))
+
+
+def guided(num_steps: int = 10, scale: float = 2.0, **interval: float) -> list[bool]:
+    """Which steps are guided."""
+    scales = SamplerSettings(num_steps, scale, "ddim", **interval).guidance_scales(num_steps)
+    assert len(scales) == num_steps and set(scales) <= {None, scale}
+    return [scale is not None for scale in scales]
+
+
+def test_guidance_acts_on_its_share_of_the_steps() -> None:
+    assert guided() == [True] * 10
+    assert guided(scale=1.0) == [False] * 10
+    assert guided(scale=0.0) == [True] * 10
+    assert guided(guidance_start=0.2, guidance_stop=0.5) == [False] * 2 + [True] * 3 + [False] * 5
+    assert guided(guidance_start=0.5, guidance_stop=0.5) == [False] * 10
+    assert guided(1, guidance_stop=0.1) == [True]
+
+
+def test_evaluations_of_an_image_are_counted() -> None:
+    def evaluations(*settings: float) -> int:
+        steps, scale, start, stop = settings
+        sampler = SamplerSettings(int(steps), scale, "ddim", start, stop)
+        return replace(plan_of(), sampler=sampler).evaluations_per_image
+
+    assert evaluations(10, 2.0, 0.0, 1.0) == 20
+    assert evaluations(10, 1.0, 0.0, 1.0) == 10
+    assert evaluations(10, 2.0, 0.1, 0.6) == 15
+
+
+def test_a_guidance_interval_is_part_of_the_seed_and_the_manifest_only_where_there_is_one() -> None:
+    plain = replace(plan_of(), sampler=SamplerSettings(20, 2.0, "dpmpp_2m"))
+    # The seed that these settings had before there were intervals.
+    assert plain.image_seed("monocyte", 0) == 3608627785007629218
+    own = {"num_steps": 20, "guidance_scale": 2.0, "scheduler": "dpmpp_2m"}
+    whole = plan_of(**own, guidance_start=0.0, guidance_stop=1.0)
+    assert plain.image_seed("monocyte", 0) == whole.image_seed("monocyte", 0)
+    assert plain.manifest_json() == whole.manifest_json()
+    assert "guidance_start" not in plain.manifest_json()
+    some = [plan_of(**own, guidance_start=0.1), plan_of(**own, guidance_stop=0.9)]
+    seeds = {plan.image_seed("monocyte", 0) for plan in (plain, *some)}
+    assert len(seeds) == 3
+    assert json.loads(some[0].manifest_json())["sampler"]["guidance_start"] == 0.1
+
+
+def test_small_requests_are_interactive_unless_they_say_bulk() -> None:
+    def interactive(priority: str, num_images: int, first_index: int = 0) -> bool:
+        counts = (("monocyte", num_images),)
+        fields = {"class_counts": counts, "priority": priority, "first_index": first_index}
+        return plan_of(**fields).interactive  # type: ignore[arg-type]
+
+    assert interactive("", 16) and interactive("INTERACTIVE", 16)
+    assert not interactive("", 17) and not interactive("BULK", 1)
+    assert interactive("INTERACTIVE", 100, first_index=84), "16 are left"
+
+
+def test_priority_is_no_part_of_what_an_image_is() -> None:
+    small = {"class_counts": (("monocyte", 3),)}
+    quick, bulk = plan_of(**small), plan_of(**small, priority="BULK")
+    assert quick.manifest_json() == bulk.manifest_json()
+    assert list(quick.tasks(0, 3)) == list(bulk.tasks(0, 3))
+
+
+def test_every_request_has_an_id_of_its_own() -> None:
+    assert plan_of().request_id != plan_of().request_id != ""
+
+
+def test_execution_is_what_the_settings_ask_for() -> None:
+    settings = GeneratorSettings(
+        generator_num_slots=12, generator_dtype="bfloat16", generator_decode_batch_size=3
+    )
+    execution = make_execution(settings)
+    assert execution == Execution(12, "bfloat16", compiled=False, decode_batch_size=3)
+    plan = make_plan(SynthesisRequest(COUNTS), "local", BASE, None, execution, 100)
+    assert json.loads(plan.manifest_json())["execution"] == {
+        "num_slots": 12,
+        "dtype": "bfloat16",
+        "compiled": False,
+        "decode_batch_size": 3,
+    }
 
 
 def test_manifest_is_the_same_wherever_a_stream_resumes() -> None:
@@ -123,7 +197,13 @@ def test_own_values_overrule_the_preset() -> None:
         ({"num_steps": 0}, "sampler.num_steps"),
         ({"guidance_scale": float("nan")}, "sampler.guidance_scale"),
         ({"guidance_scale": 31.0}, "sampler.guidance_scale"),
+        ({"guidance_start": -0.1}, "sampler.guidance_start"),
+        ({"guidance_stop": float("nan")}, "sampler.guidance_stop"),
+        ({"guidance_start": 0.6, "guidance_stop": 0.5}, "sampler.guidance_start"),
         ({"scheduler": "euler"}, "sampler.scheduler"),
+        ({"priority": "URGENT"}, "priority"),
+        ({"priority": "x" * 10_000}, "priority"),
+        ({"priority": "INTERACTIVE", "class_counts": (("monocyte", 17),)}, "priority"),
         ({"image_format": "GIF"}, "image_format"),
     ],
 )

@@ -1,0 +1,267 @@
+"""The adapter bank: who was used least recently gives way, who is in use stays, misfits fail."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from services.common.bases import Base, load_pipeline, resolve_base
+from services.common.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
+from services.common.lora import LoraSpec
+from services.generator import adapter_bank
+from services.generator.adapter_bank import AdapterBank, Weights, num_entries
+from services.generator.mixed_lora import MixedLora
+from services.generator.row_tables import EMPTY
+from tests import fakes
+from tests.studio import CLASSES, Studio, make_lora, orders_of
+
+SPEC = LoraSpec(rank=4, alpha=4.0)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    folder = tmp_path_factory.mktemp("models")
+    fakes.write_tiny_base(folder, "tiny")
+    return resolve_base("tiny", folder)
+
+
+@pytest.fixture(scope="module")
+def lora_bytes(base: Base) -> bytes:
+    return make_lora(base, SPEC, seed=1)
+
+
+class Shelf:
+    """A bank that counts what it reads."""
+
+    def __init__(self, base: Base, data: bytes, num_adapters: int, num_prompts: int = 32) -> None:
+        pipeline = load_pipeline(base)
+        self.lora = MixedLora(pipeline.unet, 4, num_adapters, num_prompts, fakes.NUM_TOKENS)
+        self.woken = threading.Event()
+        self.bank = AdapterBank(pipeline, self.lora, num_adapters, num_prompts, self.woken.set)
+        self.data, self.reads = data, list[str]()
+        self.trouble: dict[str, Exception] = {}
+
+    def weights(self, key: str, class_ids: tuple[str, ...] = CLASSES) -> Weights:
+        return Weights(key, class_ids, lambda: self._read(key))
+
+    def load(self, weights: Weights) -> None:
+        """Want and wait for it."""
+        self.woken.clear()
+        self.bank.want(weights)
+        assert self.woken.wait(30)
+        self.bank.settle()
+
+    def use(self, key: str) -> bool:
+        """Use once, loading first where needed, and release; says whether it was there."""
+        weights = self.weights(key)
+        there = self.bank.use(weights, CLASSES[0]) is not None
+        if not there:
+            self.load(weights)
+            assert self.bank.use(weights, CLASSES[0]) is not None
+        self.bank.release(weights)
+        return there
+
+    def _read(self, key: str) -> bytes:
+        self.reads.append(key)
+        if key in self.trouble:
+            raise self.trouble.pop(key)
+        return self.data
+
+
+@pytest.fixture
+def shelf(base: Base, lora_bytes: bytes) -> Iterator[Shelf]:
+    shelf = Shelf(base, lora_bytes, num_adapters=2)
+    yield shelf
+    shelf.bank.close()
+
+
+def test_least_recently_used_gives_way(shelf: Shelf) -> None:
+    there = [shelf.use(key) for key in ("a", "b", "a", "c", "a", "b")]
+    assert there == [False, False, True, False, True, False]
+    assert shelf.reads == ["a", "b", "c", "b"]
+    assert (shelf.bank.num_misses, shelf.bank.num_hits) == (4, 6)
+
+
+def test_wanting_twice_loads_once(shelf: Shelf) -> None:
+    shelf.bank.want(shelf.weights("a"))
+    shelf.load(shelf.weights("a"))
+    shelf.bank.want(shelf.weights("a"))
+    assert shelf.reads == ["a"]
+
+
+def test_entries_in_use_are_never_given_up(shelf: Shelf) -> None:
+    for key in ("a", "b"):
+        shelf.load(shelf.weights(key))
+    used = {key: shelf.bank.use(shelf.weights(key), CLASSES[0]) for key in ("a", "b")}
+    shelf.load(shelf.weights("c"))
+    assert shelf.bank.use(shelf.weights("c"), CLASSES[0]) is None, "there is no room"
+    again = {key: shelf.bank.use(shelf.weights(key), CLASSES[0]) for key in ("a", "b")}
+    assert again == used and None not in used.values()
+    for _ in range(2):
+        shelf.bank.release(shelf.weights("b"))
+    shelf.bank.settle()
+    taken = shelf.bank.use(shelf.weights("c"), CLASSES[0])
+    assert taken is not None and used["b"] is not None
+    assert taken[0].adapter == used["b"][0].adapter
+    assert shelf.bank.use(shelf.weights("a"), CLASSES[0]) == used["a"]
+    assert shelf.bank.use(shelf.weights("b"), CLASSES[0]) is None
+
+
+def test_who_has_been_there_longest_takes_no_more_users_when_others_wait(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("a", "b"):
+        shelf.load(shelf.weights(key))
+        shelf.bank.use(shelf.weights(key), CLASSES[0])
+    shelf.load(shelf.weights("c"))
+    assert shelf.bank.use(shelf.weights("a"), CLASSES[0]), "not before it had its time"
+    monkeypatch.setattr(adapter_bank, "LEAST_SECONDS", 0.0)
+    shelf.bank.settle()
+    assert shelf.bank.use(shelf.weights("a"), CLASSES[0]) is None
+    assert shelf.bank.use(shelf.weights("b"), CLASSES[0])
+    for _ in range(2):
+        shelf.bank.release(shelf.weights("a"))
+    shelf.bank.settle()
+    assert shelf.bank.use(shelf.weights("c"), CLASSES[0])
+
+
+def test_who_was_asked_to_leave_stays_if_room_comes_otherwise(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter_bank, "LEAST_SECONDS", 0.0)
+    for key in ("a", "b"):
+        shelf.load(shelf.weights(key))
+        shelf.bank.use(shelf.weights(key), CLASSES[0])
+    shelf.load(shelf.weights("c"))
+    assert shelf.bank.use(shelf.weights("a"), CLASSES[0]) is None
+    shelf.bank.release(shelf.weights("b"))
+    shelf.bank.settle()
+    assert shelf.bank.use(shelf.weights("c"), CLASSES[0])
+    assert shelf.bank.use(shelf.weights("a"), CLASSES[0])
+
+
+def test_the_base_alone_takes_prompts_and_no_adapter(shelf: Shelf) -> None:
+    weights = [Weights(class_id, (class_id,)) for class_id in CLASSES]
+    for one, class_id in zip(weights, CLASSES, strict=True):
+        shelf.load(one)
+        used = shelf.bank.use(one, class_id)
+        assert used is not None
+        assert used[0].adapter == used[1].adapter == EMPTY
+        assert used[0].prompt != used[1].prompt
+    assert not shelf.use("a") and not shelf.use("b")
+    assert shelf.use("a") and shelf.use("b")
+
+
+def test_more_classes_than_prompts_fit_are_refused(base: Base, lora_bytes: bytes) -> None:
+    shelf = Shelf(base, lora_bytes, num_adapters=2, num_prompts=3)
+    many = shelf.weights("a", ("basophil", "monocyte", "myeloblast"))
+    shelf.load(many)
+    failure = shelf.bank.failure(many)
+    assert isinstance(failure, FailedPrecondition) and "3 classes" in failure.message
+    assert not shelf.use("b"), "two classes and the empty prompt fit"
+
+
+@pytest.mark.parametrize("bad", [b"", b"not safetensors", "truncated"])
+def test_misfit_is_data_loss_once_and_a_retry_loads_again(
+    shelf: Shelf, lora_bytes: bytes, bad: bytes | str
+) -> None:
+    shelf.data = lora_bytes[:-8] if isinstance(bad, str) else bad
+    shelf.load(shelf.weights("a"))
+    assert shelf.bank.use(shelf.weights("a"), CLASSES[0]) is None
+    assert isinstance(shelf.bank.failure(shelf.weights("a")), DataLoss)
+    assert shelf.bank.failure(shelf.weights("a")) is None
+    shelf.data = lora_bytes
+    assert not shelf.use("a") and shelf.use("a")
+    assert shelf.reads == ["a", "a"]
+
+
+def test_what_the_store_raises_reaches_the_stream_and_not_the_engine(shelf: Shelf) -> None:
+    shelf.trouble = {"a": NotFound("adapters/a"), "b": ConnectionError("10.0.0.1 is away")}
+    for key, kind in (("a", NotFound), ("b", Unavailable)):
+        shelf.load(shelf.weights(key))
+        failure = shelf.bank.failure(shelf.weights(key))
+        assert isinstance(failure, kind) and "10.0.0.1" not in failure.message
+        assert not shelf.use(key)
+
+
+def test_loading_does_not_stop_other_images(base: Base, lora_bytes: bytes) -> None:
+    studio = Studio(base)
+    may_read, readers = threading.Event(), list[str]()
+
+    def read() -> bytes:
+        readers.append(threading.current_thread().name)
+        assert may_read.wait(30)
+        return lora_bytes
+
+    there = Weights(CLASSES[0], CLASSES[:1])
+    studio.submit(orders_of(there, 1)).wait()
+    slow = studio.submit(orders_of(Weights("slow", CLASSES, read), 2))
+    assert len(studio.submit(orders_of(there, 5)).wait()) == 5
+    assert readers and not slow.over.is_set(), "drawn while an adapter was being read"
+    may_read.set()
+    assert len(slow.wait()) == 2
+    assert "engine" not in readers
+    studio.engine.close()
+
+
+@pytest.mark.parametrize("interactive", [True, False])
+def test_a_failure_reaches_its_own_stream_and_a_retry_draws(
+    base: Base, lora_bytes: bytes, interactive: bool
+) -> None:
+    studio, reads, away = Studio(base), Counter[str](), {"bad"}
+
+    def read(key: str) -> bytes:
+        reads[key] += 1
+        if key in away:
+            raise NotFound("adapters/bad")
+        return lora_bytes
+
+    good, bad = (Weights(key, CLASSES, lambda key=key: read(key)) for key in ("good", "bad"))
+    readers = [
+        studio.submit(orders_of(weights, 2), interactive=interactive, request_id=str(i))
+        for i, weights in enumerate((bad, good, bad))
+    ]
+    for reader in (readers[0], readers[2]):
+        with pytest.raises(NotFound):
+            reader.wait()
+    assert len(readers[1].wait()) == 2
+    assert studio.leaks() == (0, 0, 0)
+    assert reads["bad"] == 2, "one attempt for each request"
+    away.clear()
+    assert len(studio.submit(orders_of(bad, 2), interactive=interactive).wait()) == 2
+    assert [len(reader.errors) for reader in readers] == [1, 0, 1]
+    studio.engine.close()
+
+
+def test_more_adapters_at_once_than_fit_all_draw_and_none_waits_for_the_longest(
+    base: Base, lora_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter_bank, "LEAST_SECONDS", 0.05)
+    studio = Studio(base, num_adapters=2, num_prompts=6)
+    long = [
+        studio.submit(
+            orders_of(Weights(f"long{i}", CLASSES, lambda: lora_bytes), 10_000),
+            request_id=f"long{i}",
+        )
+        for i in range(2)
+    ]
+    short = [
+        studio.submit(orders_of(Weights(f"{i}", CLASSES, lambda: lora_bytes), 2), request_id=f"{i}")
+        for i in range(5)
+    ]
+    for reader in short:
+        assert len(reader.wait()) == 2
+    assert not any(reader.over.is_set() for reader in long)
+    studio.engine.close()
+
+
+def test_budget_decides_the_number_of_entries(base: Base) -> None:
+    pipeline = load_pipeline(base)
+    few, prompts = num_entries(pipeline, 1, 4, 16)
+    assert (few, prompts) == (2, 32)
+    some, more = (num_entries(pipeline, n * 2**20, 4, 16)[0] for n in (4, 8))
+    assert 2 < some < more <= 2 * some + 1
+    assert num_entries(pipeline, 8 * 2**20, 2, 16)[0] in (2 * more, 2 * more + 1)

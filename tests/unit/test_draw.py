@@ -1,0 +1,253 @@
+"""Drawers: the images of diffusers, the same from any cut and replica, failures to their reader."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.common import lora
+from services.common.artifact_store import ArtifactStore
+from services.common.bases import load_pipeline, resolve_base
+from services.common.cell_classes import class_prompt
+from services.common.errors import DataLoss, FailedPrecondition, NotFound
+from services.common.images import decode_image
+from services.generator.adapters import describe_adapter
+from services.generator.config import GeneratorSettings
+from services.generator.draw import Drawer
+from services.generator.sampler import starting_noise
+from services.generator.shards import Shard
+from services.generator.solver import build_scheduler
+from services.generator.synthesize import (
+    SCHEDULERS,
+    DrawnImage,
+    SamplerSettings,
+    SynthesisPlan,
+    SynthesisRequest,
+    make_execution,
+    make_plan,
+)
+from tests import fakes
+from tests.studio import CLASSES, EVERYTHING, make_lora
+
+SPEC = lora.LoraSpec(8, 16.0, EVERYTHING)
+ADAPTERS = (None, "one", "each")
+
+
+class Replicas:
+    """Drawers over a store with one shared and one per-class adapter."""
+
+    def __init__(self, root: Path) -> None:
+        models_dir = root / "models"
+        for name in ("tiny", "second"):
+            fakes.write_tiny_base(models_dir, name, seed=len(name))
+        self.settings = GeneratorSettings(
+            store_uri=f"file://{root}/store",
+            models_dir=models_dir,
+            default_base="tiny",
+            generator_num_slots=8,
+            generator_dtype="float32",
+            generator_device="cpu",
+            generator_max_loaded_bases=1,
+        )
+        self.store = ArtifactStore(self.settings.store_uri)
+        self.base = resolve_base("tiny", models_dir)
+        self.loras = [make_lora(self.base, SPEC, seed) for seed in range(3)]
+        self.write("one", "shared", {"shared": self.loras[0]})
+        self.write("each", "per_class", dict(zip(CLASSES, self.loras[1:], strict=True)))
+        self.drawers = [Drawer(self.settings, self.store) for _ in range(2)]
+
+    def write(self, adapter_id: str, layout: str, files: dict[str, bytes]) -> None:
+        draft = self.store.new_draft("local", "adapters", adapter_id)
+        for folder, data in files.items():
+            draft.write(f"{folder}/{lora.WEIGHTS_FILE}", data)
+        body = {"layout": layout, "class_ids": list(CLASSES)}
+        draft.commit({"base": "tiny", "base_revision": self.base.revision, "body": body})
+
+    def plan(self, adapter_id: str | None, **fields: object) -> SynthesisPlan:
+        adapter = describe_adapter(self.store, "local", adapter_id) if adapter_id else None
+        counts = [(CLASSES[0], 5), (CLASSES[1], 4)]
+        request = SynthesisRequest(**({"class_counts": counts, "num_steps": 3} | fields))  # type: ignore[arg-type]
+        return make_plan(request, "local", self.base, adapter, make_execution(self.settings), 100)
+
+    def close(self) -> None:
+        for drawer in self.drawers:
+            for engine in drawer.engines:
+                engine.close()
+
+
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
+    replicas = Replicas(tmp_path_factory.mktemp("replicas"))
+    yield replicas
+    replicas.close()
+
+
+async def collect(drawer: Drawer, shard: Shard) -> list[DrawnImage]:
+    return [image async for batch in drawer.draw(shard) for image in batch]
+
+
+def draw(drawer: Drawer, *shards: Shard) -> list[list[DrawnImage]]:
+    """All shards at once."""
+
+    async def run() -> list[list[DrawnImage]]:
+        return await asyncio.gather(*(collect(drawer, shard) for shard in shards))
+
+    return asyncio.run(run())
+
+
+def pixels(image: DrawnImage) -> np.ndarray:
+    return np.asarray(decode_image(image.data, "image")).astype(int)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("adapter_id", ADAPTERS)
+def test_images_are_those_of_diffusers(
+    replicas: Replicas, adapter_id: str | None, scheduler: str
+) -> None:
+    plan = replicas.plan(adapter_id)
+    plan = replace(plan, sampler=SamplerSettings(6, 3.0, scheduler))
+    [images] = draw(replicas.drawers[0], Shard(plan, 4, 6))
+    loras = {CLASSES[0]: {"one": 0, "each": 1}, CLASSES[1]: {"one": 0, "each": 2}}
+    for image in images:
+        pipeline = load_pipeline(replicas.base)
+        if adapter_id:
+            data = replicas.loras[loras[image.class_id][adapter_id]]
+            lora.load_lora(pipeline, data, "alone")
+        pipeline.scheduler = build_scheduler(scheduler, dict(pipeline.scheduler.config))
+        [expected] = pipeline(
+            class_prompt(image.class_id),
+            num_inference_steps=6,
+            guidance_scale=3.0,
+            latents=starting_noise(image.image_seed, (16, 4, 4))[None],
+            output_type="np",
+        ).images
+        difference = np.abs(pixels(image) - (expected * 255).round()).max()
+        assert difference <= 1, f"image {image.index}: {difference} levels of 255"
+        assert pixels(image).std() > 5
+
+
+@settings(max_examples=4, deadline=None)
+@given(cuts=st.sets(st.integers(1, 8)), chosen=st.lists(st.integers(0, 1), min_size=9, max_size=9))
+def test_images_are_the_same_from_any_cut_and_replica(
+    replicas: Replicas, cuts: set[int], chosen: list[int]
+) -> None:
+    for adapter_id in ADAPTERS:
+        plan = replicas.plan(adapter_id)
+        [whole] = draw(replicas.drawers[0], Shard(plan, 0, 9))
+        assert [image.index for image in whole] == list(range(9))
+        edges = [0, *sorted(cuts), 9]
+        shards = [Shard(plan, a, b) for a, b in pairwise(edges)]
+        pieces: list[DrawnImage] = []
+        for number, drawer in enumerate(replicas.drawers):
+            mine = [s for s, choice in zip(shards, chosen, strict=False) if choice == number]
+            pieces += [image for images in draw(drawer, *mine) for image in images]
+        assert sorted(pieces, key=lambda image: image.index) == whole
+
+
+def test_images_come_in_order_with_class_seed_and_size(replicas: Replicas) -> None:
+    plan = replicas.plan("each", image_format="WEBP", first_index=2)
+    [images] = draw(replicas.drawers[0], Shard(plan, 2, 9))
+    assert [image.index for image in images] == list(range(2, 9))
+    assert [image.class_id for image in images] == [CLASSES[0]] * 3 + [CLASSES[1]] * 4
+    assert all(i.image_seed == plan.image_seed(i.class_id, i.index) for i in images)
+    assert all((image.width, image.height) == (32, 32) for image in images)
+    assert all(image.data[8:12] == b"WEBP" for image in images)
+    [png] = draw(replicas.drawers[0], Shard(replace(plan, image_format="PNG"), 2, 9))
+    assert all((pixels(a) == pixels(b)).all() for a, b in zip(images, png, strict=True))
+
+
+def test_reader_that_leaves_takes_its_work_with_it(replicas: Replicas) -> None:
+    drawer = replicas.drawers[0]
+    plan = replicas.plan("one", class_counts=[(CLASSES[0], 90)], num_steps=50)
+
+    async def run() -> None:
+        images = drawer.draw(Shard(plan, 0, 90))
+        assert (await anext(images))[0].index == 0
+        assert sum(engine.num_streams for engine in drawer.engines) == 1
+        await images.aclose()
+
+    asyncio.run(run())
+    [engine] = drawer.engines
+    idle = threading.Event()
+    engine._command(idle.set)
+    assert idle.wait(30)
+    assert engine.num_streams == 0 and engine.backlog_evaluations == 0
+
+
+def test_failures_reach_the_reader_and_others_draw_on(replicas: Replicas) -> None:
+    replicas.write("torn", "shared", {"shared": replicas.loras[0][:-100]})
+    replicas.write("lost", "shared", {"shared": replicas.loras[0]})
+    plans = {key: replicas.plan(key) for key in ("torn", "lost", "one")}
+    replicas.store.delete("local", "adapters", "lost")
+
+    async def run() -> list[object]:
+        drawer = replicas.drawers[0]
+        shards = [Shard(plan, 0, 3) for plan in plans.values()]
+        work = [collect(drawer, shard) for shard in shards]
+        return await asyncio.gather(*work, return_exceptions=True)
+
+    torn, lost, good = asyncio.run(run())
+    # Equal bytes have an equal digest, so what is loaded may serve after the artifact is gone.
+    assert isinstance(torn, DataLoss)
+    assert isinstance(lost, NotFound)
+    assert isinstance(good, list) and len(good) == 3
+
+
+def test_impossible_number_of_steps_is_told_before_anything_is_drawn(replicas: Replicas) -> None:
+    plan = replicas.plan(None)
+    bad = replace(plan, sampler=replace(plan.sampler, num_steps=1001))
+    with pytest.raises(FailedPrecondition, match="1001 steps"):
+        draw(replicas.drawers[0], Shard(bad, 0, 1))
+
+
+@pytest.mark.parametrize("other", [{"generator_num_slots": 16}, {"generator_dtype": "bfloat16"}])
+def test_plan_for_another_execution_is_refused(replicas: Replicas, other: dict) -> None:
+    drawer = Drawer(replicas.settings.model_copy(update=other), replicas.store)
+    with pytest.raises(FailedPrecondition, match="settings are not those"):
+        draw(drawer, Shard(replicas.plan(None), 0, 1))
+    assert not drawer.engines
+
+
+def test_idle_base_makes_room_and_a_busy_one_does_not(replicas: Replicas) -> None:
+    drawer = Drawer(replicas.settings, replicas.store)
+    asyncio.run(drawer.warm_up())
+    [first] = drawer.engines
+    second = resolve_base("second", replicas.settings.models_dir)
+    plan = replace(replicas.plan(None), base="second", base_revision=second.revision)
+    long = replace(replicas.plan(None), sampler=replace(plan.sampler, num_steps=300))
+
+    async def run() -> None:
+        images = drawer.draw(Shard(long, 0, 9))
+        reading = asyncio.ensure_future(anext(images))
+        while not first.num_streams:
+            await asyncio.sleep(0.01)
+        assert len(await collect(drawer, Shard(plan, 0, 2))) == 2
+        assert len(drawer.engines) == 2 and drawer.engines[0] is first
+        assert (await reading)[0].index == 0
+        await images.aclose()
+
+    asyncio.run(run())
+    while first.num_streams:
+        pass
+    assert len(draw(drawer, Shard(plan, 0, 1))[0]) == 1
+    for engine in drawer.engines:
+        engine.close()
+
+
+def test_warm_up_in_bfloat16_draws(replicas: Replicas) -> None:
+    settings = replicas.settings.model_copy(update={"generator_dtype": "bfloat16"})
+    drawer = Drawer(settings, replicas.store)
+    asyncio.run(drawer.warm_up())
+    [engine] = drawer.engines
+    assert engine._sampler.dtype == torch.bfloat16
+    engine.close()

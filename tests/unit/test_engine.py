@@ -1,0 +1,228 @@
+"""The engine: nothing leaks, slow readers stop, bad images and broken steps end what they must."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from services.common.bases import Base, resolve_base
+from services.common.errors import FailedPrecondition, Unavailable
+from services.common.lora import LoraSpec
+from services.generator.adapter_bank import Weights
+from services.generator.engine import Stream
+from services.generator.synthesize import SamplerSettings
+from tests import fakes
+from tests.studio import CLASSES, EVERYTHING, Studio, make_lora, orders_of, weights_of
+
+ADAPTERS = ("attention", "everything")
+BASE_ALONE = Weights(CLASSES[0], CLASSES[:1])
+LONG = SamplerSettings(200, 2.0, "ddim")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    folder = tmp_path_factory.mktemp("models")
+    fakes.write_tiny_base(folder, "tiny")
+    return resolve_base("tiny", folder)
+
+
+@pytest.fixture(scope="module")
+def loras(base: Base) -> dict[str, bytes]:
+    specs = (LoraSpec(4, 4.0), LoraSpec(4, 4.0, EVERYTHING))
+    return {key: make_lora(base, spec, 1) for key, spec in zip(ADAPTERS, specs, strict=True)}
+
+
+@pytest.fixture
+def studio(base: Base) -> Iterator[Studio]:
+    studio = Studio(base)
+    yield studio
+    studio.engine.close()
+
+
+def test_streams_that_are_done_leave_nothing(studio: Studio, loras: dict[str, bytes]) -> None:
+    readers = [
+        studio.submit(orders_of(weights_of(key, loras), 3), interactive=key is None)
+        for key in (None, *ADAPTERS)
+    ]
+    assert [sorted(reader.wait()) for reader in readers] == [[0, 1, 2]] * 3
+    assert studio.leaks() == (0, 0, 0)
+    assert studio.engine.backlog_evaluations == 0
+    assert sum(record.num_images_finished for record in studio.records) == 9
+    assert sum(record.num_rows for record in studio.records) == 9 * 3 * 2
+    assert all(record.num_rows <= record.num_rows_padded <= 8 for record in studio.records[:-1])
+
+
+def test_no_leak_after_random_submits_and_cancels(studio: Studio, loras: dict[str, bytes]) -> None:
+    chance, streams = random.Random(5), list[Stream]()
+    for number in range(200):
+        if streams and chance.random() < 0.5:
+            studio.engine.cancel(chance.choice(streams))
+            continue
+        stream, _ = studio.stream(
+            orders_of(weights_of(chance.choice([None, *ADAPTERS]), loras), chance.randint(1, 4)),
+            SamplerSettings(chance.randint(1, 6), chance.choice([1.0, 2.0]), "ddim"),
+            tenant=chance.choice("ab"),
+            request_id=str(number),
+            interactive=chance.random() < 0.5,
+        )
+        streams.append(stream)
+        studio.engine.submit(stream)
+        if chance.random() < 0.3:
+            studio.settle()
+    for stream in streams:
+        studio.engine.cancel(stream)
+        studio.engine.cancel(stream)
+    assert studio.leaks() == (0, 0, 0)
+    assert studio.engine.broken is None
+    assert len(studio.submit(orders_of(BASE_ALONE, 20)).wait()) == 20
+    assert studio.leaks() == (0, 0, 0)
+
+
+def test_cancel_frees_states_and_pins_before_the_next_step(
+    studio: Studio, loras: dict[str, bytes]
+) -> None:
+    stream, reader = studio.stream(orders_of(weights_of("attention", loras), 50), LONG)
+    studio.engine.submit(stream)
+    while not studio.records:
+        studio.settle()
+    assert studio.leaks() != (0, 0, 0)
+    studio.engine.cancel(stream)
+    assert studio.leaks() == (0, 0, 0)
+    assert studio.engine.backlog_evaluations == 0
+    num_steps = len(studio.records)
+    studio.settle()
+    assert len(studio.records) == num_steps
+    assert not reader.images and not reader.errors
+
+
+def test_reader_that_takes_nothing_stops_after_its_window(studio: Studio) -> None:
+    stream, reader = studio.stream(orders_of(BASE_ALONE, 12), window=4)
+    other = studio.submit(orders_of(BASE_ALONE, 30), request_id="other")
+    studio.engine.submit(stream)
+    assert len(other.wait()) == 30
+    while studio.pins():
+        studio.settle()
+    assert sorted(reader.images) == [0, 1, 2, 3]
+    assert studio.leaks() == (0, 0, 1)
+    studio.engine.taken(stream, 3)
+    while len(reader.images) < 7:
+        studio.settle()
+    assert sorted(reader.images) == list(range(7))
+    studio.engine.taken(stream, 12)
+    assert sorted(reader.wait()) == list(range(12))
+    assert studio.leaks() == (0, 0, 0)
+
+
+def test_bulk_work_leaves_states_to_interactive_work(studio: Studio) -> None:
+    bulk, _ = studio.stream(orders_of(BASE_ALONE, 1000), LONG)
+    studio.engine.submit(bulk)
+    quick = studio.submit(orders_of(BASE_ALONE, 4), interactive=True)
+    assert len(quick.wait()) == 4
+    assert 0 < len(bulk.turns) <= studio.num_states // 2
+
+
+def test_images_that_are_not_finite_fail_only_their_stream(
+    studio: Studio, base: Base, loras: dict[str, bytes]
+) -> None:
+    loras = loras | {"nan": make_lora(base, LoraSpec(40, 40.0, EVERYTHING), 1, float("nan"))}
+    expected = studio.submit(orders_of(BASE_ALONE, 16)).wait()
+    for _ in range(3):
+        bad = studio.submit(orders_of(weights_of("nan", loras), 12), request_id="bad")
+        good = [
+            studio.submit(orders_of(weights_of(key, loras), 8), request_id=str(key))
+            for key in (None, "everything")
+        ]
+        with pytest.raises(FailedPrecondition, match="not finite"):
+            bad.wait()
+        assert len(good[1].wait()) == 8
+        images = good[0].wait()
+        assert all((images[i] == expected[i]).all() for i in range(8))
+        assert len(bad.errors) == 1 and not bad.images
+    assert studio.leaks() == (0, 0, 0)
+    again = studio.submit(orders_of(BASE_ALONE, 16)).wait()
+    assert all((again[i] == expected[i]).all() for i in range(16)), "in any state, used before"
+
+
+def test_a_step_that_raises_fails_all_streams_and_the_engine_takes_no_more(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio.submit(orders_of(BASE_ALONE, 1)).wait()
+    problem, may_raise = RuntimeError("out of memory"), threading.Event()
+
+    def step(advances: object) -> int:
+        assert may_raise.wait(30)
+        raise problem
+
+    monkeypatch.setattr(studio.sampler, "step", step)
+    readers = [studio.submit(orders_of(BASE_ALONE, 2), request_id=str(i)) for i in range(3)]
+    may_raise.set()
+    for reader in readers:
+        with pytest.raises(Unavailable, match="stopped"):
+            reader.wait()
+        assert len(reader.errors) == 1
+    assert studio.engine.broken is problem
+    with pytest.raises(Unavailable, match="stopped"):
+        studio.submit(orders_of(BASE_ALONE, 1))
+
+
+def test_streams_that_wait_only_for_their_last_images_are_told_too(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio.submit(orders_of(BASE_ALONE, 1)).wait()
+
+    honest, sizes = studio.sampler.decode, list[int]()
+
+    def decode(states: list[int]) -> list:
+        sizes.append(len(states))
+        if len(sizes) == 2:
+            raise RuntimeError("decoder")
+        return honest(states)
+
+    monkeypatch.setattr(studio.sampler, "decode", decode)
+    unguided = SamplerSettings(3, 1.0, "ddim")  # so that all five end with the same step
+    with pytest.raises(Unavailable, match="stopped"):
+        studio.submit(orders_of(BASE_ALONE, 5), unguided).wait()
+    assert sizes == [4, 1]
+
+
+def test_backlog_is_the_evaluations_to_come(studio: Studio) -> None:
+    settings = SamplerSettings(200, 2.0, "ddim", guidance_stop=0.5)
+    stream, _ = studio.stream(orders_of(BASE_ALONE, 10), settings)
+    assert stream.backlog == 10 * (2 * 100 + 100)
+    studio.engine.submit(stream)
+    while not studio.records:
+        studio.settle()
+    studio.engine.cancel(stream)
+    studio.settle()
+    drawn = sum(record.num_rows for record in studio.records)
+    assert 0 < drawn < 3000
+    assert stream.backlog == 0
+
+
+def test_many_interactive_streams_do_not_stop_bulk_work(studio: Studio) -> None:
+    for i in range(30):
+        studio.submit(orders_of(BASE_ALONE, 1), LONG, request_id=str(i), interactive=True)
+    while studio.pins() < 12:
+        studio.settle()
+    settings = SamplerSettings(4, 2.0, "ddim")
+    assert len(studio.submit(orders_of(BASE_ALONE, 8), settings, tenant="bulk").wait()) == 8
+    assert studio.engine.num_streams >= 20
+
+
+def test_rate_is_measured_on_full_batches(studio: Studio) -> None:
+    assert studio.engine.evaluations_per_second == 0.0
+    studio.submit(orders_of(BASE_ALONE, 30)).wait()
+    full = [record for record in studio.records if record.num_rows == 8]
+    rates = [record.num_rows / record.seconds for record in full]
+    assert min(rates) <= studio.engine.evaluations_per_second <= max(rates)
+
+
+def test_closing_ends_the_thread(base: Base) -> None:
+    studio = Studio(base, torch.float32)
+    studio.submit(orders_of(BASE_ALONE, 500), LONG)
+    studio.engine.close()
+    assert not studio.engine._thread.is_alive()
