@@ -1,0 +1,168 @@
+"""The GPU benchmark: its model is the one it names, and nothing that failed is hidden."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import cost, gpu
+from benchmarks.in_process import InProcess
+from services.common.errors import FailedPrecondition
+from services.generator.sampler import Sampler
+from services.generator.synthesize import PRESETS, DrawnImage, SynthesisPlan
+
+
+def test_the_model_is_sd21_base_and_as_costly_as_the_page_of_costs_says() -> None:
+    pipeline = gpu.build_pipeline(gpu.FULL, "meta")
+    unet, vae, text = pipeline.unet, pipeline.vae, pipeline.text_encoder
+    # Weights of stabilityai/stable-diffusion-2-1-base, whose vocabulary is 49,408 and not 190.
+    assert sum(p.numel() for p in unet.parameters()) == 865_910_724
+    assert sum(p.numel() for p in vae.parameters()) == 83_653_863
+    vocabulary = len(pipeline.tokenizer)
+    assert sum(p.numel() for p in text.parameters()) == 340_387_840 - (49_408 - vocabulary) * 1024
+    latents = torch.empty(1, 4, 64, 64, device="meta")
+    with torch.inference_mode(), FlopCounterMode(display=False) as counted:
+        unet(latents, latents[0, 0, 0, :1], torch.empty(1, 77, 1024, device="meta"))
+    assert counted.get_total_flops() / 1e12 == pytest.approx(cost.UNET_TFLOP, rel=0.01)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counted:
+        assert vae.decode(latents).sample.shape == (1, 3, 512, 512)
+    assert counted.get_total_flops() / 1e12 == pytest.approx(cost.DECODE_TFLOP, rel=0.01)
+
+
+def test_images_are_whole_batches_and_shares_of_ten_adapters() -> None:
+    for preset, num in gpu.FULL.num_images.items():
+        guided = PRESETS[preset].guidance_scale != 1
+        assert num % (gpu.FULL.num_slots // (1 + guided)) == 0
+        assert num % gpu.NUM_ADAPTERS == 0
+
+
+@pytest.mark.slow
+def test_a_tiny_run_measures_every_section(tmp_path: Path) -> None:
+    assert gpu.main(["--tiny", "--out", str(tmp_path), "--minutes", "4"]) == 0
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    sections = report["sections"]
+    rates = [f"eager.{preset}.{n}" for preset in PRESETS for n in ("one", "ten")]
+    others = ["build", "diffusers", "eager.start", "eager.exactness", "eager.first_image"]
+    assert set(sections) == {*rates, *others, "eager.step"}
+    assert all(sections[name]["images_per_second"] > 0 for name in [*rates, "diffusers"])
+    assert sections["eager.exactness"]["bit_identical"]
+    assert sections["eager.first_image"]["load_lasted"]
+    assert report["targets"]["fast"]["measured"] == sections["eager.fast.one"]["images_per_second"]
+    step = sections["eager.step"]
+    assert step["rows"] == gpu.TINY.num_slots
+    assert {"convolution", "matrix products", "attention"} <= set(step["kernel_ms"])
+    assert step["share_of_peak"] is None  # a share of an H100's peak is not for CPUs
+    assert "aten::" in (tmp_path / "gpu-profile.txt").read_text()
+
+
+def test_a_section_that_fails_is_recorded_and_the_next_goes_on(tmp_path: Path) -> None:
+    bench = gpu.Bench(tmp_path / "gpu.json", 60, {})
+
+    def fail() -> gpu.Found:
+        raise RuntimeError("no memory left")
+
+    assert bench.section("first", fail) is None
+    assert bench.section("second", lambda: {"images_per_second": 2.0}) is not None
+    bench.end()
+    sections = json.loads((tmp_path / "gpu.json").read_text())["sections"]
+    assert sections["first"]["error"] == "RuntimeError: no memory left"
+    assert sections["second"]["images_per_second"] == 2.0
+    assert bench.failed
+
+
+def test_what_was_measured_is_kept_when_time_runs_out(tmp_path: Path) -> None:
+    left = threading.Event()
+    statuses = []
+
+    def leave(status: int) -> None:
+        statuses.append(status)
+        left.set()
+
+    bench = gpu.Bench(tmp_path / "gpu.json", 0.5, {"device": "toy"}, leave)
+    bench.section("eager.paper.one", lambda: {"images_per_second": 5.0})
+
+    def hang() -> gpu.Found:
+        assert left.wait(30)
+        report = json.loads((tmp_path / "gpu.json").read_text())
+        assert report["sections"]["eager.paper.one"]["images_per_second"] == 5.0
+        assert report["sections"]["compiled.start"] == {"error": "time ran out"}
+        assert report["targets"]["paper"] == {"least": 4.0, "aim": 6.0, "measured": 5.0}
+        return {}
+
+    assert bench.section("compiled.start", hang) is not None
+    assert statuses == [1]
+
+
+def test_the_best_rate_is_of_one_adapter_whichever_way_it_ran() -> None:
+    sections = {
+        "eager.paper.one": {"images_per_second": 3.0},
+        "compiled.paper.one": {"images_per_second": 4.0},
+        "compiled.paper.ten": {"images_per_second": 9.0},
+        "diffusers": {"images_per_second": 8.0},
+        "eager.fast.one": {"error": "time ran out"},
+    }
+    assert gpu.best_rates(sections) == {"paper": 4.0, "fast": None, "balanced": None}
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> gpu.Machine:
+    made = gpu.Machine(tmp_path_factory.mktemp("gpu"), gpu.TINY, "cpu")
+    made.build()
+    return made
+
+
+def test_an_image_that_depends_on_its_neighbours_is_found(
+    machine: gpu.Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio = machine.studio(False)
+    draw = InProcess.draw
+
+    def leaky(studio: InProcess, plans: list[SynthesisPlan]) -> list[DrawnImage]:
+        images = draw(studio, plans)
+        return images if len(plans) == 1 else [*images[1:], images[0]]
+
+    assert gpu.exactness(studio)["bit_identical"]
+    monkeypatch.setattr(InProcess, "draw", leaky)
+    with pytest.raises(AssertionError, match="differs by up to"):
+        gpu.exactness(studio)
+
+
+def test_an_engine_that_broke_says_why(
+    machine: gpu.Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Sampler) -> None:
+        raise FailedPrecondition("this machine", "gives other bits", "use float32")
+
+    monkeypatch.setattr(Sampler, "prove", refuse)
+    studio = machine.studio(False)
+    with pytest.raises(FailedPrecondition, match="gives other bits"):
+        gpu.start(studio, False)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "group"),
+    [
+        ("sm90_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc", "convolution"),
+        ("void cudnn::ops::nchwToNhwcKernel<__nv_bfloat16>", "copies"),
+        ("nvjet_tst_128x256_64x4_1x2_h_bz_coopA_TNN", "matrix products"),
+        ("void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<64>>", "attention"),
+        ("void at::native::RowwiseMomentsCUDAKernel<c10::BFloat16>", "normalisation"),
+        ("elementwise_kernel<128, 4, direct_copy_kernel_cuda>", "copies"),
+        ("vectorized_elementwise_kernel<4, silu_kernel>", "pointwise and other"),
+    ],
+)
+def test_kernels_are_grouped_by_name(kernel: str, group: str) -> None:
+    assert gpu.kernel_group(kernel) == group
+
+
+def test_it_needs_neither_ray_nor_grpc() -> None:
+    code = "import sys; sys.modules['ray'] = sys.modules['grpc'] = None; import benchmarks.gpu"
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=120)
