@@ -27,7 +27,7 @@ class GeneratorSettings(CommonSettings):
     generator_device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to sample; auto is CUDA where there is one."""
     generator_num_threads: int = Field(0, ge=0, le=1024)
-    """CPU threads of one replica; 0 leaves it to torch (one per core)."""
+    """CPU threads of one replica; 0: as many as the CPUs that Ray reserves for it."""
     generator_max_num_images: int = Field(100_000, ge=1)
     """Most images that one request may ask for."""
     generator_max_concurrent_requests: int = Field(32, ge=1)

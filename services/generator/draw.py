@@ -1,6 +1,6 @@
 """Draws shards: the right base, the right adapters, every image from its own seed.
 
-One engine per base does the work on a thread of its own; encoding has another thread. A reader
+One engine per base does the work on a thread of its own; encoding has others. A reader
 takes the images of a shard in order, and no more is drawn ahead of it than its window.
 """
 
@@ -54,9 +54,7 @@ class Drawer:
         self._device = torch_device(settings)
         self._engines: OrderedDict[tuple[str, str], Engine] = OrderedDict()
         self._lock = threading.Lock()
-        self._encoder = ThreadPoolExecutor(1, "encode")
-        if settings.generator_num_threads:
-            torch.set_num_threads(settings.generator_num_threads)
+        self._encoder = ThreadPoolExecutor(4, "encode")
 
     async def warm_up(self) -> None:
         """Load the default base and draw once, so that the first request finds all ready."""
@@ -191,6 +189,7 @@ class Drawer:
             lambda wake: AdapterBank(pipeline, sampler.lora, num_adapters, num_prompts, wake),
             num_states,
             self._observe,
+            self._settings.generator_num_threads,
         )
 
 

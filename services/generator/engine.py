@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from services.common.errors import DomainError, FailedPrecondition, Unavailable
 from services.generator.adapter_bank import AdapterBank, Weights
@@ -132,6 +133,7 @@ class Engine:
         make_bank: Callable[[Callable[[], None]], AdapterBank],
         num_states: int,
         observe: Callable[[StepRecord], None] = lambda record: None,
+        num_threads: int = 0,
     ) -> None:
         """Start the engine's thread.
 
@@ -140,8 +142,9 @@ class Engine:
             make_bank: Makes the bank, given what wakes the engine.
             num_states: Images in progress at most: half of them of bulk work, 7/8 of interactive.
             observe: Told of every step.
+            num_threads: CPU threads; 0: as the process has it.
         """
-        self._sampler, self._observe = sampler, observe
+        self._sampler, self._observe, self._num_threads = sampler, observe, num_threads
         self._news = threading.Condition()
         self._commands: deque[Callable[[], None]] = deque()
         self._closed = False
@@ -221,6 +224,8 @@ class Engine:
 
     def _run(self) -> None:
         try:
+            if self._num_threads:
+                torch.set_num_threads(self._num_threads)  # OpenMP keeps it per thread
             while not self._closed:
                 self._take_commands(wait=not self._work())
         except BaseException as error:

@@ -143,7 +143,7 @@ def test_an_engine_that_broke_says_why(
     monkeypatch.setattr(Sampler, "prove", refuse)
     studio = machine.studio(False)
     with pytest.raises(FailedPrecondition, match="gives other bits"):
-        gpu.start(studio, False)
+        gpu.start(studio)
 
 
 @pytest.mark.parametrize(
