@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -61,8 +62,12 @@ class SamplerReplica:
 
     async def draw(self, shard: Shard) -> AsyncGenerator[list[DrawnImage], None]:
         """Stream a shard's images in order."""
+        started, is_first = time.monotonic(), True
         async with contextlib.aclosing(self._drawer.draw(shard)) as batches:
             async for images in batches:
+                if is_first:
+                    self._metrics.first_image(shard.plan, time.monotonic() - started)
+                    is_first = False
                 self._metrics.delivered(shard.plan, images, self._drawer)
                 yield images
 
@@ -122,6 +127,10 @@ class _SamplerMetrics:
                 counter.inc(num)
         self._step.observe(record.seconds)
         self._slots.set(record.num_rows)
+
+    def first_image(self, plan: SynthesisPlan, seconds: float) -> None:
+        """Called when a shard's first image leaves the replica."""
+        self._first.observe(seconds, tags={"interactive": str(plan.interactive).lower()})
 
     def delivered(self, plan: SynthesisPlan, images: list[DrawnImage], drawer: Drawer) -> None:
         """Called when images leave the replica."""

@@ -75,8 +75,6 @@ class Stream(TurnStream):
     fail: Callable[[DomainError], None] = field(kw_only=True)
     num_out: int = 0
     """Images begun and not taken by the reader."""
-    started: float = field(default_factory=time.monotonic)
-    first_image_seconds: float | None = None
 
     @property
     def idle(self) -> bool:
@@ -330,8 +328,6 @@ class Engine:
                 failed.add(stream)
                 self._drop(stream)
                 continue
-            if stream.first_image_seconds is None:
-                stream.first_image_seconds = time.monotonic() - stream.started
             stream.deliver(drawing.order, image)
         left = {drawing.stream for drawing in self._finished}
         for drawing in ready:
