@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -183,8 +184,6 @@ def random_lora(folder: Path, seed: int, rank: int = 4, scale: float = 0.5) -> d
     Returns:
         ``{"pytorch_lora_weights.safetensors": bytes}``
     """
-    import tempfile
-
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
@@ -207,6 +206,14 @@ def random_lora(folder: Path, seed: int, rank: int = 4, scale: float = 0.5) -> d
         )
         file = Path(out) / "pytorch_lora_weights.safetensors"
         return {file.name: file.read_bytes()}
+
+
+def load_lora(pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline, data: bytes) -> None:
+    """Put a LoRA file on a pipeline by diffusers' and peft's own means."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "pytorch_lora_weights.safetensors"
+        file.write_bytes(data)
+        pipeline.load_lora_weights(folder, weight_name=file.name)
 
 
 def write_tiny_clip(

@@ -32,7 +32,31 @@ def synthesize(
     preset: Annotated[str, typer.Option(help="fast, balanced or paper.")] = "",
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale.")] = None,
+    guidance_start: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the steps, 0 to 1, from which on guidance acts; default: the preset's.",
+        ),
+    ] = None,
+    guidance_stop: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the steps, 0 to 1, from which on it acts no more; "
+            "default: the preset's.",
+        ),
+    ] = None,
     scheduler: Annotated[str, typer.Option(help="dpmpp_2m, ddim or unipc.")] = "",
+    priority: Annotated[
+        str,
+        typer.Option(
+            help="interactive (goes first; few images only) or bulk; "
+            "default: by the number of images."
+        ),
+    ] = "",
     image_format: Annotated[str, typer.Option("--format", help="png, jpeg or webp.")] = "png",
     address: Address = None,
     json: AsJson = False,
@@ -65,7 +89,10 @@ def synthesize(
             preset=preset,
             num_steps=steps,
             guidance_scale=guidance,
+            guidance_start=guidance_start,
+            guidance_stop=guidance_stop,
             scheduler=scheduler,
+            priority=priority,
             image_format=image_format,
             on_progress=meter.counted("synthesizing"),
         )

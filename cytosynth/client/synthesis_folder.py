@@ -124,12 +124,12 @@ def _same_request(root: Path, wanted: dict[str, Any]) -> str:
         return ""
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
-        request, digest = there["request"], str(there["manifest_digest"])
-    except (ValueError, KeyError, TypeError):
+        request, digest = _images_of(there["request"]), str(there["manifest_digest"])
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise CytosynthError(
             "DATA_LOSS", f"{path} is damaged", remedy="choose another folder"
         ) from None
-    now = json.loads(json.dumps(wanted))
+    now = _images_of(json.loads(json.dumps(wanted)))
     if request != now:
         names = sorted(set(request) | set(now))
         different = next(name for name in names if request.get(name) != now.get(name))
@@ -139,6 +139,15 @@ def _same_request(root: Path, wanted: dict[str, Any]) -> str:
             remedy="choose another folder, or ask for the same",
         )
     return digest
+
+
+def _images_of(request: dict[str, Any]) -> dict[str, Any]:
+    """What of a request decides on its images: neither what it leaves open, nor its priority."""
+    return {
+        key: value
+        for key, value in request.items()
+        if value not in (None, "") and key != "priority"
+    }
 
 
 def _write_request(root: Path, wanted: dict[str, Any], image: SyntheticImage) -> None:

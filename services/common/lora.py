@@ -130,13 +130,6 @@ def lora_file(pipeline: Pipeline) -> bytes:
         return _canonical((Path(folder) / WEIGHTS_FILE).read_bytes())
 
 
-def load_lora(pipeline: Pipeline, data: bytes, adapter_name: str) -> None:
-    """Loads the bytes of a LoRA file as the adapter ``adapter_name``."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / WEIGHTS_FILE).write_bytes(data)
-        pipeline.load_lora_weights(folder, weight_name=WEIGHTS_FILE, adapter_name=adapter_name)
-
-
 def read_lora(pipeline: Pipeline, data: bytes) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """The UNet's part of a LoRA file, as diffusers and peft would understand it.
 

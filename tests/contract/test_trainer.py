@@ -305,7 +305,7 @@ def test_an_adapter_is_trained_watched_and_shown(running: Running, dataset: str)
         "local", "adapters", name.split("/")[1], f"shared/{lora.WEIGHTS_FILE}"
     )
     pipeline = load_pipeline(resolve_base("tiny", running.root / "models"))
-    lora.load_lora(pipeline, weights, "trained")
+    fakes.load_lora(pipeline, weights)
     assert lora.lora_parameters(pipeline)
     again = running.create_adapter(dataset, "an adapter", num_steps=12)
     assert (again.name, again.state) == (job.name, job_pb2.JOB_STATE_SUCCEEDED)

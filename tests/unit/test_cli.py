@@ -20,6 +20,7 @@ from cytosynth import local_stack
 from cytosynth.certs import make_certificates
 from cytosynth.cli import main
 from cytosynth.cli.show import duration
+from cytosynth.generator.v1 import generator_pb2
 from cytosynth.stack_state import PortTaken, StackFiles, StackInfo
 from services.common.errors import FailedPrecondition
 from tests.fakes_server import ToyServices, toy_services
@@ -235,6 +236,49 @@ def test_synthesize_takes_the_classes_of_the_adapter(
     assert cyto(*command)[0] == 0
     counts = toy.generator.requests[0].class_counts
     assert [(entry.class_id, entry.num_images) for entry in counts] == [("blast", 2), ("mono", 2)]
+
+
+def test_synthesize_sends_its_settings(cyto: Cyto, toy: ToyServices, tmp_path: Path) -> None:
+    settings = ("--guidance", 3, "--guidance-start", 0.25, "--guidance-stop", 1)
+    command = ("synthesize", "blast=1", "--out", tmp_path / "out", *settings)
+    assert cyto(*command, "--priority", "bulk")[0] == 0
+    assert cyto("synthesize", "blast=1", "--out", tmp_path / "plain")[0] == 0
+    request, plain = toy.generator.requests
+    sampler = request.sampler
+    guidance = (sampler.guidance_scale, sampler.guidance_start, sampler.guidance_stop)
+    assert guidance == (3.0, 0.25, 1.0)
+    assert request.priority == generator_pb2.PRIORITY_BULK
+    assert plain.priority == generator_pb2.PRIORITY_UNSPECIFIED
+    assert not plain.sampler.HasField("guidance_start")
+    assert not plain.sampler.HasField("guidance_stop")
+
+
+@pytest.mark.parametrize("option", ["--guidance-start", "--guidance-stop"])
+@pytest.mark.parametrize(
+    ("value", "remedy"),
+    [
+        ("-0.1", "greater than or equal to 0"),
+        ("1.5", "less than or equal to 1"),
+        ("late", "valid number"),
+    ],
+)
+def test_a_share_of_the_steps_that_is_none_is_a_usage_error(
+    cyto: Cyto, toy: ToyServices, tmp_path: Path, option: str, value: str, remedy: str
+) -> None:
+    code, _, err = cyto("synthesize", "blast=1", "--out", tmp_path / "out", option, value)
+    assert code == 2
+    line = " ".join(err.replace("│", " ").split())
+    assert f"Invalid value for '{option}'" in line and remedy in line
+    assert not toy.generator.requests
+
+
+def test_an_unknown_priority_is_one_line(cyto: Cyto, toy: ToyServices, tmp_path: Path) -> None:
+    command = ("synthesize", "blast=1", "--out", tmp_path / "out", "--priority", "urgent")
+    code, out, err = cyto(*command)
+    assert (code, out) == (1, "")
+    last = err.splitlines()[-1]
+    assert last == "cytosynth: priority: 'urgent' is unknown; interactive or bulk"
+    assert not toy.generator.requests and not (tmp_path / "out").exists()
 
 
 def test_capabilities_are_shown(cyto: Cyto) -> None:

@@ -244,6 +244,18 @@ def test_a_damaged_image_is_drawn_again(toy: ToyServices, client: Client, tmp_pa
     assert len(_lines(tmp_path / "out")) == 5
 
 
+def test_a_folder_is_completed_at_another_priority_and_from_older_requests(
+    toy: ToyServices, client: Client, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    client.synthesize_to_folder(out, COUNTS, seed=1, num_steps=None)
+    (out / "mono/000003.png").unlink()
+    fields = {"base": "", "guidance_start": None, "priority": "bulk"}
+    assert client.synthesize_to_folder(out, COUNTS, seed=1, **fields).num_resumed == 3
+    with pytest.raises(CytosynthError, match=r"guidance_start was None"):
+        client.synthesize_to_folder(out, COUNTS, seed=1, guidance_start=0.0)
+
+
 def test_another_request_or_foreign_files_are_not_mixed_in(
     toy: ToyServices, client: Client, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from services.common.errors import Cancelled, InvalidArgument
 from services.trainer.adapter_recipe import AdapterSettings
 from services.trainer.diffusion_loss import target_and_weight
 from services.trainer.train_adapter import train_adapter
-from tests.fakes import IMAGE_SIZE_PX, write_tiny_base, write_tiny_xl_base
+from tests.fakes import IMAGE_SIZE_PX, load_lora
 
 CLASSES = ("basophil", "lymphocyte")
 
@@ -29,14 +29,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    write_tiny_base(folder)
-    write_tiny_xl_base(folder)
-    return folder
 
 
 class MemoryCheckpoints:
@@ -110,7 +102,7 @@ def test_loss_falls_and_the_adapter_changes_the_base(models_dir: Path) -> None:
             return tokens.detach(), pipeline.unet(noise, 500, tokens).sample
 
     text_before, image_before = draw()
-    lora.load_lora(pipeline, fitted.files[f"shared/{lora.WEIGHTS_FILE}"], "fitted")
+    load_lora(pipeline, fitted.files[f"shared/{lora.WEIGHTS_FILE}"])
     text_after, image_after = draw()
     assert (image_after - image_before).abs().max() > 1e-2
     assert (text_after - text_before).abs().max() > 1e-4, "the text encoder must be trained too"

@@ -11,21 +11,13 @@ import torch
 
 from services.common import lora
 from services.common.bases import encode_prompts, load_pipeline, resolve_base
-from tests.fakes import write_tiny_base, write_tiny_xl_base
+from tests.fakes import load_lora
 
 SPEC = lora.LoraSpec(
     rank=3,
     alpha=6.0,
     unet_targets=lora.ATTENTION + lora.CONVOLUTIONS + lora.PROJECTIONS,
 )
-
-
-@pytest.fixture(scope="module")
-def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    write_tiny_base(folder)
-    write_tiny_xl_base(folder)
-    return folder
 
 
 def predict(pipeline) -> torch.Tensor:
@@ -59,7 +51,7 @@ def test_a_written_lora_loads_to_the_same_model(models_dir: Path, base_name: str
 
     data = lora.lora_file(trained)
     fresh = load_pipeline(base)
-    lora.load_lora(fresh, data, "mine")
+    load_lora(fresh, data)
     assert torch.allclose(predict(fresh), after, atol=1e-5)
 
 
