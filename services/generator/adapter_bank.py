@@ -21,7 +21,7 @@ from services.common.bases import PromptEmbeddings
 from services.common.cell_classes import class_prompt
 from services.common.errors import DataLoss, DomainError, FailedPrecondition, Unavailable
 from services.common.lora import encode_with_lora, read_lora
-from services.generator.mixed_lora import LoraPair, MixedLora
+from services.generator.mixed_lora import LoraPair, MixedLora, PreparedAdapter
 from services.generator.row_tables import EMPTY
 from services.generator.sampler import Condition
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 LEAST_SECONDS = 5.0
 """So long an entry may be used before it has to make room for others that wait."""
+MOST_FAILURES = 16
+"""So many failures are kept for who has yet to ask; who asks after that loads again."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Weights:
 
 @dataclass
 class _Loaded:
-    weights: dict[str, LoraPair]
+    adapter: PreparedAdapter
     prompts: dict[str, PromptEmbeddings]
 
 
@@ -88,7 +90,7 @@ class AdapterBank:
         self._pipeline, self._lora, self._wake = pipeline, lora, wake
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._loading: dict[str, tuple[Weights, Future[_Loaded]]] = {}
-        self._failed: dict[str, DomainError] = {}
+        self._failed: dict[int, tuple[Weights, DomainError]] = {}
         self._free_adapters = list(range(num_adapters, 0, -1))
         self._free_prompts = list(range(num_prompts, 0, -1))
         self._num_prompts = num_prompts
@@ -115,7 +117,7 @@ class AdapterBank:
                 continue
             error = future.exception()
             if isinstance(error, DomainError):
-                self._failed[key] = error
+                self._keep_failure(weights, error)
             elif error is not None:
                 raise error
             elif full or not self._install(weights, future.result()):
@@ -127,8 +129,12 @@ class AdapterBank:
                 entry.leaving = False
 
     def failure(self, weights: Weights) -> DomainError | None:
-        """Why loading failed, once; the next ``want`` tries again."""
-        return self._failed.pop(weights.key, None)
+        """Why the load failed that these very weights began, once; the next ``want`` tries again.
+
+        Who waited for the load of another, or comes when that other has left, tries for itself.
+        """
+        _, error = self._failed.pop(id(weights), (None, None))
+        return error
 
     def use(self, weights: Weights, class_id: str) -> tuple[Condition, Condition] | None:
         """Conditions with and without the class's prompt, kept until ``release``.
@@ -139,6 +145,7 @@ class AdapterBank:
         entry = self._entries.get(weights.key)
         if entry is None or entry.leaving:
             return None
+        self._failed.pop(id(weights), None)  # another has loaded them since
         entry.num_users += 1
         self.num_hits += 1
         self._entries.move_to_end(weights.key)
@@ -164,26 +171,30 @@ class AdapterBank:
         data = _read(weights)
         try:
             pairs = read_lora(self._pipeline, data) if data is not None else {}
-            weights_of = {name: LoraPair(down, up) for name, (down, up) in pairs.items()}
-            self._lora.check(weights_of)
+            adapter = self._lora.prepare({name: LoraPair(*pair) for name, pair in pairs.items()})
             embeddings = encode_with_lora(self._pipeline, data, prompts)
         except Exception as error:  # peft, diffusers and safetensors each raise their own
             remedy = "fit the adapter again on this base"
             raise DataLoss("the adapter's weights do not fit the base", remedy) from error
-        return _Loaded(weights_of, dict(zip(prompts, embeddings, strict=True)))
+        return _Loaded(adapter, dict(zip(prompts, embeddings, strict=True)))
+
+    def _keep_failure(self, weights: Weights, error: DomainError) -> None:
+        self._failed[id(weights)] = weights, error  # with the weights, so that the id stays theirs
+        if len(self._failed) > MOST_FAILURES:
+            del self._failed[next(iter(self._failed))]  # most likely of a stream that was cancelled
 
     def _install(self, weights: Weights, loaded: _Loaded) -> bool:
-        num_adapters = 1 if loaded.weights else 0
+        num_adapters = 1 if loaded.adapter.layers else 0
         if not self._make_room(num_adapters, len(loaded.prompts)):
             self._ask_to_leave(num_adapters, len(loaded.prompts))
             return False
         adapter = self._free_adapters.pop() if num_adapters else EMPTY
         if adapter != EMPTY:
-            self._lora.put_adapter(adapter, loaded.weights)
+            self._lora.put_adapter(adapter, loaded.adapter)
         entry = _Entry(adapter, {})
         for prompt, embeddings in loaded.prompts.items():
             entry.prompts[prompt] = self._free_prompts.pop()
-            self._lora.put_prompt(entry.prompts[prompt], embeddings, loaded.weights)
+            self._lora.put_prompt(entry.prompts[prompt], embeddings, loaded.adapter)
         self._entries[weights.key] = entry
         return True
 

@@ -28,7 +28,7 @@ from services.generator.engine import Engine, Order, Recipe, StepRecord, Stream
 from services.generator.mixed_lora import MIN_RANK
 from services.generator.sampler import Sampler
 from services.generator.shards import Shard
-from services.generator.solver import build_solver
+from services.generator.solver import Solver, build_solver
 from services.generator.synthesize import (
     DrawnImage,
     ImageTask,
@@ -90,9 +90,9 @@ class Drawer:
             FailedPrecondition: If this replica's base or set-up is not the plan's.
             Unavailable: If the engine has stopped; the rest can be drawn elsewhere.
         """
-        engine = await asyncio.to_thread(self._engine_of, shard.plan)
+        engine, solver = await asyncio.to_thread(self._prepare, shard.plan)
         reader = _Reader(shard, asyncio.get_running_loop())
-        stream = self._stream(engine, shard, reader)
+        stream = self._stream(solver, shard, reader)
         engine.submit(stream)
         try:
             num_left = shard.end - shard.first
@@ -104,11 +104,13 @@ class Drawer:
         finally:
             engine.cancel(stream)
 
-    def _stream(self, engine: Engine, shard: Shard, reader: _Reader) -> Stream:
+    def _prepare(self, plan: SynthesisPlan) -> tuple[Engine, Solver]:
+        """May load a base, and takes tenths of a second for a new solver of many steps."""
+        engine, sampler = self._engine_of(plan), plan.sampler
+        return engine, build_solver(sampler.scheduler, engine.scheduler_config, sampler.num_steps)
+
+    def _stream(self, solver: Solver, shard: Shard, reader: _Reader) -> Stream:
         plan = shard.plan
-        solver = build_solver(
-            plan.sampler.scheduler, engine.scheduler_config, plan.sampler.num_steps
-        )
 
         def encode(order: Order, array: np.ndarray) -> None:
             try:

@@ -20,7 +20,7 @@ import torch
 
 from services.common.errors import DomainError, FailedPrecondition, Unavailable
 from services.generator.adapter_bank import AdapterBank, Weights
-from services.generator.sampler import Advance, Condition, Sampler
+from services.generator.sampler import Advance, Condition, DecodedImages, Sampler
 from services.generator.solver import Solver
 from services.generator.turns import Turn, Turns, TurnStream
 
@@ -75,6 +75,8 @@ class Stream(TurnStream):
     fail: Callable[[DomainError], None] = field(kw_only=True)
     num_out: int = 0
     """Images begun and not taken by the reader."""
+    dropped: bool = False
+    """Nobody waits for what is still on its way."""
 
     @property
     def idle(self) -> bool:
@@ -154,6 +156,7 @@ class Engine:
         self._most_states = {False: num_states // 2, True: num_states - max(1, num_states // 8)}
         self._num_states_used = {False: 0, True: 0}
         self._finished: list[_Drawing] = []
+        self._decoding: tuple[list[_Drawing], DecodedImages] | None = None
         self._waited = 0
         self._rate = _Rate()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -259,7 +262,8 @@ class Engine:
                 if drawing.done:
                     drawing.stream.turns.remove(drawing)
                     self._finished.append(drawing)
-        num_finished = self._decode(idle=not picked)
+        num_finished = self._deliver()  # decoded while this step was being launched
+        num_finished += self._decode(idle=not picked)
         if picked or num_finished:
             seconds = time.monotonic() - started
             self._rate.add(num_rows, seconds, full=num_rows >= self._sampler.num_rows - 1)
@@ -315,17 +319,23 @@ class Engine:
             return 0
         self._waited = 0
         ready, self._finished = self._finished[:num], self._finished[num:]
-        images = self._sampler.decode([drawing.state for drawing in ready])
-        failed: set[Any] = set()
-        for drawing, image in zip(ready, images, strict=True):
-            stream: Any = drawing.stream
+        self._decoding = ready, self._sampler.decode([drawing.state for drawing in ready])
+        for drawing in ready:
             self._free(drawing)
-            if stream in failed:
+        return self._deliver() if idle or self._decoding[1].ready() else 0
+
+    def _deliver(self) -> int:
+        """Hand out what was being decoded; says how many images that were."""
+        if self._decoding is None:
+            return 0
+        (ready, images), self._decoding = self._decoding, None
+        for drawing, image in zip(ready, images.wait(), strict=True):
+            stream: Any = drawing.stream
+            if stream.dropped:
                 continue
             if image is None:
                 remedy = "use another scheduler or num_steps"
                 stream.fail(FailedPrecondition("sampler", "gave values not finite", remedy))
-                failed.add(stream)
                 self._drop(stream)
                 continue
             stream.deliver(drawing.order, image)
@@ -334,12 +344,13 @@ class Engine:
             stream = drawing.stream
             if not stream.orders and not stream.turns and stream not in left:
                 self._turns.remove(stream)
-        return num
+        return len(ready)
 
     def _drop(self, stream: Stream) -> None:
         mine: Iterable[Turn] = [*stream.turns]
         mine = [*mine, *(d for d in self._finished if d.stream is stream)]
         self._finished = [d for d in self._finished if d.stream is not stream]
+        stream.dropped = True
         stream.turns.clear()
         stream.orders.clear()
         self._turns.remove(stream)

@@ -20,7 +20,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
 from services.common.bases import PromptEmbeddings
-from services.generator.row_tables import EMPTY, RowTable
+from services.generator.row_tables import EMPTY, RowTable, send
 
 MIN_RANK = 16
 """Smaller ranks are padded with zeros to this, larger ones to the next power of two."""
@@ -32,6 +32,19 @@ class LoraPair:
 
     down: torch.Tensor
     up: torch.Tensor
+
+
+@dataclass(frozen=True)
+class PreparedAdapter:
+    """An adapter checked against its base, on the device as the row tables take it.
+
+    Attributes:
+        layers: By layer: padded rank; ``down`` (in, k·k·rank) and ``up`` (rank, out).
+        crosses: LoRA of cross-attention's keys and values, float32.
+    """
+
+    layers: dict[str, tuple[int, torch.Tensor, torch.Tensor]]
+    crosses: dict[str, LoraPair]
 
 
 class MixedLora:
@@ -79,12 +92,14 @@ class MixedLora:
         self.structure = 0
         """Grows whenever layers get LoRA that had none: kernels then change, once."""
 
-    def check(self, weights: Mapping[str, LoraPair]) -> None:
-        """Check that every pair fits a layer.
+    def prepare(self, weights: Mapping[str, LoraPair]) -> PreparedAdapter:
+        """Check an adapter and bring it to the device; on any thread.
 
         Raises:
-            ValueError: Naming the layer that does not exist or has another shape.
+            ValueError: Naming the layer that does not exist, has another shape or is of a kind
+                that cannot have LoRA per row.
         """
+        prepared = PreparedAdapter({}, {})
         for name, pair in weights.items():
             layer = self._original(name)
             if not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
@@ -93,15 +108,24 @@ class MixedLora:
             up = (layer.weight.shape[0], pair.down.shape[0])
             if tuple(pair.down.shape) != expected or tuple(pair.up.shape) != up:
                 raise ValueError(f"{name} has other shapes than this base")
+            if isinstance(layer, torch.nn.Conv2d):
+                _check_convolution(name, layer)
+            device, dtype = self._unet.device, self._unet.dtype
+            if self._is_cross_key(name):
+                prepared.crosses[name] = LoraPair(
+                    *(send(m.float(), device) for m in (pair.down, pair.up))
+                )
+            else:
+                rank = _padded_rank(pair.down.shape[0])
+                own_down, own_up = (send(m.to(dtype), device) for m in _arranged(pair, rank))
+                prepared.layers[name] = rank, own_down, own_up
+        return prepared
 
-    def put_adapter(self, entry: int, weights: Mapping[str, LoraPair]) -> None:
+    def put_adapter(self, entry: int, adapter: PreparedAdapter) -> None:
         """Fill adapter ``entry``; its cross-attention keys and values come with its prompts."""
         parts: dict[str, torch.Tensor] = {}
-        for name, pair in weights.items():
-            if self._is_cross_key(name):
-                continue
-            rank = _padded_rank(pair.down.shape[0])
-            own = dict(zip(_parts(name, rank), _arranged(pair, rank), strict=True))
+        for name, (rank, down, up) in adapter.layers.items():
+            own = dict(zip(_parts(name, rank), (down, up), strict=True))
             parts |= own
             if self.adapters.grow({part: tuple(tensor.shape) for part, tensor in own.items()}):
                 if name not in self._layers:
@@ -112,9 +136,9 @@ class MixedLora:
         self.adapters.put(entry, parts)
 
     def put_prompt(
-        self, entry: int, embeddings: PromptEmbeddings, weights: Mapping[str, LoraPair]
+        self, entry: int, embeddings: PromptEmbeddings, adapter: PreparedAdapter
     ) -> None:
-        """Fill prompt ``entry``: ``tokens`` (T, C) and ``pooled`` under the adapter ``weights``."""
+        """Fill prompt ``entry``: ``tokens`` (T, C) and ``pooled`` under ``adapter``."""
         tokens = embeddings.tokens.to(self._unet.device, torch.float32)
         parts = {"tokens": tokens}
         for name, attention in self._crosses.items():
@@ -122,10 +146,9 @@ class MixedLora:
                 layer = getattr(attention, f"to_{part}")
                 bias = None if layer.bias is None else layer.bias.float()
                 out = F.linear(tokens, layer.weight.float(), bias)
-                pair = weights.get(f"{name}.to_{part}")
+                pair = adapter.crosses.get(f"{name}.to_{part}")
                 if pair is not None:
-                    down, up = (m.to(tokens) for m in (pair.down, pair.up))
-                    out = out + tokens @ down.T @ up.T
+                    out = out + tokens @ pair.down.T @ pair.up.T
                 parts[f"{name}.{part}"] = out
         if embeddings.pooled is not None:
             parts["pooled"] = embeddings.pooled
@@ -184,11 +207,7 @@ class _LoraConv(torch.nn.Module):
 
     def __init__(self, base: torch.nn.Conv2d) -> None:
         super().__init__()
-        side = base.kernel_size[0]
-        same = base.padding in ((side // 2, side // 2), "same") and base.dilation == (1, 1)
-        if base.kernel_size != (side, side) or not same or base.groups != 1 or side % 2 == 0:
-            raise ValueError("LoRA on a convolution of this kind is not supported")
-        self.base, self.side, self.adapted = base, side, False
+        self.base, self.side, self.adapted = base, base.kernel_size[0], False
         self.ranks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -264,6 +283,13 @@ def _add_lora(
     for down, up in ranks.values():
         out = torch.baddbmm(out, torch.bmm(tokens, down[:n]), up[:n])
     return out
+
+
+def _check_convolution(name: str, conv: torch.nn.Conv2d) -> None:
+    side = conv.kernel_size[0]
+    same = conv.padding in ((side // 2, side // 2), "same") and conv.dilation == (1, 1)
+    if conv.kernel_size != (side, side) or not same or conv.groups != 1 or side % 2 == 0:
+        raise ValueError(f"{name} is a convolution of a kind on which LoRA is not supported")
 
 
 def _arranged(pair: LoraPair, rank: int) -> tuple[torch.Tensor, torch.Tensor]:

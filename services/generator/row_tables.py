@@ -14,6 +14,11 @@ import torch
 EMPTY = 0
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``tensor`` on ``device``, from pinned memory: the host does not wait for a GPU."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
 class RowTable:
     """Entries made of named parts, and the rows of a batch that each use one entry.
 
@@ -71,16 +76,11 @@ class RowTable:
         changed = np.flatnonzero(self._used[: len(wanted)] != wanted)
         if not len(changed):
             return
-        at = torch.from_numpy(changed).to(self._device)
-        source = torch.from_numpy(wanted[changed]).to(self._device)
+        at = send(torch.from_numpy(changed), self._device)
+        source = send(torch.from_numpy(wanted[changed]), self._device)
         for name, table in self._tables.items():
             self._rows[name].index_copy_(0, at, table.index_select(0, source))
         self._used[changed] = wanted[changed]
-
-    def num_bytes(self) -> int:
-        """Memory of all entries and rows."""
-        tensors = [*self._tables.values(), *self._rows.values()]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def place_rows(

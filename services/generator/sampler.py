@@ -22,8 +22,9 @@ import torch
 
 from services.common.bases import decode_latents, decodes_in_float32, image_size
 from services.common.errors import FailedPrecondition
+from services.generator.group_norm import replace_group_norms
 from services.generator.mixed_lora import MixedLora
-from services.generator.row_tables import EMPTY, place_rows
+from services.generator.row_tables import EMPTY, place_rows, send
 from services.generator.solver import STATE_SIZE
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 _LEAST_ROWS = 4
+_MOST_KERNELS = 64
+"""Batch sizes times sets of layers with LoRA that may be compiled."""
 _PROOF_SEED = 2**64 - 1
 
 
@@ -78,6 +81,30 @@ def starting_noise(image_seed: int, shape: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
 
 
+class DecodedImages:
+    """Images on their way from the device, which the host need not wait for."""
+
+    def __init__(self, pixels: torch.Tensor, finite: torch.Tensor) -> None:
+        """``pixels``: uint8 (N, H, W, 3); ``finite``: bool (N,), whether the model gave numbers."""
+        self._arrived: torch.cuda.Event | None = None
+        self._pixels, self._finite = pixels, finite
+        if pixels.is_cuda:
+            self._pixels, self._finite = (_start_copy(tensor) for tensor in (pixels, finite))
+            self._arrived = torch.cuda.Event(blocking=True)
+            self._arrived.record()
+
+    def ready(self) -> bool:
+        """Whether ``wait`` would not wait."""
+        return self._arrived is None or self._arrived.query()
+
+    def wait(self) -> list[np.ndarray | None]:
+        """uint8 arrays (H, W, 3); None where the model gave NaN or infinity."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        pairs = zip(self._pixels.numpy(), self._finite.tolist(), strict=True)
+        return [image if ok else None for image, ok in pairs]
+
+
 class Sampler:
     """The tensors of one pipeline and of all images in progress. Use from one thread."""
 
@@ -110,11 +137,15 @@ class Sampler:
         vae = pipeline.vae.to(memory_format=torch.channels_last)
         if not decodes_in_float32(pipeline):
             vae.to(dtype=dtype)
+        if self.device.type == "cpu" and not compiled:
+            for model in (unet, vae.decoder):
+                replace_group_norms(model)
         self.lora = MixedLora(
             unet, num_rows, num_adapters, num_prompts, pipeline.tokenizer.model_max_length
         )
         self.lora.fixed_kernels = compiled
         self._unet = torch.compile(unet, dynamic=False) if compiled else unet
+        self._compiled = compiled
         self.decode_batch_size = decode_batch_size
         side = int(unet.config.sample_size)
         self._latent_shape = (int(unet.config.in_channels), side, side)
@@ -124,6 +155,9 @@ class Sampler:
         self._spare = num_states  # what rows that pad a batch read
         self._sizes = [num_rows]
         self._proven_structure = -1
+        self._step_done: torch.cuda.Event | None = None
+        side = image_size(pipeline)
+        self._time_ids = torch.tensor([[side, side, 0, 0, side, side]]).to(self.device, dtype)
 
     @property
     def batch_sizes(self) -> list[int]:
@@ -140,6 +174,11 @@ class Sampler:
         if self._proven_structure == self.lora.structure:
             return
         self._proven_structure = self.lora.structure
+        if self._compiled:
+            # Beyond its limit (8) torch would run uncompiled, with other bits, without a word.
+            # Here, not once at import: it holds for one thread only.
+            torch._dynamo.config.recompile_limit = _MOST_KERNELS
+            torch._dynamo.config.fail_on_recompile_limit_hit = True
         n = self.num_rows
         noise = starting_noise(_PROOF_SEED, (n, *self._latent_shape)).to(self.device)
         timesteps = torch.linspace(0, 999, n, device=self.device)
@@ -175,7 +214,7 @@ class Sampler:
         """Start an image in ``state`` from the noise of its seed."""
         noise = starting_noise(image_seed, self._latent_shape) * noise_scale
         self._states[state].zero_()  # 0 times a NaN that another image left would be NaN
-        self._states[state, 0].copy_(noise, non_blocking=True)
+        self._states[state, 0].copy_(send(noise, self.device))
 
     @torch.inference_mode()
     def step(self, advances: Sequence[Advance]) -> int:
@@ -202,7 +241,17 @@ class Sampler:
         latents = self._states[:, 0].index_select(0, self._send(states))
         output = self._evaluate(latents, self._send(timesteps)).float()
         self._solve(advances, places, output)
+        self._keep_pace()
         return size
+
+    def _keep_pace(self) -> None:
+        """Let the host run at most one step ahead of a GPU: it hears of a cancel in time."""
+        if self.device.type != "cuda":
+            return
+        before, self._step_done = self._step_done, torch.cuda.Event(blocking=True)
+        self._step_done.record()
+        if before is not None:
+            before.synchronize()
 
     def _solve(
         self, advances: Sequence[Advance], places: Sequence[int], output: torch.Tensor
@@ -227,19 +276,18 @@ class Sampler:
         self._states.index_copy_(0, index[2], after)
 
     @torch.inference_mode()
-    def decode(self, states: Sequence[int]) -> list[np.ndarray | None]:
-        """Finished images as uint8 arrays (H, W, 3); None where the model gave NaN or infinity."""
-        images: list[np.ndarray | None] = []
+    def decode(self, states: Sequence[int]) -> DecodedImages:
+        """Decode finished images; what is written to their states from now on comes after."""
+        pixels, finite = [], []
         for start in range(0, len(states), self.decode_batch_size):
             chosen = list(states[start : start + self.decode_batch_size])
             padded = np.array(chosen + [self._spare] * (self.decode_batch_size - len(chosen)))
             latents = self._states[:, 0].index_select(0, self._send(padded))
-            pixels = self._decode_pixels(latents)[: len(chosen)]
-            finite = torch.isfinite(pixels).flatten(1).all(1).tolist()
-            scaled = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-            arrays = scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-            images += [image if ok else None for image, ok in zip(arrays, finite, strict=True)]
-        return images
+            decoded = self._decode_pixels(latents)[: len(chosen)]
+            finite.append(torch.isfinite(decoded).flatten(1).all(1))
+            scaled = ((decoded.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+            pixels.append(scaled.permute(0, 2, 3, 1).contiguous())
+        return DecodedImages(torch.cat(pixels), torch.cat(finite))
 
     def _decode_pixels(self, latents: torch.Tensor) -> torch.Tensor:
         narrow = latents.to(self.pipeline.vae.dtype)
@@ -251,21 +299,21 @@ class Sampler:
         conditions = self.lora.conditions(n)
         inputs: dict[str, Any] = {"encoder_hidden_states": conditions["tokens"]}
         if "pooled" in conditions:
-            side = image_size(self.pipeline)
-            sizes = torch.tensor([[side, side, 0, 0, side, side]], device=self.device)
             inputs["added_cond_kwargs"] = {
                 "text_embeds": conditions["pooled"],
-                "time_ids": sizes.expand(n, -1).to(self.dtype),
+                "time_ids": self._time_ids.expand(n, -1),
             }
         sample = latents.to(self.dtype).contiguous(memory_format=torch.channels_last)
         output: torch.Tensor = self._unet(sample, timesteps, **inputs).sample
         return output
 
     def _send(self, array: np.ndarray) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
-        if self.device.type != "cuda":
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        return send(torch.from_numpy(array), self.device)
+
+
+def _start_copy(tensor: torch.Tensor) -> torch.Tensor:
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.common.bases import Base, load_pipeline, resolve_base
+from services.common.bases import Base, load_pipeline
 from services.common.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
 from services.common.lora import LoraSpec
 from services.generator import adapter_bank
@@ -19,13 +19,6 @@ from tests import fakes
 from tests.studio import CLASSES, Studio, make_lora, orders_of
 
 SPEC = LoraSpec(rank=4, alpha=4.0)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    folder = tmp_path_factory.mktemp("models")
-    fakes.write_tiny_base(folder, "tiny")
-    return resolve_base("tiny", folder)
 
 
 @pytest.fixture(scope="module")
@@ -169,10 +162,11 @@ def test_misfit_is_data_loss_once_and_a_retry_loads_again(
     shelf: Shelf, lora_bytes: bytes, bad: bytes | str
 ) -> None:
     shelf.data = lora_bytes[:-8] if isinstance(bad, str) else bad
-    shelf.load(shelf.weights("a"))
-    assert shelf.bank.use(shelf.weights("a"), CLASSES[0]) is None
-    assert isinstance(shelf.bank.failure(shelf.weights("a")), DataLoss)
-    assert shelf.bank.failure(shelf.weights("a")) is None
+    weights = shelf.weights("a")
+    shelf.load(weights)
+    assert shelf.bank.use(weights, CLASSES[0]) is None
+    assert isinstance(shelf.bank.failure(weights), DataLoss)
+    assert shelf.bank.failure(weights) is None
     shelf.data = lora_bytes
     assert not shelf.use("a") and shelf.use("a")
     assert shelf.reads == ["a", "a"]
@@ -181,10 +175,71 @@ def test_misfit_is_data_loss_once_and_a_retry_loads_again(
 def test_what_the_store_raises_reaches_the_stream_and_not_the_engine(shelf: Shelf) -> None:
     shelf.trouble = {"a": NotFound("adapters/a"), "b": ConnectionError("10.0.0.1 is away")}
     for key, kind in (("a", NotFound), ("b", Unavailable)):
-        shelf.load(shelf.weights(key))
-        failure = shelf.bank.failure(shelf.weights(key))
+        weights = shelf.weights(key)
+        shelf.load(weights)
+        failure = shelf.bank.failure(weights)
         assert isinstance(failure, kind) and "10.0.0.1" not in failure.message
         assert not shelf.use(key)
+
+
+def test_a_failure_is_told_to_who_began_the_load_and_others_try_again(shelf: Shelf) -> None:
+    first, later = shelf.weights("a"), shelf.weights("a")
+    shelf.trouble = {"a": NotFound("adapters/a")}
+    shelf.load(first)
+    assert first == later and shelf.bank.failure(later) is None
+    shelf.trouble = {"a": Unavailable("away")}
+    shelf.load(later)
+    assert isinstance(shelf.bank.failure(later), Unavailable)
+    assert isinstance(shelf.bank.failure(first), NotFound)
+    assert shelf.bank.failure(later) is None and shelf.bank.failure(first) is None
+    assert shelf.reads == ["a", "a"]
+
+
+def test_a_failure_is_forgotten_once_another_has_loaded_the_same_weights(shelf: Shelf) -> None:
+    first = shelf.weights("a")
+    shelf.trouble = {"a": NotFound("adapters/a")}
+    shelf.load(first)
+    assert not shelf.use("a") and shelf.reads == ["a", "a"]
+    assert shelf.bank.use(first, CLASSES[0]) is not None
+    assert shelf.bank.failure(first) is None
+
+
+def test_failures_that_nobody_asks_for_are_bounded_and_the_latest_are_kept(shelf: Shelf) -> None:
+    many = [shelf.weights(f"{i}") for i in range(adapter_bank.MOST_FAILURES + 3)]
+    shelf.trouble = {weights.key: NotFound(f"adapters/{weights.key}") for weights in many}
+    for weights in many:
+        shelf.load(weights)
+    failures = [shelf.bank.failure(weights) for weights in many]
+    assert failures[:3] == [None] * 3
+    assert [str(failure) for failure in failures[3:]] == [
+        str(NotFound(f"adapters/{weights.key}")) for weights in many[3:]
+    ]
+
+
+def test_a_load_that_fails_after_its_stream_was_cancelled_does_not_fail_later_streams(
+    base: Base, lora_bytes: bytes
+) -> None:
+    studio, reads = Studio(base), list[str]()
+    reading, may_fail = threading.Event(), threading.Event()
+
+    def read() -> bytes:
+        reads.append("a")
+        if len(reads) > 1:
+            return lora_bytes
+        reading.set()
+        assert may_fail.wait(30)
+        raise NotFound("adapters/a")
+
+    cancelled, reader = studio.stream(orders_of(Weights("a", CLASSES, read), 2))
+    studio.engine.submit(cancelled)
+    assert reading.wait(30)
+    studio.engine.cancel(cancelled)
+    studio.settle()
+    may_fail.set()
+    assert len(studio.submit(orders_of(Weights("a", CLASSES, read), 2)).wait()) == 2
+    assert not reader.errors and reads == ["a", "a"]
+    assert studio.leaks() == (0, 0, 0)
+    studio.engine.close()
 
 
 def test_loading_does_not_stop_other_images(base: Base, lora_bytes: bytes) -> None:

@@ -26,7 +26,7 @@ from services.generator.config import GeneratorSettings
 from services.generator.draw import Drawer
 from services.generator.sampler import starting_noise
 from services.generator.shards import Shard
-from services.generator.solver import build_scheduler
+from services.generator.solver import Solver, build_scheduler, build_solver
 from services.generator.synthesize import (
     SCHEDULERS,
     DrawnImage,
@@ -122,7 +122,7 @@ def test_images_are_those_of_diffusers(
         pipeline = load_pipeline(replicas.base)
         if adapter_id:
             data = replicas.loras[loras[image.class_id][adapter_id]]
-            lora.load_lora(pipeline, data, "alone")
+            fakes.load_lora(pipeline, data)
         pipeline.scheduler = build_scheduler(scheduler, dict(pipeline.scheduler.config))
         [expected] = pipeline(
             class_prompt(image.class_id),
@@ -208,6 +208,21 @@ def test_impossible_number_of_steps_is_told_before_anything_is_drawn(replicas: R
     bad = replace(plan, sampler=replace(plan.sampler, num_steps=1001))
     with pytest.raises(FailedPrecondition, match="1001 steps"):
         draw(replicas.drawers[0], Shard(bad, 0, 1))
+
+
+def test_a_solver_is_built_off_the_event_loop(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = list[threading.Thread]()
+
+    def build(name: str, config: dict, num_steps: int) -> Solver:
+        threads.append(threading.current_thread())
+        return build_solver(name, config, num_steps)
+
+    monkeypatch.setattr("services.generator.draw.build_solver", build)
+    [images] = draw(replicas.drawers[0], Shard(replicas.plan(None), 0, 2))
+    assert len(images) == 2
+    assert len(threads) == 1 and threads[0] is not threading.current_thread()
 
 
 @pytest.mark.parametrize("other", [{"generator_num_slots": 16}, {"generator_dtype": "bfloat16"}])

@@ -9,25 +9,17 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from services.common.bases import Base, resolve_base
+from services.common.bases import Base
 from services.common.errors import FailedPrecondition, Unavailable
 from services.common.lora import LoraSpec
 from services.generator.adapter_bank import Weights
 from services.generator.engine import Stream
 from services.generator.synthesize import SamplerSettings
-from tests import fakes
 from tests.studio import CLASSES, EVERYTHING, Studio, make_lora, orders_of, weights_of
 
 ADAPTERS = ("attention", "everything")
 BASE_ALONE = Weights(CLASSES[0], CLASSES[:1])
 LONG = SamplerSettings(200, 2.0, "ddim")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    folder = tmp_path_factory.mktemp("models")
-    fakes.write_tiny_base(folder, "tiny")
-    return resolve_base("tiny", folder)
 
 
 @pytest.fixture(scope="module")

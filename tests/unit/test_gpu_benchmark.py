@@ -6,21 +6,28 @@ import json
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import cost, gpu
+from benchmarks.gpu_profile import kernel_group
+from benchmarks.gpu_report import Metrics, Report, best_throughput
+from benchmarks.gpu_sections import build, exactness, start
+from benchmarks.gpu_workload import FULL, NUM_ADAPTERS, TINY, Setup, build_pipeline
 from benchmarks.in_process import InProcess
+from benchmarks.recompiles import RecompileCounter
 from services.common.errors import FailedPrecondition
 from services.generator.sampler import Sampler
 from services.generator.synthesize import PRESETS, DrawnImage, SynthesisPlan
 
 
 def test_the_model_is_sd21_base_and_as_costly_as_the_page_of_costs_says() -> None:
-    pipeline = gpu.build_pipeline(gpu.FULL, "meta")
+    pipeline = build_pipeline(FULL, "meta")
     unet, vae, text = pipeline.unet, pipeline.vae, pipeline.text_encoder
     # Weights of stabilityai/stable-diffusion-2-1-base, whose vocabulary is 49,408 and not 190.
     assert sum(p.numel() for p in unet.parameters()) == 865_910_724
@@ -37,10 +44,10 @@ def test_the_model_is_sd21_base_and_as_costly_as_the_page_of_costs_says() -> Non
 
 
 def test_images_are_whole_batches_and_shares_of_ten_adapters() -> None:
-    for preset, num in gpu.FULL.num_images.items():
+    for preset, num in FULL.num_images.items():
         guided = PRESETS[preset].guidance_scale != 1
-        assert num % (gpu.FULL.num_slots // (1 + guided)) == 0
-        assert num % gpu.NUM_ADAPTERS == 0
+        assert num % (FULL.num_slots // (1 + guided)) == 0
+        assert num % NUM_ADAPTERS == 0
 
 
 @pytest.mark.slow
@@ -56,25 +63,25 @@ def test_a_tiny_run_measures_every_section(tmp_path: Path) -> None:
     assert sections["eager.first_image"]["load_lasted"]
     assert report["targets"]["fast"]["measured"] == sections["eager.fast.one"]["images_per_second"]
     step = sections["eager.step"]
-    assert step["rows"] == gpu.TINY.num_slots
+    assert step["rows"] == TINY.num_slots
     assert {"convolution", "matrix products", "attention"} <= set(step["kernel_ms"])
     assert step["share_of_peak"] is None  # a share of an H100's peak is not for CPUs
     assert "aten::" in (tmp_path / "gpu-profile.txt").read_text()
 
 
 def test_a_section_that_fails_is_recorded_and_the_next_goes_on(tmp_path: Path) -> None:
-    bench = gpu.Bench(tmp_path / "gpu.json", 60, {})
+    report = Report(tmp_path / "gpu.json", 60, {})
 
-    def fail() -> gpu.Found:
+    def fail() -> Metrics:
         raise RuntimeError("no memory left")
 
-    assert bench.section("first", fail) is None
-    assert bench.section("second", lambda: {"images_per_second": 2.0}) is not None
-    bench.end()
+    assert report.section("first", fail) is None
+    assert report.section("second", lambda: {"images_per_second": 2.0}) is not None
+    report.close()
     sections = json.loads((tmp_path / "gpu.json").read_text())["sections"]
     assert sections["first"]["error"] == "RuntimeError: no memory left"
     assert sections["second"]["images_per_second"] == 2.0
-    assert bench.failed
+    assert report.failed
 
 
 def test_what_was_measured_is_kept_when_time_runs_out(tmp_path: Path) -> None:
@@ -85,65 +92,74 @@ def test_what_was_measured_is_kept_when_time_runs_out(tmp_path: Path) -> None:
         statuses.append(status)
         left.set()
 
-    bench = gpu.Bench(tmp_path / "gpu.json", 0.5, {"device": "toy"}, leave)
-    bench.section("eager.paper.one", lambda: {"images_per_second": 5.0})
+    report = Report(tmp_path / "gpu.json", 0.5, {"device": "toy"}, leave)
+    report.section("eager.paper.one", lambda: {"images_per_second": 5.0})
 
-    def hang() -> gpu.Found:
+    def hang() -> Metrics:
         assert left.wait(30)
-        report = json.loads((tmp_path / "gpu.json").read_text())
-        assert report["sections"]["eager.paper.one"]["images_per_second"] == 5.0
-        assert report["sections"]["compiled.start"] == {"error": "time ran out"}
-        assert report["targets"]["paper"] == {"least": 4.0, "aim": 6.0, "measured": 5.0}
+        written = json.loads((tmp_path / "gpu.json").read_text())
+        assert written["sections"]["eager.paper.one"]["images_per_second"] == 5.0
+        assert written["sections"]["compiled.start"] == {"error": "time ran out"}
+        assert written["targets"]["paper"] == {"least": 4.0, "aim": 6.0, "measured": 5.0}
         return {}
 
-    assert bench.section("compiled.start", hang) is not None
+    assert report.section("compiled.start", hang) is not None
     assert statuses == [1]
 
 
 def test_the_best_rate_is_of_one_adapter_whichever_way_it_ran() -> None:
-    sections = {
+    sections: dict[str, Metrics] = {
         "eager.paper.one": {"images_per_second": 3.0},
         "compiled.paper.one": {"images_per_second": 4.0},
         "compiled.paper.ten": {"images_per_second": 9.0},
         "diffusers": {"images_per_second": 8.0},
         "eager.fast.one": {"error": "time ran out"},
     }
-    assert gpu.best_rates(sections) == {"paper": 4.0, "fast": None, "balanced": None}
+    assert best_throughput(sections) == {"paper": 4.0, "fast": None, "balanced": None}
+
+
+def test_recompiles_on_another_thread_are_counted_and_past_the_limit_they_fail() -> None:
+    limit = torch._dynamo.config.recompile_limit
+    add_one = torch.compile(lambda x: x + 1, backend="eager", dynamic=False)
+    with RecompileCounter() as recompiles, ThreadPoolExecutor(1) as thread:
+        for size in [1, 1, *range(2, limit + 1), 1]:
+            thread.submit(add_one, torch.zeros(size)).result()
+        assert recompiles.count == limit - 1
+        with pytest.raises(FailOnRecompileLimitHit):
+            thread.submit(add_one, torch.zeros(limit + 1)).result()
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> gpu.Machine:
-    made = gpu.Machine(tmp_path_factory.mktemp("gpu"), gpu.TINY, "cpu")
-    made.build()
+def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    made = Setup(tmp_path_factory.mktemp("gpu"), TINY, "cpu")
+    build(made)
     return made
 
 
 def test_an_image_that_depends_on_its_neighbours_is_found(
-    machine: gpu.Machine, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    studio = machine.studio(False)
+    generator = setup.new_generator(False)
     draw = InProcess.draw
 
-    def leaky(studio: InProcess, plans: list[SynthesisPlan]) -> list[DrawnImage]:
-        images = draw(studio, plans)
+    def leaky(generator: InProcess, plans: list[SynthesisPlan]) -> list[DrawnImage]:
+        images = draw(generator, plans)
         return images if len(plans) == 1 else [*images[1:], images[0]]
 
-    assert gpu.exactness(studio)["bit_identical"]
+    assert exactness(generator)["bit_identical"]
     monkeypatch.setattr(InProcess, "draw", leaky)
     with pytest.raises(AssertionError, match="differs by up to"):
-        gpu.exactness(studio)
+        exactness(generator)
 
 
-def test_an_engine_that_broke_says_why(
-    machine: gpu.Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_that_broke_says_why(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Sampler) -> None:
         raise FailedPrecondition("this machine", "gives other bits", "use float32")
 
     monkeypatch.setattr(Sampler, "prove", refuse)
-    studio = machine.studio(False)
+    generator = setup.new_generator(False)
     with pytest.raises(FailedPrecondition, match="gives other bits"):
-        gpu.start(studio)
+        start(generator)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +175,7 @@ def test_an_engine_that_broke_says_why(
     ],
 )
 def test_kernels_are_grouped_by_name(kernel: str, group: str) -> None:
-    assert gpu.kernel_group(kernel) == group
+    assert kernel_group(kernel) == group
 
 
 def test_it_needs_neither_ray_nor_grpc() -> None:

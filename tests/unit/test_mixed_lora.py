@@ -29,14 +29,6 @@ SPECS = {
 BASES = ("tiny", "tiny-xl")
 
 
-@pytest.fixture(scope="module")
-def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    fakes.write_tiny_base(folder, "tiny")
-    fakes.write_tiny_xl_base(folder, "tiny-xl")
-    return folder
-
-
 @lru_cache(maxsize=32)
 def lora_file(base: Base, name: str) -> bytes:
     """A random LoRA of one of ``SPECS``, made once."""
@@ -64,7 +56,7 @@ def reference(base: Base, data: bytes | None, num_rows: int) -> torch.Tensor:
     """All rows with one adapter, by diffusers and peft."""
     pipeline = load_pipeline(base)
     if data is not None:
-        lora.load_lora(pipeline, data, "alone")
+        fakes.load_lora(pipeline, data)
     prompt = encode_prompts(pipeline, [PROMPT] * num_rows)
     latents, timesteps = noise_of(num_rows)
     extra = added(pipeline, prompt.pooled)
@@ -88,12 +80,11 @@ class Mixed:
     def put(self, adapter: int, prompt: int, data: bytes | None) -> None:
         """Load a file as entry ``adapter``, with its prompt as entry ``prompt``."""
         pairs = lora.read_lora(self.pipeline, data) if data is not None else {}
-        weights = {name: LoraPair(*pair) for name, pair in pairs.items()}
-        self.lora.check(weights)
+        prepared = self.lora.prepare({name: LoraPair(*pair) for name, pair in pairs.items()})
         if adapter != EMPTY:
-            self.lora.put_adapter(adapter, weights)
+            self.lora.put_adapter(adapter, prepared)
         [embeddings] = lora.encode_with_lora(self.pipeline, data, [PROMPT])
-        self.lora.put_prompt(prompt, embeddings, weights)
+        self.lora.put_prompt(prompt, embeddings, prepared)
 
     @torch.inference_mode()
     def predict(self, entries: list[int]) -> torch.Tensor:
@@ -220,10 +211,20 @@ def test_misfits_are_refused_also_after_other_adapters(
     mixed = Mixed(base)
     misfit = {name: LoraPair(torch.zeros(down), torch.zeros(up))}
     with pytest.raises(ValueError, match=problem):
-        mixed.lora.check(misfit)
+        mixed.lora.prepare(misfit)
     mixed.put(1, 1, lora_file(base, "everything-rank-4"))
     with pytest.raises(ValueError, match=problem):
-        mixed.lora.check(misfit)
+        mixed.lora.prepare(misfit)
+
+
+def test_convolutions_that_cannot_have_lora_per_row_are_refused_at_once(models_dir: Path) -> None:
+    mixed = Mixed(resolve_base("tiny", models_dir))
+    conv = mixed.pipeline.unet.mid_block.resnets[0].conv1
+    conv.dilation = (2, 2)
+    name, rank = "mid_block.resnets.0.conv1", 4
+    down = torch.zeros(rank, *conv.weight.shape[1:])
+    with pytest.raises(ValueError, match=f"{name} is a convolution of a kind"):
+        mixed.lora.prepare({name: LoraPair(down, torch.zeros(conv.out_channels, rank))})
 
 
 def test_dora_is_refused(models_dir: Path) -> None:

@@ -20,7 +20,6 @@ from services.generator.adapter_bank import Weights
 from services.generator.engine import Order
 from services.generator.sampler import Sampler, starting_noise
 from services.generator.synthesize import SCHEDULERS, SamplerSettings
-from tests import fakes
 from tests.studio import CLASSES, EVERYTHING, QUICK, Reader, Studio, make_lora, weights_of
 
 SPECS = {
@@ -29,14 +28,6 @@ SPECS = {
     "wide": LoraSpec(24, 24.0, EVERYTHING),
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@pytest.fixture(scope="module")
-def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    fakes.write_tiny_base(folder, "tiny")
-    fakes.write_tiny_xl_base(folder, "tiny-xl")
-    return folder
 
 
 @dataclass(frozen=True)
