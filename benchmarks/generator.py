@@ -2,10 +2,11 @@
 
     python -m benchmarks.generator            # make bench-generator
 
-One run on one machine writes every figure and ratio to ``--out``; the script is measured before
-and after ours, so that a machine that slows down meanwhile does not flatter either.  Both draw
-cyto-small with LoRA adapters as the trainer's default recipe makes them (attention, convolutions
-and projections, rank 16); their weights are random and small, as only their cost counts here.
+One run on one machine writes every figure and ratio to ``--out``.  What is compared takes turns in
+slices of seconds, and a ratio is the median over the rounds: a machine that slows down meanwhile
+flatters nobody.  Script (``benchmarks.seed_recipe``) and ours draw cyto-small with LoRA adapters as
+the trainer's default recipe makes them (attention, convolutions and projections, rank 16); their
+weights are random and small, as only their cost counts here.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.in_process import InProcess, pixels
+from benchmarks.in_process import MODELS, Engines, InProcess, pixels, store_adapters
+from benchmarks.recompiles import RecompileCounter
 from benchmarks.sampler_quality import (
     LabelledImage,
     compare_arms,
@@ -34,18 +37,19 @@ from benchmarks.sampler_quality import (
     phantom_tests,
     unseen_tests,
 )
+from benchmarks.seed_recipe import DTYPES, SeedRecipe
 from cytosynth import local_stack
 from cytosynth.client import Client
 from services.common.artifact_store import ArtifactStore
 from services.common.bases import load_pipeline, resolve_base
-from services.common.cell_classes import class_prompt
-from services.common.lora import WEIGHTS_FILE, add_lora, lora_file
+from services.common.lora import add_lora, lora_file
 from services.generator.synthesize import PRESETS
 from services.trainer.adapter_recipe import AdapterSettings
 
 BASE = "cyto-small"
-MODELS = Path("models")
-SCRIPT_BATCH = 10
+SCRIPT = "script"
+BALANCED = 240
+"""Images of each of two classes in a slice: enough that its beginning and end hardly count."""
 LORA_SCALE = 1e-3
 """Standard deviation of the adapters' B matrices: they hardly change an image."""
 
@@ -63,52 +67,6 @@ def make_adapters(class_ids: list[str]) -> dict[str, bytes]:
                 parameter.data.copy_(noise * LORA_SCALE)
         files[class_id] = lora_file(pipeline)
     return files
-
-
-def store_adapters(store: ArtifactStore, files: dict[str, bytes]) -> None:
-    """``bench``: one adapter per class; ``bench0`` …: each of them for all classes."""
-    class_ids = list(files)
-    base = {"base": BASE, "base_revision": resolve_base(BASE, MODELS).revision}
-    draft = store.new_draft("local", "adapters", "bench")
-    for class_id, data in files.items():
-        draft.write(f"{class_id}/{WEIGHTS_FILE}", data)
-    draft.commit({**base, "body": {"layout": "per_class", "class_ids": class_ids}})
-    for i, data in enumerate(files.values()):
-        draft = store.new_draft("local", "adapters", f"bench{i}")
-        draft.write(f"shared/{WEIGHTS_FILE}", data)
-        draft.commit({**base, "body": {"layout": "shared", "class_ids": class_ids}})
-
-
-def run_script(files: dict[str, bytes], per_class: int, dtype: torch.dtype) -> float:
-    """The script that people run today; images per second, loading included."""
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-
-    paper = PRESETS["paper"]
-    started, num_images = time.monotonic(), 0
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        for class_id, data in files.items():
-            out = Path(folder) / class_id
-            out.mkdir()
-            (out / WEIGHTS_FILE).write_bytes(data)
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                MODELS / BASE, dtype=dtype, safety_checker=None, use_safetensors=True
-            )
-            pipeline.scheduler = DDIMScheduler.from_config(
-                pipeline.scheduler.config, clip_sample=False
-            )
-            pipeline.load_lora_weights(out, weight_name=WEIGHTS_FILE)
-            pipeline.set_progress_bar_config(disable=True)
-            for start in range(0, per_class, SCRIPT_BATCH):
-                batch = pipeline(
-                    [class_prompt(class_id)] * min(SCRIPT_BATCH, per_class - start),
-                    num_inference_steps=paper.num_steps,
-                    guidance_scale=paper.guidance_scale,
-                    generator=torch.Generator().manual_seed(start),
-                )
-                for i, image in enumerate(batch.images):
-                    image.save(out / f"{start + i}.png")
-                    num_images += 1
-    return num_images / (time.monotonic() - started)
 
 
 def images_per_second(client: Client, requests: list[dict[str, Any]]) -> float:
@@ -157,38 +115,37 @@ def first_image_under_load(client: Client, class_ids: list[str]) -> float:
 
 
 def adapter_switch(files: dict[str, bytes]) -> dict[str, float]:
-    """Milliseconds to point a whole batch at another resident adapter, and kernels rebuilt."""
+    """Milliseconds to point a whole batch at another resident adapter; recompiles that follow."""
     studio = InProcess()
-    store_adapters(studio.store, files)
+    store_adapters(studio.store, BASE, files)
     plans = [
         studio.plan({next(iter(files)): 4}, PRESETS["fast"], BASE, f"bench{i}") for i in range(2)
     ]
     studio.draw(plans)
+    with RecompileCounter() as recompiles:
+        for plan in plans:
+            studio.draw([plan])
     [engine] = studio.drawer.engines
     sampler = engine._sampler
-    structure, num_rows = sampler.lora.structure, sampler.num_rows
     times = []
     with torch.inference_mode():
         for i in range(20):
             started = time.monotonic()
-            sampler.lora.select([1 + i % 2] * num_rows, [1] * num_rows)
+            sampler.lora.select([1 + i % 2] * sampler.num_rows, [1] * sampler.num_rows)
             times.append(time.monotonic() - started)
-    return {
-        "adapter_switch_ms": 1e3 * statistics.median(times),
-        "recompiles": sampler.lora.structure - structure,
-    }
+    return {"adapter_switch_ms": 1e3 * statistics.median(times), "recompiles": recompiles.count}
 
 
 def quality(
-    studio: InProcess, class_ids: list[str], per_class: int, data: Path | None, seeds: int
+    direct: Engines, class_ids: list[str], per_class: int, data: Path | None, seeds: int
 ) -> dict[str, Any]:
     """Macro-F1 of classifiers that learned from each preset's images, and the difference."""
     test = unseen_tests(data, class_ids, 100, BASE) if data else phantom_tests(class_ids, 40)
     runs = {}
     for name, sampler in PRESETS.items():
-        plan = studio.plan(dict.fromkeys(class_ids, per_class), sampler, BASE)
         learned: list[LabelledImage] = [
-            (pixels(image), image.class_id) for image in studio.draw([plan])
+            (pixels(image), image.class_id)
+            for image in direct.draw(dict.fromkeys(class_ids, per_class), sampler)
         ]
         runs[name] = [downstream_macro_f1(learned, test, seed, 160)[0] for seed in range(seeds)]
         print(f"{name}: classifiers trained", flush=True)
@@ -210,51 +167,40 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="real cells to test on; else phantoms")
     parser.add_argument("--per-class", type=int, default=60, help="images that teach, per class")
     parser.add_argument("--seeds", type=int, default=2, help="classifiers per preset")
+    parser.add_argument("--rounds", type=int, default=3, help="turns that script and ours take")
+    parser.add_argument("--replicas", type=int, default=os.cpu_count() or 1, help="of ours")
     parser.add_argument("--no-quality", action="store_true", help="train no classifiers")
-    parser.add_argument("--compile", action="store_true", help="ours with torch.compile")
+    parser.add_argument("--eager", action="store_true", help="ours without torch.compile")
     parser.add_argument("--out", type=Path, default=Path("out/bench/generator.json"))
     args = parser.parse_args()
-    # The script uses every core; so do we. Settings of the stack and of this process alike.
-    os.environ["CYTOSYNTH_GENERATOR_NUM_THREADS"] = str(torch.get_num_threads())
-    os.environ["CYTOSYNTH_GENERATOR_COMPILE"] = str(args.compile)
+    # A replica per core: that a step's threads wait for each other costs more than they gain.
+    os.environ["CYTOSYNTH_GENERATOR_NUM_THREADS"] = "1"
+    os.environ["CYTOSYNTH_GENERATOR_MIN_REPLICAS"] = str(args.replicas)
+    os.environ["CYTOSYNTH_GENERATOR_MAX_REPLICAS"] = str(args.replicas)
+    os.environ["CYTOSYNTH_GENERATOR_COMPILE"] = str(not args.eager)
     base = resolve_base(BASE, MODELS)
     assert base.class_ids is not None
     class_ids = list(base.class_ids)[:10]
     files = make_adapters(class_ids)
-    some = dict(itertools.islice(files.items(), 2))
-    scripts = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    script = {
-        name: [timed(f"script, {name}", lambda d=dtype: run_script(some, 20, d))]
-        for name, dtype in scripts.items()
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        report = measure_ours(Path(folder), files)
-    for name, dtype in scripts.items():
-        again = timed(f"script, {name}", lambda d=dtype: run_script(some, 20, d))
-        script[name].append(again)
-    means = {name: statistics.mean(values) for name, values in script.items()}
-    best = max(means.values())
-    ours = report["images_per_second"]
-    report |= {
-        "seed_recipe_images_per_second": best,
-        "seed_recipe_by_dtype": means,
-        "same_steps_ratio": ours["paper"] / best,
-        "balanced_ratio": ours["balanced"] / best,
-        "fast_ratio": ours["fast"] / best,
-        "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+    report: dict[str, Any] = {
+        "hardware": f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        "num_replicas": args.replicas,
+        "compiled": not args.eager,
         "presets": {name: asdict(preset) for name, preset in PRESETS.items()},
     }
-    report["compiled"] = args.compile
-    report |= timed("switch", lambda: adapter_switch(files))
-    if not args.no_quality:
-        report["quality"] = quality(InProcess(), class_ids, args.per_class, args.data, args.seeds)
-        report["quality_tested_on"] = str(args.data.name if args.data else "phantoms")
+    with Engines(args.replicas, BASE, files) as direct:
+        with tempfile.TemporaryDirectory() as folder:
+            report |= measure_speed(Path(folder), files, direct, args.rounds)
+        report |= timed("switch", lambda: adapter_switch(files))
+        if not args.no_quality:
+            report["quality"] = quality(direct, class_ids, args.per_class, args.data, args.seeds)
+            report["quality_tested_on"] = str(args.data.name if args.data else "phantoms")
     report["runs"] = [
         {
             "hardware": report["hardware"],
             "base": BASE,
             "preset": name,
-            "images_per_second": ours[name],
+            "images_per_second": report["images_per_second"][name],
         }
         for name in PRESETS
     ]
@@ -263,45 +209,76 @@ def main() -> None:
     print(json.dumps({k: v for k, v in report.items() if isinstance(v, float)}, indent=1))
 
 
-def measure_ours(state_dir: Path, files: dict[str, bytes]) -> dict[str, Any]:
-    """Figures of a local stack of our own, client included."""
+def measure_speed(
+    state_dir: Path, files: dict[str, bytes], direct: Engines, num_rounds: int
+) -> dict[str, Any]:
+    """Figures of a local stack of our own, client included, and of the script beside it."""
     class_ids = list(files)
     os.environ["CYTOSYNTH_STORE_URI"] = f"file://{state_dir}/store"
     os.environ["CYTOSYNTH_DATABASE_URL"] = f"sqlite:///{state_dir}/jobs.db"
-    store_adapters(ArtifactStore(os.environ["CYTOSYNTH_STORE_URI"]), files)
+    store_adapters(ArtifactStore(os.environ["CYTOSYNTH_STORE_URI"]), BASE, files)
+    some = dict(itertools.islice(files.items(), 2))
+    scripts = {
+        f"{dtype}, {threads} threads": SeedRecipe(MODELS / BASE, some, dtype, threads)
+        for dtype in DTYPES
+        for threads in (1, os.cpu_count() or 1)
+    }
     info = local_stack.up(0, state_dir=state_dir, timeout_seconds=600.0)
     try:
         with Client(info.address) as client:
             for i in range(len(files)):  # loads the adapters
                 list(client.synthesize({class_ids[i]: 1}, adapter="adapters/bench", preset="fast"))
                 list(client.synthesize({class_ids[i]: 1}, adapter=f"adapters/bench{i}"))
-            rates = {
-                name: timed(
-                    f"ours, {name}",
-                    lambda n=num, p=name: images_per_second(client, [request(class_ids[:2], n, p)]),
-                )
-                for name, num in (("paper", 32), ("balanced", 160), ("fast", 320))
+            slices: dict[str, Callable[[], float]] = {
+                f"{SCRIPT} {name}": script.images_per_second for name, script in scripts.items()
             }
+            for name, num in (("paper", 48), ("fast", 320), ("balanced", BALANCED)):
+                wanted = [request(class_ids[:2], num, name)]
+                slices[name] = partial(images_per_second, client, wanted)
             one = [mixed_request(class_ids, 320, 0)]
             ten = [mixed_request(class_ids, 32, i) for i in range(10)]
-            alone = [images_per_second(client, one)]
-            together = timed("ten adapters", lambda: images_per_second(client, ten))
-            alone.append(timed("one adapter", lambda: images_per_second(client, one)))
+            counts, balanced = dict.fromkeys(class_ids[:2], BALANCED), PRESETS["balanced"]
+            slices |= {
+                "balanced in process": partial(direct.images_per_second, counts, balanced),
+                "one adapter": partial(images_per_second, client, one),
+                "ten adapters": partial(images_per_second, client, ten),
+            }
+            rounds = [take_turns(slices) for _ in range(num_rounds)]
             idle = timed("first image, idle", lambda: first_image_seconds(client, class_ids[1]))
             loaded = timed("first image, loaded", lambda: first_image_under_load(client, class_ids))
-            time.sleep(2.0)
-            through = rates["balanced"]
     finally:
         local_stack.down(state_dir=state_dir)
-    direct = timed("in process, balanced", lambda: in_process_rate(files))
-    return {
-        "images_per_second": rates,
-        "mixed_adapter_ratio": together / statistics.mean(alone),
+    return summary(rounds) | {
         "time_to_first_image_idle_s": idle,
         "time_to_first_image_loaded_s": loaded,
         "time_to_first_image_ratio": loaded / idle,
-        "in_process_images_per_second": direct,
-        "grpc_overhead": 1 - through / direct,
+    }
+
+
+def take_turns(slices: dict[str, Callable[[], float]]) -> dict[str, float]:
+    """Images per second of every slice, one after the other."""
+    return {name: timed(name, measure) for name, measure in slices.items()}
+
+
+def summary(rounds: list[dict[str, float]]) -> dict[str, Any]:
+    """Ratios within each round, then their median; the script counts in its fastest form."""
+    rates = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
+    script = max((n for n in rates if n.startswith(SCRIPT)), key=rates.__getitem__)
+
+    def ratio(name: str, to: str) -> float:
+        return statistics.median(r[name] / r[to] for r in rounds)
+
+    return {
+        "rounds": rounds,
+        "seed_recipe_images_per_second": rates[script],
+        "seed_recipe": script,
+        "images_per_second": {name: rates[name] for name in PRESETS},
+        "same_steps_ratio": ratio("paper", script),
+        "balanced_ratio": ratio("balanced", script),
+        "fast_ratio": ratio("fast", script),
+        "mixed_adapter_ratio": ratio("ten adapters", "one adapter"),
+        "in_process_images_per_second": rates["balanced in process"],
+        "grpc_overhead": 1 - ratio("balanced", "balanced in process"),
     }
 
 
@@ -315,20 +292,6 @@ def mixed_request(class_ids: list[str], num_images: int, i: int) -> dict[str, An
     """Arguments of ``Client.synthesize``: images of one adapter of ten."""
     counts = {class_ids[0]: num_images}
     return {"class_counts": counts, "adapter": f"adapters/bench{i}", "preset": "fast", "seed": i}
-
-
-def in_process_rate(files: dict[str, bytes]) -> float:
-    """Images per second of the engine itself, encoding included."""
-    studio = InProcess()
-    store_adapters(studio.store, files)
-    classes = list(files)[:2]
-    plans = [
-        studio.plan(dict.fromkeys(classes, num), PRESETS["balanced"], BASE, "bench")
-        for num in (4, 160)
-    ]
-    studio.draw(plans[:1])
-    started = time.monotonic()
-    return len(studio.draw(plans[1:])) / (time.monotonic() - started)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,28 @@
-"""The generator without gRPC or Ray: its own engine in this process."""
+"""The generator without gRPC or Ray: its own engine, in this process or in several."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from PIL import Image
 
 from services.common.artifact_store import ArtifactStore
 from services.common.bases import resolve_base
+from services.common.lora import WEIGHTS_FILE
 from services.generator.adapters import describe_adapter
 from services.generator.config import GeneratorSettings
 from services.generator.draw import Drawer
 from services.generator.shards import Shard, cut
 from services.generator.synthesize import (
+    PRESETS,
     DrawnImage,
     SamplerSettings,
     SynthesisPlan,
@@ -25,11 +31,13 @@ from services.generator.synthesize import (
     make_plan,
 )
 
+MODELS = Path("models")
+
 
 class InProcess:
     """Draws as a replica does; every call waits for its images."""
 
-    def __init__(self, store_uri: str = "memory://benchmarks", models_dir: Path = Path("models")):
+    def __init__(self, store_uri: str = "memory://benchmarks", models_dir: Path = MODELS):
         self.settings = GeneratorSettings(store_uri=store_uri, models_dir=models_dir)
         self.store = ArtifactStore(store_uri)
         self.drawer = Drawer(self.settings, self.store)
@@ -67,6 +75,70 @@ class InProcess:
         num = self.settings.generator_shard_num_images
         shards = [shard for plan in plans for shard in cut(plan, num)]
         return [image for images in await asyncio.gather(*map(one, shards)) for image in images]
+
+
+class Engines:
+    """Processes with an engine each, all drawing at once; idle between calls."""
+
+    def __init__(self, num_processes: int, base: str, files: dict[str, bytes]) -> None:
+        """``files``: LoRA files by class, which become the adapter ``bench``."""
+        self._num, self._base = num_processes, base
+        self._classes = list(files)
+        self._pool = ProcessPoolExecutor(
+            num_processes, get_context("spawn"), _start_engine, (base, files)
+        )
+
+    def __enter__(self) -> Self:
+        self.images_per_second(dict.fromkeys(self._classes[:2], 4), PRESETS["balanced"])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def images_per_second(self, class_counts: dict[str, int], sampler: SamplerSettings) -> float:
+        """Of all engines together, with the adapter ``bench``."""
+        started = time.monotonic()
+        return len(self.draw(class_counts, sampler, "bench")) / (time.monotonic() - started)
+
+    def draw(
+        self, class_counts: dict[str, int], sampler: SamplerSettings, adapter_id: str = ""
+    ) -> list[DrawnImage]:
+        """As many images of each class, of seeds by process."""
+        tasks = []
+        for i in range(self._num):
+            share = {c: (n + i) // self._num for c, n in class_counts.items()}
+            tasks.append(self._pool.submit(_draw, share, sampler, self._base, adapter_id, i))
+        return [image for task in tasks for image in task.result()]
+
+
+_studio: InProcess | None = None  # of a worker process of ``Engines``
+
+
+def _start_engine(base: str, files: dict[str, bytes]) -> None:
+    global _studio
+    _studio = InProcess()
+    store_adapters(_studio.store, base, files)
+
+
+def _draw(
+    class_counts: dict[str, int], sampler: SamplerSettings, base: str, adapter_id: str, seed: int
+) -> list[DrawnImage]:
+    assert _studio is not None
+    return _studio.draw([_studio.plan(class_counts, sampler, base, adapter_id, seed)])
+
+
+def store_adapters(store: ArtifactStore, base_name: str, files: dict[str, bytes]) -> None:
+    """``bench``: one adapter per class; ``bench0`` …: each of them for all classes."""
+    class_ids = list(files)
+    base = {"base": base_name, "base_revision": resolve_base(base_name, MODELS).revision}
+    draft = store.new_draft("local", "adapters", "bench")
+    for class_id, data in files.items():
+        draft.write(f"{class_id}/{WEIGHTS_FILE}", data)
+    draft.commit({**base, "body": {"layout": "per_class", "class_ids": class_ids}})
+    for i, data in enumerate(files.values()):
+        draft = store.new_draft("local", "adapters", f"bench{i}")
+        draft.write(f"shared/{WEIGHTS_FILE}", data)
+        draft.commit({**base, "body": {"layout": "shared", "class_ids": class_ids}})
 
 
 def pixels(image: DrawnImage) -> np.ndarray:
