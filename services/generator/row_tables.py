@@ -34,6 +34,7 @@ class RowTable:
         self._rows: dict[str, torch.Tensor] = {}
         self._used = np.zeros(num_rows, np.int64)
         self._filled: dict[int, None] = {}
+        self._views: dict[tuple[bool, int], list[torch.Tensor]] = {}
 
     @property
     def filled(self) -> list[int]:
@@ -54,6 +55,7 @@ class RowTable:
                 (self._rows, self._num_rows),
             ):
                 tensors[name] = torch.zeros(count, *shape, dtype=self._dtype, device=self._device)
+            self._views.clear()
         return bool(new)
 
     def rows(self, name: str) -> torch.Tensor:
@@ -73,14 +75,19 @@ class RowTable:
     def select(self, entries: Sequence[int]) -> None:
         """Let the first rows use ``entries``; rows beyond keep what they have."""
         wanted = np.asarray(entries, np.int64)
-        changed = np.flatnonzero(self._used[: len(wanted)] != wanted)
-        if not len(changed):
-            return
-        at = send(torch.from_numpy(changed), self._device)
-        source = send(torch.from_numpy(wanted[changed]), self._device)
-        for name, table in self._tables.items():
-            self._rows[name].index_copy_(0, at, table.index_select(0, source))
-        self._used[changed] = wanted[changed]
+        for row in np.flatnonzero(self._used[: len(wanted)] != wanted).tolist():
+            entry = int(wanted[row])
+            if self._tables:  # hundreds of small parts: one call instead of one for each
+                torch._foreach_copy_(self._parts(row, of_rows=True), self._parts(entry))
+            self._used[row] = entry
+
+    def _parts(self, index: int, of_rows: bool = False) -> list[torch.Tensor]:
+        """Views of all parts of one entry or one row."""
+        views = self._views.get((of_rows, index))
+        if views is None:
+            tensors = (self._rows if of_rows else self._tables).values()
+            views = self._views[of_rows, index] = [tensor[index] for tensor in tensors]
+        return views
 
 
 def place_rows(
