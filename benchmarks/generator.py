@@ -48,7 +48,7 @@ from services.trainer.adapter_recipe import AdapterSettings
 
 BASE = "cyto-small"
 SCRIPT = "script"
-BALANCED = 240
+BALANCED = 480
 """Images of each of two classes in a slice: enough that its beginning and end hardly count."""
 LORA_SCALE = 1e-3
 """Standard deviation of the adapters' B matrices: they hardly change an image."""
@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="turns that script and ours take")
     parser.add_argument("--replicas", type=int, default=os.cpu_count() or 1, help="of ours")
     parser.add_argument("--no-quality", action="store_true", help="train no classifiers")
+    parser.add_argument("--slots", type=int, default=32, help="of each of them")
     parser.add_argument("--eager", action="store_true", help="ours without torch.compile")
     parser.add_argument("--out", type=Path, default=Path("out/bench/generator.json"))
     args = parser.parse_args()
@@ -177,6 +178,7 @@ def main() -> None:
     os.environ["CYTOSYNTH_GENERATOR_NUM_THREADS"] = "1"
     os.environ["CYTOSYNTH_GENERATOR_MIN_REPLICAS"] = str(args.replicas)
     os.environ["CYTOSYNTH_GENERATOR_MAX_REPLICAS"] = str(args.replicas)
+    os.environ["CYTOSYNTH_GENERATOR_NUM_SLOTS"] = str(args.slots)
     os.environ["CYTOSYNTH_GENERATOR_COMPILE"] = str(not args.eager)
     base = resolve_base(BASE, MODELS)
     assert base.class_ids is not None
@@ -185,6 +187,7 @@ def main() -> None:
     report: dict[str, Any] = {
         "hardware": f"{platform.machine()} CPU, {os.cpu_count()} cores",
         "num_replicas": args.replicas,
+        "num_slots": args.slots,
         "compiled": not args.eager,
         "presets": {name: asdict(preset) for name, preset in PRESETS.items()},
     }
@@ -227,15 +230,16 @@ def measure_speed(
     try:
         with Client(info.address) as client:
             list(client.synthesize({class_ids[0]: 1}, adapter="adapters/bench"))  # kernels
-            ten = [mixed_request(class_ids, 32, i) for i in range(10)]
-            images_per_second(client, ten)  # loads the adapters, on every replica
+            ten = [mixed_request(class_ids, 48, i) for i in range(10)]
+            many = [mixed_request(class_ids, 96, i) for i in range(10)]
+            images_per_second(client, many)  # loads the adapters, on every replica
             slices: dict[str, Callable[[], float]] = {
                 f"{SCRIPT} {name}": script.images_per_second for name, script in scripts.items()
             }
-            for name, num in (("paper", 48), ("fast", 320), ("balanced", BALANCED)):
+            for name, num in (("paper", 48), ("fast", 480), ("balanced", BALANCED)):
                 wanted = [request(class_ids[:2], num, name)]
                 slices[name] = partial(images_per_second, client, wanted)
-            one = [mixed_request(class_ids, 320, 0)]
+            one = [mixed_request(class_ids, 480, 0)]
             counts, balanced = dict.fromkeys(class_ids[:2], BALANCED), PRESETS["balanced"]
             slices |= {
                 "balanced in process": partial(direct.images_per_second, counts, balanced),
