@@ -118,7 +118,10 @@ class Upload:
 
 
 class ToyTrainer(trainer_pb2_grpc.TrainerServiceServicer):
-    """Keeps datasets and jobs in memory; ``job_errors`` fails the next job of a kind."""
+    """Keeps datasets and jobs in memory; ``job_errors`` fails the next job of a kind.
+
+    An upload's image number ``pause_uploads_at`` is the last one read until ``resume_uploads``.
+    """
 
     def __init__(self) -> None:
         self.uploads: list[Upload] = []
@@ -131,6 +134,8 @@ class ToyTrainer(trainer_pb2_grpc.TrainerServiceServicer):
         self.hold.set()
         self.break_watch_after: list[int] = []
         self.refuse_uploads = 0
+        self.pause_uploads_at: int | None = None
+        self.resume_uploads = threading.Event()
 
     def UploadDataset(
         self,
@@ -147,6 +152,8 @@ class ToyTrainer(trainer_pb2_grpc.TrainerServiceServicer):
                 upload.header = request.header
             elif request.HasField("image"):
                 upload.images.append(request.image)
+                if len(upload.images) == self.pause_uploads_at:
+                    self.resume_uploads.wait(60)
                 if request.image.data == b"not an image":
                     fail(context, InvalidArgument(request.image.file_name, "is not an image", ""))
             else:

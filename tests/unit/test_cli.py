@@ -153,8 +153,9 @@ def test_shots_that_do_not_fit_are_usage_errors(
 
 
 def test_an_interrupted_upload_keeps_nothing(toy: ToyServices, tmp_path: Path) -> None:
+    toy.trainer.pause_uploads_at = 6  # so that the rest is still to be sent when the signal comes
     (tmp_path / "many/blast").mkdir(parents=True)
-    for number in range(300):
+    for number in range(60):
         (tmp_path / f"many/blast/{number}.png").write_bytes(bytes(2_000_000))
     command = [sys.executable, "-m", "cytosynth.cli", "upload", str(tmp_path / "many")]
     process = subprocess.Popen(
@@ -167,6 +168,7 @@ def test_an_interrupted_upload_keeps_nothing(toy: ToyServices, tmp_path: Path) -
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
+    toy.trainer.resume_uploads.set()
     assert process.returncode == 130
     assert "cytosynth: interrupted; nothing was kept" in err
     assert "Traceback" not in err
