@@ -159,7 +159,12 @@ def test_an_interrupted_upload_keeps_nothing(toy: ToyServices, tmp_path: Path) -
         (tmp_path / f"many/blast/{number}.png").write_bytes(bytes(2_000_000))
     command = [sys.executable, "-m", "cytosynth.cli", "upload", str(tmp_path / "many")]
     process = subprocess.Popen(
-        [*command, "--address", toy.address], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [*command, "--address", toy.address],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests run in a shell's background the signal is ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (
