@@ -17,6 +17,7 @@ from google.rpc import status_pb2
 
 from services.common import errors
 from services.common.backpressure import bound_streams
+from services.common.cancellation import stop_with_client
 from services.common.status import CODES, DETAILS_TRAILER, request_id_of
 from services.common.status_table import to_status
 
@@ -40,13 +41,15 @@ class _GuardedFactory:
     def __call__(self, service_method: str, streaming_type: Any) -> Callable[..., Any]:
         handler = self._factory(service_method=service_method, streaming_type=streaming_type)
 
+        streamed = stop_with_client(handler)
+
         async def answer(request: Any, context: Any) -> bytes:
             response: bytes = await handler(request, context)
             tell_briefly(context)
             return response
 
         async def answers(request: Any, context: Any) -> AsyncIterator[bytes]:
-            async for response in handler(request, context):
+            async for response in streamed(request, context):
                 yield response
             tell_briefly(context)
 

@@ -77,6 +77,7 @@ class Front:
             for step in range(int(count or 0)):
                 answer = trainer_pb2.WatchJobResponse()
                 answer.job.progress.step = step
+                answer.job.name = "x" * (100_000 if how == "large" else 0)
                 yield answer
             if how == "sleep":
                 await asyncio.sleep(60)
