@@ -25,8 +25,9 @@ from benchmarks.fake_fleet import FakeController, FakeFleet, FakeSampler, Replic
 from benchmarks.virtual_clock import run_virtual
 from services.common.errors import DataLoss
 from services.generator.autoscale import AutoscaleSettings
+from services.generator.presets import PRESETS
 from services.generator.shards import cut, stream_in_order
-from services.generator.synthesize import PRESETS, DrawnImage, Execution, SynthesisPlan
+from services.generator.synthesize import DrawnImage, Execution, SynthesisPlan
 
 REPLICAS = (1, 2, 4, 8, 16, 32, 64)
 BATCH_SIZE = 16

@@ -24,7 +24,7 @@ from models.recipes import export
 from models.recipes.corpus import SIZE_PX, Corpus, real_corpus
 from services.common.classifier_config import ClassifierConfig
 from services.common.classifier_models import ImageClassifier, build_model
-from services.generator.synthesize import SamplerSettings
+from services.generator.presets import SamplerSettings
 from services.trainer.classifier_recipe import recipe_from_spec
 from services.trainer.train_classifier import LabelledImages, train
 

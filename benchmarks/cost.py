@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from services.generator.synthesize import PRESETS, SamplerSettings
+from services.generator.presets import PRESETS, SamplerSettings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "cost.md"
 
 # Stable Diffusion 2.1-base at 512 px, counted from its layers (one multiply-add is 2 FLOP).
 UNET_TFLOP = 0.80
-DECODE_TFLOP = 2.5
+DECODE_TFLOP = {"full": 2.5, "tiny": 0.14}  # tiny: TAESD
 # Assumed, not measured: no GPU was at hand.
 GPU = "H100 SXM"
 PEAK_TFLOPS = 989.0  # bf16, dense; NVIDIA's data sheet
@@ -46,7 +46,7 @@ def tflop_per_image(sampler: SamplerSettings) -> float:
     """Arithmetic of one image: two UNet evaluations a step with guidance, and the decoding."""
     scales = sampler.guidance_scales(sampler.num_steps)
     evaluations = sum(1 if scale is None else 2 for scale in scales)
-    return evaluations * UNET_TFLOP + DECODE_TFLOP
+    return evaluations * UNET_TFLOP + DECODE_TFLOP[sampler.decoder]
 
 
 def assumed_images_per_second(sampler: SamplerSettings) -> float:

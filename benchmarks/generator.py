@@ -43,7 +43,7 @@ from cytosynth.client import Client
 from services.common.artifact_store import ArtifactStore
 from services.common.bases import load_pipeline, resolve_base
 from services.common.lora import add_lora, lora_file
-from services.generator.synthesize import PRESETS
+from services.generator.presets import PRESETS
 from services.trainer.adapter_recipe import AdapterSettings
 
 BASE = "cyto-small"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from services.generator.synthesize import PRESETS
+from services.generator.presets import PRESETS
 
 Metrics = dict[str, Any]
 """What a section measured, as JSON takes it."""

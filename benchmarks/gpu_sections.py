@@ -28,8 +28,8 @@ from benchmarks.gpu_workload import (
 from benchmarks.in_process import InProcess, pixels
 from services.common.cell_classes import class_prompt
 from services.common.lora import WEIGHTS_FILE
+from services.generator.presets import PRESETS
 from services.generator.solver import build_scheduler
-from services.generator.synthesize import PRESETS
 
 DIFFUSERS_BATCH_SIZE = 10
 

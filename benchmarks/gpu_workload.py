@@ -13,14 +13,22 @@ from typing import Any
 from unittest import mock
 
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.in_process import InProcess
+from services.common.bases import TINY_DECODER
 from services.common.errors import DomainError
 from services.common.lora import WEIGHTS_FILE, LoraSpec, add_lora, lora_file
+from services.generator.presets import PRESETS
 from services.generator.sampler import Sampler
-from services.generator.synthesize import PRESETS, DrawnImage, SynthesisPlan
+from services.generator.synthesize import DrawnImage, SynthesisPlan
 
 BASE, CLASS_ID = "sd21", "myeloblast"
 NUM_ADAPTERS, LORA_RANK = 10, 16
@@ -34,6 +42,7 @@ class Workload:
 
     Attributes:
         unet, vae, text: Configurations of the parts, where diffusers' defaults do not do.
+        tiny_decoder: The same of the small decoder; TAESD's where empty.
         num_tokens: Length of a prompt.
         dtype: Arithmetic, as torch calls it.
         num_images: By preset; a multiple of ten.
@@ -46,6 +55,7 @@ class Workload:
     unet: dict[str, Any]
     vae: dict[str, Any]
     text: dict[str, Any]
+    tiny_decoder: dict[str, Any]
     num_tokens: int
     dtype: str
     num_images: dict[str, int]
@@ -65,6 +75,7 @@ FULL = Workload(
     vae=_KL | {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2},
     text={"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23}
     | {"num_attention_heads": 16, "hidden_act": "gelu", "projection_dim": 512},
+    tiny_decoder={},
     num_tokens=77,
     dtype="bfloat16",
     num_images={"paper": 80, "balanced": 160, "fast": 480},
@@ -80,6 +91,7 @@ TINY = Workload(
     vae=_KL | {"block_out_channels": (8,) * 4, "layers_per_block": 1, "norm_num_groups": 4},
     text={"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
     | {"num_attention_heads": 2, "projection_dim": 16},
+    tiny_decoder={"decoder_block_out_channels": (8,) * 4, "num_decoder_blocks": (1, 1, 1, 0)},
     num_tokens=40,
     dtype="float32",
     num_images={"paper": 10, "balanced": 10, "fast": 20},
@@ -115,6 +127,8 @@ class Setup:
         pipeline = build_pipeline(self.workload, self.device)
         pipeline.to(dtype=getattr(torch, self.workload.dtype))
         pipeline.save_pretrained(self.base_folder, safe_serialization=True)
+        tiny = AutoencoderTiny(**self.workload.tiny_decoder)
+        tiny.save_pretrained(self.base_folder / TINY_DECODER, safe_serialization=True)
         return pipeline
 
     def add_adapters(self, pipeline: StableDiffusionPipeline) -> None:
@@ -130,6 +144,7 @@ class Setup:
         """A generator of its own, adapters in its store; nothing is loaded yet."""
         values = {"NUM_SLOTS": self.workload.num_slots, "DTYPE": self.workload.dtype}
         values |= {"COMPILE": compiled, "DEVICE": self.device, "ADAPTER_MEMORY_MB": 1024}
+        values |= {"CUDA_GRAPHS": compiled}
         names = {f"CYTOSYNTH_GENERATOR_{name}": str(value) for name, value in values.items()}
         with mock.patch.dict(os.environ, names):
             uri = f"file://{self.folder}/store-{'compiled' if compiled else 'eager'}"

@@ -20,11 +20,10 @@ from services.common.lora import WEIGHTS_FILE
 from services.generator.adapters import describe_adapter
 from services.generator.config import GeneratorSettings
 from services.generator.draw import Drawer
+from services.generator.presets import PRESETS, SamplerSettings
 from services.generator.shards import Shard, cut
 from services.generator.synthesize import (
-    PRESETS,
     DrawnImage,
-    SamplerSettings,
     SynthesisPlan,
     SynthesisRequest,
     make_execution,
@@ -51,6 +50,7 @@ class InProcess:
         seed: int = 0,
     ) -> SynthesisPlan:
         """A checked request, with these settings instead of a preset's."""
+        found = resolve_base(base, self.settings.models_dir)
         adapter = describe_adapter(self.store, "local", adapter_id) if adapter_id else None
         request = SynthesisRequest(
             list(class_counts.items()),
@@ -60,8 +60,8 @@ class InProcess:
             scheduler=sampler.scheduler,
             guidance_start=sampler.guidance_start,
             guidance_stop=sampler.guidance_stop,
+            decoder=sampler.decoder if found.tiny_decoder else "",
         )
-        found = resolve_base(base, self.settings.models_dir)
         return make_plan(request, "local", found, adapter, make_execution(self.settings), 10**6)
 
     def draw(self, plans: Sequence[SynthesisPlan]) -> list[DrawnImage]:

@@ -19,7 +19,7 @@ import torch
 
 from services.common.cell_classes import class_prompt
 from services.common.lora import WEIGHTS_FILE
-from services.generator.synthesize import PRESETS
+from services.generator.presets import PRESETS
 
 BATCH = 10
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

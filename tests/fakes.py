@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderTiny,
     DPMSolverMultistepScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -22,6 +23,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from services.common.bases import TINY_DECODER
 from services.common.cell_classes import CELL_CLASSES, class_prompt
 
 IMAGE_SIZE_PX = 32
@@ -170,6 +172,22 @@ def _write(
         manifest["class_ids"] = list(class_ids)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
+
+
+def write_tiny_decoder(folder: Path, seed: int = 0) -> Path:
+    """Give the base in ``folder`` a random second decoder; returns the decoder's folder."""
+    torch.manual_seed(seed)
+    model = AutoencoderTiny(
+        latent_channels=16,
+        encoder_block_out_channels=(8,) * 4,
+        num_encoder_blocks=(1,) * 4,
+        decoder_block_out_channels=(8,) * 4,
+        num_decoder_blocks=(1, 1, 1, 0),
+    )
+    with torch.no_grad():
+        list(model.decoder.parameters())[-2].mul_(8)  # else all is grey
+    model.save_pretrained(folder / TINY_DECODER, safe_serialization=True)
+    return folder / TINY_DECODER
 
 
 def random_lora(folder: Path, seed: int, rank: int = 4, scale: float = 0.5) -> dict[str, bytes]:

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from services.common import lora
-from services.common.bases import Base, load_pipeline
+from services.common.bases import Base, load_pipeline, load_tiny_decoder
 from services.common.errors import DomainError
 from services.generator.adapter_bank import AdapterBank, Weights
 from services.generator.engine import Engine, Order, Recipe, StepRecord, Stream
+from services.generator.presets import SamplerSettings
 from services.generator.sampler import Sampler
 from services.generator.solver import build_solver
-from services.generator.synthesize import SamplerSettings
 
 CLASSES = ("basophil", "monocyte")
 QUICK = SamplerSettings(3, 2.0, "dpmpp_2m")
@@ -91,7 +91,13 @@ class Studio:
         )
         self.records: list[StepRecord] = []
         self.sampler = Sampler(
-            pipeline, num_rows, self.num_states, num_adapters, num_prompts, dtype
+            pipeline,
+            num_rows,
+            self.num_states,
+            num_adapters,
+            num_prompts,
+            dtype,
+            tiny_decoder=load_tiny_decoder(base),
         )
         self.engine = Engine(
             self.sampler,
@@ -117,7 +123,9 @@ class Studio:
             tenant,
             request_id,
             interactive,
-            recipe=Recipe(solver, settings.guidance_scales(len(solver))),
+            recipe=Recipe(
+                solver, settings.guidance_scales(len(solver)), settings.decoder == "tiny"
+            ),
             orders=orders,
             window=len(orders) if window is None else window,
             deliver=reader.deliver,

@@ -117,6 +117,7 @@ class GeneratorClient(ServiceClient):
         scheduler: str = "",
         guidance_start: float | None = None,
         guidance_stop: float | None = None,
+        decoder: str = "",
         priority: str = "",
         first_index: int = 0,
         image_format: str = "png",
@@ -139,6 +140,7 @@ class GeneratorClient(ServiceClient):
             scheduler: ``dpmpp_2m``, ``ddim`` or ``unipc``; empty: the preset's.
             guidance_start: Share of the steps from which on guidance acts; None: the preset's.
             guidance_stop: Share of the steps from which on it acts no more; None: the preset's.
+            decoder: ``full`` or ``tiny``; empty: the preset's.
             priority: ``interactive`` or ``bulk``; empty: by the number of images.
             first_index: Index of the first image wanted, from 0.
             image_format: ``png``, ``jpeg`` or ``webp``.
@@ -163,7 +165,13 @@ class GeneratorClient(ServiceClient):
                 ],
                 seed=seed,
                 sampler=sampler_settings(
-                    preset, num_steps, guidance_scale, scheduler, guidance_start, guidance_stop
+                    preset,
+                    num_steps,
+                    guidance_scale,
+                    scheduler,
+                    guidance_start,
+                    guidance_stop,
+                    decoder,
                 ),
                 priority=PRIORITIES[priority],
                 first_index=first_index,
@@ -291,6 +299,7 @@ def sampler_settings(
     scheduler: str = "",
     guidance_start: float | None = None,
     guidance_stop: float | None = None,
+    decoder: str = "",
 ) -> generator_pb2.SamplerSettings:
     """Sampler settings in which None and empty mean the preset's value."""
     return generator_pb2.SamplerSettings(
@@ -300,6 +309,7 @@ def sampler_settings(
         scheduler=scheduler,
         guidance_start=guidance_start,
         guidance_stop=guidance_stop,
+        decoder=decoder,
     )
 
 

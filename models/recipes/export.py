@@ -19,6 +19,7 @@ from diffusers import AutoencoderKL
 
 from cytosynth.phantoms import CELL_TYPES
 from models.recipes.corpus import REAL_CENTER_CROP, SIZE_PX, seen_images
+from services.common.bases import TINY_DECODER
 from services.common.images import decode_image, perceptual_hash, sha256_hex
 
 CITATION = (
@@ -83,11 +84,27 @@ def record_figure(folder: Path, what: str, figure: str) -> None:
     write(folder, manifest)
 
 
+def record_tiny_decoder(folder: Path, record: dict) -> None:
+    """Put a base's tiny decoder, which has seen what the base has, into its manifest and card."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["training"]["tiny_decoder"] = record
+    manifest["files"] |= {
+        str(p.relative_to(folder)): sha256_hex(p.read_bytes())
+        for p in sorted((folder / TINY_DECODER).iterdir())
+    }
+    write(folder, manifest)
+
+
 def forget_paths(folder: Path) -> None:
-    """Drop from the configurations the local paths that diffusers notes there."""
+    """Drop the local paths that diffusers notes in configurations, and what it notes twice."""
     for path in folder.rglob("config.json"):
         config = json.loads(path.read_text())
-        if config.pop("_name_or_path", None) is not None:
+        # diffusers also notes a tiny autoencoder's blocks twice, and warns when it reads that
+        needless = {"_name_or_path"} | (
+            {"block_out_channels"} if "decoder_block_out_channels" in config else set()
+        )
+        if needless & config.keys():
+            config = {key: value for key, value in config.items() if key not in needless}
             path.write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -8,6 +8,10 @@ A base is a folder below the models folder.  It holds either a diffusers pipelin
      "location": "owner/stable-diffusion-2-1-base", "revision": "<commit>"}
 
 A request can name only these, so no client makes a server read a path or download a model.
+
+A base may have a second, smaller decoder (diffusers AutoencoderTiny, as TAESD is one): a folder
+``vae_tiny`` beside its parts, or in ``manifest.json``
+``"tiny_decoder": {"location": "owner/taesd", "revision": "<commit>"}``.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from services.common.errors import FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from diffusers import AutoencoderTiny, StableDiffusionPipeline, StableDiffusionXLPipeline
 
     Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 
@@ -39,6 +43,18 @@ _PARTS = (
     "unet",
     "vae",
 )
+TINY_DECODER = "vae_tiny"
+
+
+@dataclass(frozen=True)
+class TinyDecoder:
+    """A base's second decoder: where diffusers finds it, and the digest or commit of its files.
+
+    It is no part of the base's own revision: what was trained on the base still fits.
+    """
+
+    location: str
+    revision: str
 
 
 @dataclass(frozen=True)
@@ -50,12 +66,14 @@ class Base:
         location: Folder or hub id that diffusers loads.
         revision: Digest of the files (a folder) or pinned hub revision.
         manifest: Content of ``manifest.json``; empty where there is none.
+        tiny_decoder: Its second decoder, if it has one.
     """
 
     name: str
     location: str
     revision: str
     manifest: dict[str, Any] = field(default_factory=dict, hash=False)
+    tiny_decoder: TinyDecoder | None = None
 
     @property
     def class_ids(self) -> tuple[str, ...] | None:
@@ -107,18 +125,34 @@ def resolve_base(name: str, models_dir: Path, field: str = "base") -> Base:
     folder = models_dir.resolve() / name
     manifest = _read_manifest(folder)
     if "location" not in manifest:
-        return Base(name, str(folder), folder_revision(folder), manifest)
-    if not manifest.get("revision"):
-        problem = "its manifest names a location but pins no revision"
-        raise FailedPrecondition(name, problem, 'add "revision" to its manifest.json')
-    return Base(name, str(manifest["location"]), str(manifest["revision"]), manifest)
+        tiny = _tiny_decoder(folder, manifest)
+        return Base(name, str(folder), folder_revision(folder), manifest, tiny)
+    location, revision = _pinned(folder, manifest, "")
+    return Base(name, location, revision, manifest, _tiny_decoder(folder, manifest))
 
 
-def folder_revision(folder: Path) -> str:
+def _tiny_decoder(folder: Path, manifest: dict[str, Any]) -> TinyDecoder | None:
+    if "tiny_decoder" in manifest:
+        return TinyDecoder(*_pinned(folder, manifest["tiny_decoder"], "tiny_decoder."))
+    if (folder / TINY_DECODER / "config.json").is_file():
+        return TinyDecoder(str(folder / TINY_DECODER), folder_revision(folder, (TINY_DECODER,)))
+    return None
+
+
+def _pinned(folder: Path, entry: dict[str, Any], prefix: str) -> tuple[str, str]:
+    if not entry.get("revision"):
+        problem = f"its manifest names a {prefix}location but pins no revision"
+        raise FailedPrecondition(
+            folder.name, problem, f'add "{prefix}revision" to its manifest.json'
+        )
+    return str(entry["location"]), str(entry["revision"])
+
+
+def folder_revision(folder: Path, parts: Sequence[str] = _PARTS) -> str:
     """SHA-256 (hex) over paths and contents of the pipeline's files, cards and manifest aside."""
     files = [
         path
-        for part in _PARTS
+        for part in parts
         for path in ([folder / part] if (folder / part).is_file() else (folder / part).rglob("*"))
         if path.is_file()
     ]
@@ -175,6 +209,31 @@ def load_pipeline(base: Base, device: str = "cpu", dtype: torch.dtype | None = N
     if decodes_in_float32(pipeline):
         pipeline.vae.to(torch.float32)
     return pipeline
+
+
+def load_tiny_decoder(
+    base: Base, device: str = "cpu", dtype: torch.dtype | None = None
+) -> AutoencoderTiny | None:
+    """The base's second decoder for inference, if it has one; arguments as ``load_pipeline``.
+
+    Raises:
+        FailedPrecondition: If it does not load.
+    """
+    import torch
+    from diffusers import AutoencoderTiny
+
+    tiny = base.tiny_decoder
+    if tiny is None:
+        return None
+    remote = {} if Path(tiny.location).is_dir() else {"revision": tiny.revision}
+    try:
+        model = AutoencoderTiny.from_pretrained(
+            tiny.location, torch_dtype=dtype or torch.float32, use_safetensors=True, **remote
+        )
+    except (OSError, ValueError) as error:
+        problem, remedy = "does not load", "check its folder or hub id on the server"
+        raise FailedPrecondition(f"tiny decoder of {base.name}", problem, remedy) from error
+    return model.requires_grad_(False).eval().to(device)
 
 
 def decodes_in_float32(pipeline: Pipeline) -> bool:

@@ -96,6 +96,11 @@ class _SamplerMetrics:
         self._evaluations = metrics.Counter(
             name + "unet_evaluations_total", "UNet evaluations; a guided step takes two."
         )
+        self._withheld = metrics.Counter(
+            name + "withheld_images_total",
+            "Images drawn and not delivered; their request fails with the reason.",
+            tag_keys=("reason",),
+        )
         self._padding = metrics.Counter(
             name + "padding_evaluations_total", "Rows of batches that no image used."
         )
@@ -125,6 +130,8 @@ class _SamplerMetrics:
         ):
             if num:  # Ray refuses to count nothing
                 counter.inc(num)
+        if record.num_images_not_finite:
+            self._withheld.inc(record.num_images_not_finite, tags={"reason": "not_finite"})
         self._step.observe(record.seconds)
         self._slots.set(record.num_rows)
 

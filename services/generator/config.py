@@ -22,6 +22,8 @@ class GeneratorSettings(CommonSettings):
     on CUDA and on CPUs that compute in it, else float32; name one where machines differ."""
     generator_compile: bool = False
     """Use torch.compile: faster steps after a minute of compiling; a CPU needs a C++ compiler."""
+    generator_cuda_graphs: bool = False
+    """On a GPU, launch the kernels of an evaluation together; not measured on one yet."""
     generator_decode_batch_size: int = Field(4, ge=1, le=64)
     """Images decoded at a time."""
     generator_device: Literal["auto", "cpu", "cuda"] = "auto"

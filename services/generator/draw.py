@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from services.common.artifact_store import ArtifactStore
-from services.common.bases import Base, load_pipeline, resolve_base
+from services.common.bases import Base, TinyDecoder, load_pipeline, load_tiny_decoder, resolve_base
 from services.common.errors import FailedPrecondition
 from services.common.images import encode_image
 from services.common.resource_names import ADAPTERS
@@ -26,16 +26,11 @@ from services.generator.adapter_bank import AdapterBank, Weights, num_entries
 from services.generator.config import GeneratorSettings
 from services.generator.engine import Engine, Order, Recipe, StepRecord, Stream
 from services.generator.mixed_lora import MIN_RANK
+from services.generator.presets import SamplerSettings
 from services.generator.sampler import Sampler
 from services.generator.shards import Shard
 from services.generator.solver import Solver, build_solver
-from services.generator.synthesize import (
-    DrawnImage,
-    ImageTask,
-    SamplerSettings,
-    SynthesisPlan,
-    make_execution,
-)
+from services.generator.synthesize import DrawnImage, ImageTask, SynthesisPlan, make_execution
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +47,7 @@ class Drawer:
         self._settings, self._store, self._observe = settings, store, observe
         self._execution = make_execution(settings)
         self._device = torch_device(settings)
-        self._engines: OrderedDict[tuple[str, str], Engine] = OrderedDict()
+        self._engines: OrderedDict[tuple[str, str, TinyDecoder | None], Engine] = OrderedDict()
         self._lock = threading.Lock()
         self._encoder = ThreadPoolExecutor(4, "encode")
 
@@ -122,7 +117,11 @@ class Drawer:
             plan.tenant,
             plan.request_id,
             plan.interactive,
-            recipe=Recipe(solver, plan.sampler.guidance_scales(len(solver))),
+            recipe=Recipe(
+                solver,
+                plan.sampler.guidance_scales(len(solver)),
+                tiny_decoder=plan.sampler.decoder == "tiny",
+            ),
             orders=deque(self._order(plan, task) for task in plan.tasks(shard.first, shard.end)),
             window=self._settings.generator_window_num_images,
             deliver=lambda order, array: self._encode_later(encode, order, array),
@@ -151,11 +150,13 @@ class Drawer:
 
     def _engine_of(self, plan: SynthesisPlan) -> Engine:
         base = resolve_base(plan.base, self._settings.models_dir)
-        if (base.revision, self._execution) != (plan.base_revision, plan.execution):
+        tiny = base.tiny_decoder if plan.sampler.decoder == "tiny" else None
+        mine = (base.revision, self._execution, tiny.revision if tiny else "")
+        if mine != (plan.base_revision, plan.execution, plan.decoder_revision):
             problem = "this replica's copy or settings are not those of the generator's front"
             raise FailedPrecondition(f"base {base.name}", problem, "restart the generator")
         with self._lock:
-            key = (base.name, base.revision)
+            key = (base.name, base.revision, base.tiny_decoder)
             if key not in self._engines:
                 self._give_up_idle()
                 self._engines[key] = self._start(base)
@@ -185,6 +186,8 @@ class Drawer:
             dtype,
             self._execution.compiled,
             self._execution.decode_batch_size,
+            load_tiny_decoder(base, self._device, dtype),
+            self._settings.generator_cuda_graphs,
         )
         return Engine(
             sampler,

@@ -35,10 +35,12 @@ class Recipe:
     Attributes:
         solver: Timesteps and matrices.
         guidance_scales: Per step; None: without guidance.
+        tiny_decoder: Decode with the base's small decoder.
     """
 
     solver: Solver
     guidance_scales: tuple[float | None, ...]
+    tiny_decoder: bool = False
 
     @property
     def rows_per_step(self) -> tuple[int, ...]:
@@ -100,9 +102,14 @@ class _Drawing(Turn):
     conditional: Condition = field(kw_only=True)
     unconditional: Condition = field(kw_only=True)
 
-    def advance(self) -> Advance:
+    @property
+    def recipe(self) -> Recipe:
         stream: Any = self.stream
         recipe: Recipe = stream.recipe
+        return recipe
+
+    def advance(self) -> Advance:
+        recipe = self.recipe
         scale = recipe.guidance_scales[self.step]
         return Advance(
             state=self.state,
@@ -122,6 +129,8 @@ class StepRecord:
     num_rows: int
     num_rows_padded: int
     num_images_finished: int
+    num_images_not_finite: int = 0
+    """Withheld, as the model gave NaN or infinity; their streams fail."""
 
 
 class Engine:
@@ -158,6 +167,7 @@ class Engine:
         self._finished: list[_Drawing] = []
         self._decoding: tuple[list[_Drawing], DecodedImages] | None = None
         self._waited = 0
+        self._num_not_finite = 0
         self._rate = _Rate()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -267,7 +277,8 @@ class Engine:
         if picked or num_finished:
             seconds = time.monotonic() - started
             self._rate.add(num_rows, seconds, full=num_rows >= self._sampler.num_rows - 1)
-            self._observe(StepRecord(seconds, num_rows, num_padded, num_finished))
+            num_not_finite, self._num_not_finite = self._num_not_finite, 0
+            self._observe(StepRecord(seconds, num_rows, num_padded, num_finished, num_not_finite))
         return bool(picked or num_finished)
 
     def _begin(self, stream: TurnStream) -> Turn | None:
@@ -308,18 +319,18 @@ class Engine:
         """Decode what is finished, a few at a time unless somebody waits for it."""
         if not self._finished:
             return 0
-        urgent = idle or any(drawing.stream.interactive for drawing in self._finished)
+        hurried = [drawing for drawing in self._finished if drawing.stream.interactive]
         self._waited += 1
+        tiny = (hurried or self._finished)[0].recipe.tiny_decoder  # the others come next
+        ready = [drawing for drawing in self._finished if drawing.recipe.tiny_decoder is tiny]
         size = self._sampler.decode_batch_size
-        if not urgent and self._waited < size:
-            num = len(self._finished) // size * size
-        else:
-            num = len(self._finished)
-        if not num:
+        if not idle and not hurried and self._waited < size:
+            ready = ready[: len(ready) // size * size]
+        if not ready:
             return 0
         self._waited = 0
-        ready, self._finished = self._finished[:num], self._finished[num:]
-        self._decoding = ready, self._sampler.decode([drawing.state for drawing in ready])
+        self._finished = [drawing for drawing in self._finished if drawing not in ready]
+        self._decoding = ready, self._sampler.decode([drawing.state for drawing in ready], tiny)
         for drawing in ready:
             self._free(drawing)
         return self._deliver() if idle or self._decoding[1].ready() else 0
@@ -334,6 +345,7 @@ class Engine:
             if stream.dropped:
                 continue
             if image is None:
+                self._num_not_finite += 1
                 remedy = "use another scheduler or num_steps"
                 stream.fail(FailedPrecondition("sampler", "gave values not finite", remedy))
                 self._drop(stream)

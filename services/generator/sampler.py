@@ -22,12 +22,15 @@ import torch
 
 from services.common.bases import decode_latents, decodes_in_float32, image_size
 from services.common.errors import FailedPrecondition
+from services.generator.cuda_graph import GraphedEvaluation
 from services.generator.group_norm import replace_group_norms
 from services.generator.mixed_lora import MixedLora
 from services.generator.row_tables import EMPTY, place_rows, send
 from services.generator.solver import STATE_SIZE
 
 if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny
+
     from services.common.bases import Pipeline
 
 _logger = logging.getLogger(__name__)
@@ -118,6 +121,8 @@ class Sampler:
         dtype: torch.dtype,
         compiled: bool = False,
         decode_batch_size: int = 4,
+        tiny_decoder: AutoencoderTiny | None = None,
+        cuda_graphs: bool = False,
     ) -> None:
         """Take over ``pipeline``, whose UNet and decoder become ``dtype`` and channels-last.
 
@@ -130,6 +135,8 @@ class Sampler:
             dtype: Arithmetic of UNet and decoder; solvers keep float32.
             compiled: Use ``torch.compile``.
             decode_batch_size: Images decoded at a time.
+            tiny_decoder: The base's second decoder, if it has one.
+            cuda_graphs: On a GPU, launch the kernels of an evaluation together.
         """
         self.pipeline, self.dtype, self.num_rows = pipeline, dtype, num_rows
         self.device = pipeline.unet.device
@@ -137,13 +144,18 @@ class Sampler:
         vae = pipeline.vae.to(memory_format=torch.channels_last)
         if not decodes_in_float32(pipeline):
             vae.to(dtype=dtype)
+        self._tiny_decoder = tiny_decoder
+        if tiny_decoder is not None:
+            tiny_decoder.to(dtype=dtype, memory_format=torch.channels_last)
         if self.device.type == "cpu" and not compiled:
             for model in (unet, vae.decoder):
                 replace_group_norms(model)
         self.lora = MixedLora(
             unet, num_rows, num_adapters, num_prompts, pipeline.tokenizer.model_max_length
         )
-        self.lora.fixed_kernels = compiled
+        graphed = cuda_graphs and self.device.type == "cuda"
+        self.lora.fixed_kernels = compiled or graphed
+        self._graphed = GraphedEvaluation(self._evaluate_now) if graphed else None
         self._unet = torch.compile(unet, dynamic=False) if compiled else unet
         self._compiled = compiled
         self.decode_batch_size = decode_batch_size
@@ -276,25 +288,35 @@ class Sampler:
         self._states.index_copy_(0, index[2], after)
 
     @torch.inference_mode()
-    def decode(self, states: Sequence[int]) -> DecodedImages:
+    def decode(self, states: Sequence[int], tiny: bool = False) -> DecodedImages:
         """Decode finished images; what is written to their states from now on comes after."""
         pixels, finite = [], []
         for start in range(0, len(states), self.decode_batch_size):
             chosen = list(states[start : start + self.decode_batch_size])
             padded = np.array(chosen + [self._spare] * (self.decode_batch_size - len(chosen)))
             latents = self._states[:, 0].index_select(0, self._send(padded))
-            decoded = self._decode_pixels(latents)[: len(chosen)]
+            decoded = self._decode_pixels(latents, tiny)[: len(chosen)]
             finite.append(torch.isfinite(decoded).flatten(1).all(1))
             scaled = ((decoded.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
             pixels.append(scaled.permute(0, 2, 3, 1).contiguous())
         return DecodedImages(torch.cat(pixels), torch.cat(finite))
 
-    def _decode_pixels(self, latents: torch.Tensor) -> torch.Tensor:
-        narrow = latents.to(self.pipeline.vae.dtype)
-        return decode_latents(self.pipeline, narrow.contiguous(memory_format=torch.channels_last))
+    def _decode_pixels(self, latents: torch.Tensor, tiny: bool) -> torch.Tensor:
+        last = {"memory_format": torch.channels_last}
+        if tiny:
+            assert self._tiny_decoder is not None
+            narrow = latents.to(self.dtype).contiguous(**last)
+            pixels: torch.Tensor = self._tiny_decoder.decode(narrow).sample
+            return pixels
+        return decode_latents(self.pipeline, latents.to(self.pipeline.vae.dtype).contiguous(**last))
 
     def _evaluate(self, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """UNet output (N, C, h, w) for the first N rows."""
+        if self._graphed is None:
+            return self._evaluate_now(latents, timesteps)
+        return self._graphed(latents, timesteps, self.lora.structure).clone()
+
+    def _evaluate_now(self, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         n = len(latents)
         conditions = self.lora.conditions(n)
         inputs: dict[str, Any] = {"encoder_hidden_states": conditions["tokens"]}

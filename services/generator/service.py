@@ -16,8 +16,8 @@ from services.common.resource_names import ADAPTERS, parse
 from services.common.status import Call, server_stream, unary
 from services.generator.adapters import AdapterRef, describe_adapter
 from services.generator.config import GeneratorSettings
+from services.generator.presets import PRESETS
 from services.generator.synthesize import (
-    PRESETS,
     DrawnImage,
     SynthesisPlan,
     SynthesisRequest,
@@ -109,6 +109,7 @@ class GeneratorService:
                     scheduler=preset.scheduler,
                     guidance_start=preset.guidance_start,
                     guidance_stop=preset.guidance_stop,
+                    decoder=preset.decoder,
                 )
                 for name, preset in PRESETS.items()
             },
@@ -137,6 +138,7 @@ def _decode(request: pb.SynthesizeRequest) -> SynthesisRequest:
         scheduler=sampler.scheduler,
         guidance_start=sampler.guidance_start if sampler.HasField("guidance_start") else None,
         guidance_stop=sampler.guidance_stop if sampler.HasField("guidance_stop") else None,
+        decoder=sampler.decoder,
         priority=_PRIORITIES[request.priority],
         image_format=_FORMATS[request.image_format],
     )

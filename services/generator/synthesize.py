@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import uuid
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -20,72 +19,13 @@ from services.common.cell_classes import is_class_id
 from services.common.errors import InvalidArgument
 from services.generator.adapters import AdapterRef, check_base
 from services.generator.config import GeneratorSettings
+from services.generator.presets import SamplerSettings, sampler_settings, shown, with_decoder_of
 
 MAX_SEED = 2**63 - 1
-MAX_NUM_STEPS = 1000
-MAX_GUIDANCE_SCALE = 30.0
 MAX_CLASS_COUNTS = 100
 MAX_NUM_PER_CLASS = 100_000
-SCHEDULERS = ("dpmpp_2m", "ddim", "unipc")
 PRIORITIES = ("INTERACTIVE", "BULK")
 FORMATS = ("PNG", "JPEG", "WEBP")
-DEFAULT_PRESET = "balanced"
-
-
-@dataclass(frozen=True)
-class SamplerSettings:
-    """How an image is sampled; every field is part of what the image depends on.
-
-    Attributes:
-        num_steps: Denoising steps.
-        guidance_scale: Classifier-free guidance (Ho and Salimans 2022); 1 switches it off.
-        scheduler: One of ``SCHEDULERS``.
-        guidance_start: Share of the steps, 0 to 1, from which on guidance acts
-            (Kynkäänniemi et al. 2024).
-        guidance_stop: Share of the steps from which on it acts no more.
-    """
-
-    num_steps: int
-    guidance_scale: float
-    scheduler: str
-    guidance_start: float = 0.0
-    guidance_stop: float = 1.0
-
-    def guidance_scales(self, num_steps: int) -> tuple[float | None, ...]:
-        """Guidance of each step; None: without, which costs one evaluation instead of two.
-
-        Args:
-            num_steps: Steps that the scheduler really takes.
-        """
-        if self.guidance_scale == 1.0:
-            return (None,) * num_steps
-        return tuple(
-            self.guidance_scale
-            if self.guidance_start <= step / num_steps < self.guidance_stop
-            else None
-            for step in range(num_steps)
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form; without the interval where guidance acts throughout."""
-        settings = asdict(self)
-        if (self.guidance_start, self.guidance_stop) == (0.0, 1.0):
-            del settings["guidance_start"], settings["guidance_stop"]
-        return settings
-
-
-PRESETS = {
-    "fast": SamplerSettings(num_steps=7, guidance_scale=1.0, scheduler="unipc"),
-    "balanced": SamplerSettings(
-        num_steps=12,
-        guidance_scale=2.0,
-        scheduler="unipc",
-        guidance_start=0.15,
-        guidance_stop=0.8,
-    ),
-    "paper": SamplerSettings(num_steps=50, guidance_scale=2.0, scheduler="ddim"),
-}
-"""7, 20 and 100 UNet evaluations an image; found by downstream macro-F1 (docs/lab-notebook.md)."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +66,7 @@ class SynthesisRequest:
 
     Attributes:
         class_counts: (class id, number of images) in order.
-        preset: Empty for the default; the next five overrule it where not None or empty.
+        preset: Empty for the default; the next six overrule it where not None or empty.
         priority: One of ``PRIORITIES``; empty: interactive if it is small.
     """
 
@@ -139,6 +79,7 @@ class SynthesisRequest:
     scheduler: str = ""
     guidance_start: float | None = None
     guidance_stop: float | None = None
+    decoder: str = ""
     image_format: str = "PNG"
     priority: str = ""
 
@@ -157,6 +98,7 @@ class SynthesisPlan:
     """A checked request: everything that its images depend on.
 
     Attributes:
+        decoder_revision: Of the base's tiny decoder, if that is used.
         first_index: First image wanted. This and what follows is not a part of the manifest.
         interactive: Whether it goes before bulk work.
         request_id: Shares are per tenant, and then per request.
@@ -171,6 +113,7 @@ class SynthesisPlan:
     sampler: SamplerSettings
     execution: Execution
     image_format: str
+    decoder_revision: str = ""
     first_index: int = 0
     interactive: bool = False
     request_id: str = ""
@@ -196,7 +139,8 @@ class SynthesisPlan:
     def image_seed(self, class_id: str, index: int) -> int:
         """64-bit seed of one image."""
         adapter = self.adapter.digest if self.adapter else ""
-        parts = [self.base_revision, adapter, class_id, self.seed, index, self.sampler.to_dict()]
+        sampler = replace(self.sampler, decoder="full").to_dict()
+        parts = [self.base_revision, adapter, class_id, self.seed, index, sampler]
         return int.from_bytes(hashlib.sha256(_canonical(parts)).digest()[:8], "big")
 
     def manifest_json(self) -> str:
@@ -214,6 +158,8 @@ class SynthesisPlan:
             "image_format": self.image_format,
             "intended_use": "research use only, not a medical device",
         }
+        if self.decoder_revision:
+            manifest["decoder_revision"] = self.decoder_revision
         return _canonical(manifest).decode()
 
 
@@ -242,6 +188,8 @@ def make_plan(
         formats = ", ".join(FORMATS)
         problem = f"is {request.image_format!r}, not an image format"
         raise InvalidArgument("image_format", problem, f"send one of {formats}")
+    sampler = with_decoder_of(base, sampler_settings(request), request)
+    tiny = base.tiny_decoder if sampler.decoder == "tiny" else None
     plan = SynthesisPlan(
         tenant=tenant,
         base=base.name,
@@ -249,9 +197,10 @@ def make_plan(
         adapter=adapter,
         class_counts=tuple(request.class_counts),
         seed=request.seed,
-        sampler=sampler_settings(request),
+        sampler=sampler,
         execution=execution,
         image_format=request.image_format,
+        decoder_revision=tiny.revision if tiny else "",
         first_index=request.first_index,
         interactive=_is_interactive(request, interactive_num_images),
         request_id=uuid.uuid4().hex,
@@ -265,56 +214,12 @@ def make_plan(
 def _is_interactive(request: SynthesisRequest, most: int) -> bool:
     num_images = sum(count for _, count in request.class_counts) - request.first_index
     if request.priority not in ("", *PRIORITIES):
-        problem = f"is {_shown(request.priority)}, not a priority"
+        problem = f"is {shown(request.priority)}, not a priority"
         raise InvalidArgument("priority", problem, f"send one of {', '.join(PRIORITIES)}")
     if request.priority == "INTERACTIVE" and num_images > most:
         problem = f"is INTERACTIVE, but {num_images} images are wanted"
         raise InvalidArgument("priority", problem, f"ask for at most {most}, or send BULK")
     return request.priority != "BULK" and num_images <= most
-
-
-def sampler_settings(request: SynthesisRequest) -> SamplerSettings:
-    """The preset with the request's own values laid over it.
-
-    Raises:
-        InvalidArgument: For an unknown preset or scheduler, or a number out of its range.
-    """
-    preset = request.preset or DEFAULT_PRESET
-    if preset not in PRESETS:
-        problem = f"is {_shown(preset)}, not a preset"
-        raise InvalidArgument("sampler.preset", problem, f"send one of {', '.join(PRESETS)}")
-    settings = PRESETS[preset]
-    steps, guidance = request.num_steps, request.guidance_scale
-    if steps is not None:
-        if not 1 <= steps <= MAX_NUM_STEPS:
-            remedy = f"send 1 to {MAX_NUM_STEPS}, or leave it out"
-            raise InvalidArgument("sampler.num_steps", f"is {steps}", remedy)
-        settings = replace(settings, num_steps=steps)
-    if guidance is not None:
-        if not math.isfinite(guidance) or not 0 <= guidance <= MAX_GUIDANCE_SCALE:
-            remedy = f"send 0 to {MAX_GUIDANCE_SCALE:g}, or leave it out"
-            raise InvalidArgument("sampler.guidance_scale", f"is {guidance}", remedy)
-        settings = replace(settings, guidance_scale=float(guidance))
-    start, stop = request.guidance_start, request.guidance_stop
-    for name, share in (("guidance_start", start), ("guidance_stop", stop)):
-        if share is not None and not 0 <= share <= 1:
-            remedy = "send a share of the steps, 0 to 1, or leave it out"
-            raise InvalidArgument(f"sampler.{name}", f"is {share}", remedy)
-    settings = replace(
-        settings,
-        guidance_start=settings.guidance_start if start is None else start,
-        guidance_stop=settings.guidance_stop if stop is None else stop,
-    )
-    if settings.guidance_start > settings.guidance_stop:
-        problem = f"is {settings.guidance_start:g}, after guidance_stop"
-        raise InvalidArgument("sampler.guidance_start", problem, "send at most guidance_stop")
-    if request.scheduler:
-        if request.scheduler not in SCHEDULERS:
-            problem = f"is {_shown(request.scheduler)}, not a scheduler"
-            remedy = f"send one of {', '.join(SCHEDULERS)}"
-            raise InvalidArgument("sampler.scheduler", problem, remedy)
-        settings = replace(settings, scheduler=request.scheduler)
-    return settings
 
 
 def check_class_counts(class_counts: Sequence[tuple[str, int]], max_num_images: int) -> None:
@@ -329,7 +234,7 @@ def check_class_counts(class_counts: Sequence[tuple[str, int]], max_num_images: 
     first_place: dict[str, int] = {}
     for i, (class_id, count) in enumerate(class_counts):
         if not is_class_id(class_id):
-            problem = f"is {_shown(class_id)}, not a class id" if class_id else "is empty"
+            problem = f"is {shown(class_id)}, not a class id" if class_id else "is empty"
             remedy = "send a lower-case letter, then at most 62 of a-z, 0-9 and _"
             raise InvalidArgument(f"class_counts[{i}].class_id", problem, remedy)
         if class_id in first_place:
@@ -361,7 +266,3 @@ def _check_known_classes(
 
 def _canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:80] + "…")

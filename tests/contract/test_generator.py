@@ -58,6 +58,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     root = tmp_path_factory.mktemp("generator")
     models_dir = root / "models"
     base_folder = fakes.write_tiny_base(models_dir, "tiny", class_ids=CLASSES)
+    fakes.write_tiny_decoder(base_folder)
     fakes.write_tiny_base(models_dir, "other", seed=1)
     base = resolve_base("tiny", models_dir)
     store = ArtifactStore(f"file://{root}/store")
@@ -133,6 +134,19 @@ def test_images_come_in_order_with_all_they_need(running: Running) -> None:
         "num_steps": 3,
         "scheduler": "unipc",
     }
+
+
+def test_decoder_is_the_request_s_choice(running: Running) -> None:
+    counts = (("monocyte", 3),)
+    [full, tiny] = [
+        running.images(ask(*counts, sampler=sampler(preset="fast", decoder=decoder)))
+        for decoder in ("full", "")
+    ]
+    assert [r.image_seed for r in full] == [r.image_seed for r in tiny]
+    assert all((pixels(a) != pixels(b)).any() for a, b in zip(full, tiny, strict=True))
+    manifest = json.loads(tiny[0].manifest_json)
+    assert manifest["sampler"]["decoder"] == "tiny" and len(manifest["decoder_revision"]) == 64
+    assert "decoder" not in json.loads(full[0].manifest_json)["sampler"]
 
 
 @pytest.mark.parametrize("adapter", ["", "adapters/mixed", "adapters/split"])
@@ -220,6 +234,8 @@ def sampler(**fields: Any) -> pb.SamplerSettings:
         (ask(ONE, sampler=sampler(guidance_scale=math.nan)), "sampler.guidance_scale", "0 to 30"),
         (ask(ONE, sampler=sampler(guidance_scale=math.inf)), "sampler.guidance_scale", "0 to 30"),
         (ask(ONE, sampler=sampler(guidance_scale=-1)), "sampler.guidance_scale", "0 to 30"),
+        (ask(ONE, sampler=sampler(decoder="huge")), "sampler.decoder", "full, tiny"),
+        (ask(ONE, base="other", sampler=sampler(decoder="tiny")), "sampler.decoder", "send full"),
         (ask(ONE, image_format=77), "image_format", "PNG"),
         (ask(ONE, priority=77), "priority", "BULK"),
         (ask(("monocyte", 17), priority=pb.PRIORITY_INTERACTIVE), "priority", "at most 16"),

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bases "tiny" and "tiny-xl"."""
+    """The bases "tiny" and "tiny-xl", each with a second decoder."""
     from tests import fakes  # brings torch, which most tests do without
 
     folder = tmp_path_factory.mktemp("models")
-    fakes.write_tiny_base(folder, "tiny")
-    fakes.write_tiny_xl_base(folder, "tiny-xl")
+    fakes.write_tiny_decoder(fakes.write_tiny_base(folder, "tiny"))
+    fakes.write_tiny_decoder(fakes.write_tiny_xl_base(folder, "tiny-xl"))
     return folder
 
 

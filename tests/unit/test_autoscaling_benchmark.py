@@ -16,8 +16,8 @@ from benchmarks.fake_fleet import FakeFleet, FakeSampler
 from benchmarks.virtual_clock import run_virtual
 from services.common.errors import DataLoss
 from services.generator.autoscale import AutoscaleSettings
+from services.generator.presets import PRESETS
 from services.generator.shards import Shard
-from services.generator.synthesize import PRESETS
 
 SAMPLER = FakeSampler(batch_size=16, num_steps=50, batch_seconds=4.0, start_up_seconds=30.0)
 REQUEST = Request(num_images=64 * 640, shard_num_images=32)

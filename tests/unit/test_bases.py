@@ -68,6 +68,51 @@ def test_revision_follows_weights_and_not_the_card(tmp_path: Path) -> None:
     assert bases.folder_revision(fakes.write_tiny_base(tmp_path, "tiny", seed=1)) != before
 
 
+def test_tiny_decoder_has_a_revision_of_its_own(tmp_path: Path) -> None:
+    folder = fakes.write_tiny_base(tmp_path, "tiny")
+    without = bases.resolve_base("tiny", tmp_path)
+    assert without.tiny_decoder is None
+    assert bases.load_tiny_decoder(without) is None
+    fakes.write_tiny_decoder(folder)
+    base = bases.resolve_base("tiny", tmp_path)
+    assert base.revision == without.revision
+    assert base.tiny_decoder is not None
+    fakes.write_tiny_decoder(folder, seed=1)
+    other = bases.resolve_base("tiny", tmp_path).tiny_decoder
+    assert other is not None and other.revision != base.tiny_decoder.revision
+    model = bases.load_tiny_decoder(base, dtype=torch.bfloat16)
+    assert model is not None
+    assert model.decode(torch.zeros(2, 16, 4, 4, dtype=torch.bfloat16)).sample.shape == (
+        2,
+        3,
+        32,
+        32,
+    )
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_tiny_decoder_kept_elsewhere_is_pinned(tmp_path: Path) -> None:
+    folder = fakes.write_tiny_base(tmp_path, "tiny")
+    place = {"location": str(fakes.write_tiny_decoder(tmp_path / "elsewhere"))}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"tiny_decoder": place}))
+    with pytest.raises(FailedPrecondition, match=r"tiny_decoder\.revision"):
+        bases.resolve_base("tiny", tmp_path)
+    pinned = {"tiny_decoder": place | {"revision": "abc"}}
+    (folder / "manifest.json").write_text(json.dumps(manifest | pinned))
+    base = bases.resolve_base("tiny", tmp_path)
+    assert base.tiny_decoder == bases.TinyDecoder(place["location"], "abc")
+    assert bases.load_tiny_decoder(base) is not None
+
+
+def test_damaged_tiny_decoder_tells_no_path(tmp_path: Path) -> None:
+    folder = fakes.write_tiny_decoder(fakes.write_tiny_base(tmp_path, "tiny"))
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(FailedPrecondition, match="tiny decoder of tiny") as caught:
+        bases.load_tiny_decoder(bases.resolve_base("tiny", tmp_path))
+    assert str(tmp_path) not in caught.value.message
+
+
 def test_damaged_base_tells_no_path(tmp_path: Path) -> None:
     folder = fakes.write_tiny_base(tmp_path, "tiny")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()

@@ -248,12 +248,13 @@ def test_synthesize_takes_the_classes_of_the_adapter(
 def test_synthesize_sends_its_settings(cyto: Cyto, toy: ToyServices, tmp_path: Path) -> None:
     settings = ("--guidance", 3, "--guidance-start", 0.25, "--guidance-stop", 1)
     command = ("synthesize", "blast=1", "--out", tmp_path / "out", *settings)
-    assert cyto(*command, "--priority", "bulk")[0] == 0
+    assert cyto(*command, "--priority", "bulk", "--decoder", "tiny")[0] == 0
     assert cyto("synthesize", "blast=1", "--out", tmp_path / "plain")[0] == 0
     request, plain = toy.generator.requests
     sampler = request.sampler
     guidance = (sampler.guidance_scale, sampler.guidance_start, sampler.guidance_stop)
     assert guidance == (3.0, 0.25, 1.0)
+    assert (sampler.decoder, plain.sampler.decoder) == ("tiny", "")
     assert request.priority == generator_pb2.PRIORITY_BULK
     assert plain.priority == generator_pb2.PRIORITY_UNSPECIFIED
     assert not plain.sampler.HasField("guidance_start")

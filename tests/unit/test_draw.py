@@ -17,20 +17,19 @@ from hypothesis import strategies as st
 
 from services.common import lora
 from services.common.artifact_store import ArtifactStore
-from services.common.bases import load_pipeline, resolve_base
+from services.common.bases import load_pipeline, load_tiny_decoder, resolve_base
 from services.common.cell_classes import class_prompt
 from services.common.errors import DataLoss, FailedPrecondition, NotFound
 from services.common.images import decode_image
 from services.generator.adapters import describe_adapter
 from services.generator.config import GeneratorSettings
 from services.generator.draw import Drawer
+from services.generator.presets import SCHEDULERS, SamplerSettings
 from services.generator.sampler import starting_noise
 from services.generator.shards import Shard
 from services.generator.solver import Solver, build_scheduler, build_solver
 from services.generator.synthesize import (
-    SCHEDULERS,
     DrawnImage,
-    SamplerSettings,
     SynthesisPlan,
     SynthesisRequest,
     make_execution,
@@ -50,6 +49,7 @@ class Replicas:
         models_dir = root / "models"
         for name in ("tiny", "second"):
             fakes.write_tiny_base(models_dir, name, seed=len(name))
+        fakes.write_tiny_decoder(models_dir / "tiny")
         self.settings = GeneratorSettings(
             store_uri=f"file://{root}/store",
             models_dir=models_dir,
@@ -134,6 +134,35 @@ def test_images_are_those_of_diffusers(
         difference = np.abs(pixels(image) - (expected * 255).round()).max()
         assert difference <= 1, f"image {image.index}: {difference} levels of 255"
         assert pixels(image).std() > 5
+
+
+def test_tiny_decoder_draws_what_diffusers_draws_with_it(replicas: Replicas) -> None:
+    plan = replicas.plan("one", decoder="tiny", guidance_scale=1.0)
+    [images] = draw(replicas.drawers[0], Shard(plan, 3, 6))
+    [full] = draw(replicas.drawers[0], Shard(replicas.plan("one", guidance_scale=1.0), 3, 6))
+    assert [image.image_seed for image in images] == [image.image_seed for image in full]
+    tiny = load_tiny_decoder(replicas.base)
+    assert tiny is not None
+    for image, other in zip(images, full, strict=True):
+        pipeline = load_pipeline(replicas.base)
+        fakes.load_lora(pipeline, replicas.loras[0])
+        pipeline.scheduler = build_scheduler("unipc", dict(pipeline.scheduler.config))
+        pipeline.vae = tiny
+        [expected] = pipeline(
+            class_prompt(image.class_id),
+            num_inference_steps=3,
+            guidance_scale=1.0,
+            latents=starting_noise(image.image_seed, (16, 4, 4))[None],
+            output_type="np",
+        ).images
+        assert np.abs(pixels(image) - (expected * 255).round()).max() <= 1
+        assert np.abs(pixels(image) - pixels(other)).max() > 5
+
+
+def test_replica_with_another_tiny_decoder_does_not_draw(replicas: Replicas) -> None:
+    plan = replace(replicas.plan(None, decoder="tiny"), decoder_revision="0" * 64)
+    with pytest.raises(FailedPrecondition, match="restart the generator"):
+        draw(replicas.drawers[0], Shard(plan, 0, 1))
 
 
 @settings(max_examples=4, deadline=None)

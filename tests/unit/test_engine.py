@@ -14,7 +14,7 @@ from services.common.errors import FailedPrecondition, Unavailable
 from services.common.lora import LoraSpec
 from services.generator.adapter_bank import Weights
 from services.generator.engine import Stream
-from services.generator.synthesize import SamplerSettings
+from services.generator.presets import SamplerSettings
 from tests.studio import CLASSES, EVERYTHING, Studio, make_lora, orders_of, weights_of
 
 ADAPTERS = ("attention", "everything")
@@ -135,6 +135,7 @@ def test_images_that_are_not_finite_fail_only_their_stream(
         assert all((images[i] == expected[i]).all() for i in range(8))
         assert len(bad.errors) == 1 and not bad.images
     assert studio.leaks() == (0, 0, 0)
+    assert sum(record.num_images_not_finite for record in studio.records) == 3, "one a stream"
     again = studio.submit(orders_of(BASE_ALONE, 16)).wait()
     assert all((again[i] == expected[i]).all() for i in range(16)), "in any state, used before"
 
@@ -168,11 +169,11 @@ def test_streams_that_wait_only_for_their_last_images_are_told_too(
 
     honest, sizes = studio.sampler.decode, list[int]()
 
-    def decode(states: list[int]) -> list:
+    def decode(states: list[int], tiny: bool) -> list:
         sizes.append(len(states))
         if len(sizes) == 2:
             raise RuntimeError("decoder")
-        return honest(states)
+        return honest(states, tiny)
 
     monkeypatch.setattr(studio.sampler, "decode", decode)
     unguided = SamplerSettings(3, 1.0, "ddim")  # so that all five end with the same step

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,8 +23,9 @@ from benchmarks.gpu_workload import FULL, NUM_ADAPTERS, TINY, Setup, build_pipel
 from benchmarks.in_process import InProcess
 from benchmarks.recompiles import RecompileCounter
 from services.common.errors import FailedPrecondition
+from services.generator.presets import PRESETS
 from services.generator.sampler import Sampler
-from services.generator.synthesize import PRESETS, DrawnImage, SynthesisPlan
+from services.generator.synthesize import DrawnImage, SynthesisPlan
 
 
 def test_the_model_is_sd21_base_and_as_costly_as_the_page_of_costs_says() -> None:
@@ -40,7 +42,12 @@ def test_the_model_is_sd21_base_and_as_costly_as_the_page_of_costs_says() -> Non
     assert counted.get_total_flops() / 1e12 == pytest.approx(cost.UNET_TFLOP, rel=0.01)
     with torch.inference_mode(), FlopCounterMode(display=False) as counted:
         assert vae.decode(latents).sample.shape == (1, 3, 512, 512)
-    assert counted.get_total_flops() / 1e12 == pytest.approx(cost.DECODE_TFLOP, rel=0.01)
+    assert counted.get_total_flops() / 1e12 == pytest.approx(cost.DECODE_TFLOP["full"], rel=0.01)
+    with torch.device("meta"):
+        tiny = AutoencoderTiny(**FULL.tiny_decoder)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counted:
+        assert tiny.decode(latents).sample.shape == (1, 3, 512, 512)
+    assert counted.get_total_flops() / 1e12 == pytest.approx(cost.DECODE_TFLOP["tiny"], rel=0.02)
 
 
 def test_images_are_whole_batches_and_shares_of_ten_adapters() -> None:

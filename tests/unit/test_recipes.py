@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,17 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 
-from models.recipes import export, train_clip, train_diffusion
+from models.recipes import export, train_clip, train_diffusion, train_tiny_decoder
 from models.recipes.cell_features import CellFeatures, train_cell_features
 from models.recipes.corpus import Corpus, join, may_be_seen, phantom_corpus, real_corpus
 from models.recipes.train_autoencoder import train as train_autoencoder
+from services.common.bases import (
+    TINY_DECODER,
+    decode_latents,
+    load_pipeline,
+    load_tiny_decoder,
+    resolve_base,
+)
 
 A_STEP_OR_TWO = 0.001  # minutes
 
@@ -104,6 +112,37 @@ def test_a_base_is_a_pipeline_that_draws(corpus, autoencoder, tmp_path):
     pipeline.set_progress_bar_config(disable=True)
     drawn = pipeline("a microscopic image of a single monocyte", 64, 64, num_inference_steps=2)
     assert drawn.images[0].size == (64, 64)
+
+
+def test_a_tiny_decoder_learns_from_what_its_base_draws(corpus, features):
+    pipeline = load_pipeline(resolve_base("cyto-small", Path("models")))
+    prompts = ["a microscopic image of a single monocyte"]
+    examples = train_tiny_decoder.make_examples(pipeline, corpus.images[:8], prompts, 32)
+    assert (examples.encoded, len(examples.pixels), len(examples.latents)) == (8, 40, 40)
+    assert 0.5 < examples.latents[:8].std() < 2  # scaled, as the UNet has them
+    drawn = decode_latents(pipeline, examples.latents[:1])[0].permute(1, 2, 0)
+    seen = examples.pixels[0].float() / 127.5 - 1
+    assert (drawn.clamp(-1, 1) - seen).abs().max() < 0.01
+    model, record = train_tiny_decoder.train(examples, features, A_STEP_OR_TWO, 0, 1.0)
+    assert record["steps"] > 0
+    assert record["examples"] == {"encoded": 8, "all": 40}
+    assert model.decode(examples.latents[:2]).sample.shape == (2, 3, 64, 64)
+    assert model.encode(seen.permute(2, 0, 1)[None]).latents.shape == (1, 16, 8, 8)
+
+
+def test_a_tiny_decoder_is_entered_in_manifest_and_card(tmp_path):
+    folder = Path(shutil.copytree("models/cyto-small", tmp_path / "base"))
+    shutil.rmtree(folder / TINY_DECODER, ignore_errors=True)
+    train_tiny_decoder.new_tiny().half().save_pretrained(folder / TINY_DECODER)
+    export.forget_paths(folder)
+    export.record_tiny_decoder(folder, {"steps": 7})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    weights = f"{TINY_DECODER}/diffusion_pytorch_model.safetensors"
+    digest = hashlib.sha256((folder / weights).read_bytes()).hexdigest()
+    assert manifest["files"][weights] == digest
+    assert manifest["training"]["tiny_decoder"] == {"steps": 7}
+    assert '"tiny_decoder": {"steps": 7}' in (folder / "README.md").read_text()
+    assert load_tiny_decoder(resolve_base("base", tmp_path)) is not None
 
 
 def test_a_clip_base_loads_as_an_open_clip_folder(corpus, tmp_path):

@@ -18,8 +18,8 @@ from services.common.errors import FailedPrecondition
 from services.common.lora import LoraSpec
 from services.generator.adapter_bank import Weights
 from services.generator.engine import Order
+from services.generator.presets import DECODERS, SCHEDULERS, SamplerSettings
 from services.generator.sampler import Sampler, starting_noise
-from services.generator.synthesize import SCHEDULERS, SamplerSettings
 from tests.studio import CLASSES, EVERYTHING, QUICK, Reader, Studio, make_lora, weights_of
 
 SPECS = {
@@ -106,6 +106,7 @@ SAMPLER = st.builds(
     scheduler=st.sampled_from(SCHEDULERS),
     guidance_start=st.sampled_from([0.0, 0.3]),
     guidance_stop=st.sampled_from([1.0, 0.6]),
+    decoder=st.sampled_from(DECODERS),
 )
 WISH = st.builds(
     lambda num_images, first, **fields: Wish(first=first, end=first + num_images, **fields),
@@ -158,6 +159,7 @@ def test_seed_class_adapter_and_settings_each_change_the_image(studios: Studios)
         replace(wish, sampler=replace(QUICK, guidance_scale=3.0)),
         replace(wish, sampler=replace(QUICK, guidance_stop=0.5)),
         replace(wish, sampler=replace(QUICK, scheduler="unipc")),
+        replace(wish, sampler=replace(QUICK, decoder="tiny")),
     ]
     images = [studios.reference(wish, i) for i in (0, 1)]
     images += [studios.reference(other, 0) for other in others]
@@ -180,6 +182,7 @@ def test_sdxl_images_do_not_depend_on_their_batch_mates(models_dir: Path) -> Non
     studios = Studios(base, torch.float32)
     wish = Wish("everything", CLASSES[0], QUICK, 0, 4, "a", False)
     wishes = [wish, replace(wish, adapter=None), replace(wish, class_id=CLASSES[1])]
+    wishes.append(replace(wish, sampler=replace(QUICK, decoder="tiny")))
     readers = [studios.start(studios.mixing, w, str(i), None) for i, w in enumerate(wishes)]
     for each, reader in zip(wishes, readers, strict=True):
         for index, image in reader.wait().items():

@@ -9,8 +9,9 @@ from itertools import groupby
 import pytest
 
 from services.common.errors import DataLoss, InvalidArgument, Unavailable
+from services.generator.presets import PRESETS
 from services.generator.shards import Gate, Shard, cut, stream_in_order
-from services.generator.synthesize import PRESETS, DrawnImage, Execution, ImageTask, SynthesisPlan
+from services.generator.synthesize import DrawnImage, Execution, ImageTask, SynthesisPlan
 
 PLAN = SynthesisPlan(
     "local",
@@ -22,7 +23,7 @@ PLAN = SynthesisPlan(
     PRESETS["fast"],
     Execution(4, "float32"),
     "PNG",
-    3,
+    first_index=3,
 )
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from services.common.errors import FailedPrecondition
+from services.generator.presets import SCHEDULERS
 from services.generator.sampler import starting_noise
 from services.generator.solver import STATE_SIZE, build_scheduler, build_solver
-from services.generator.synthesize import SCHEDULERS
 from tests import fakes
 
 COSINE = dict(fakes.tiny_scheduler().config)

@@ -9,20 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.bases import Base
+from services.common.bases import Base, TinyDecoder
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.generator.adapters import AdapterRef
 from services.generator.config import GeneratorSettings
+from services.generator.presets import PRESETS, SamplerSettings, sampler_settings
 from services.generator.shards import cut
 from services.generator.synthesize import (
-    PRESETS,
     Execution,
-    SamplerSettings,
     SynthesisPlan,
     SynthesisRequest,
     make_execution,
     make_plan,
-    sampler_settings,
 )
 
 BASE = Base("tiny", "/models/tiny", "r1", {})
@@ -105,6 +103,25 @@ def test_guidance_acts_on_its_share_of_the_steps() -> None:
     assert guided(guidance_start=0.2, guidance_stop=0.5) == [False] * 2 + [True] * 3 + [False] * 5
     assert guided(guidance_start=0.5, guidance_stop=0.5) == [False] * 10
     assert guided(1, guidance_stop=0.1) == [True]
+
+
+def test_presets_draw_with_the_tiny_decoder_of_bases_that_have_one() -> None:
+    plain = plan_of(preset="fast")
+    assert (plain.sampler.decoder, plain.decoder_revision) == ("full", "")
+    base = replace(BASE, tiny_decoder=TinyDecoder("/models/tiny/vae_tiny", "t1"))
+
+    def plan(**fields: str) -> SynthesisPlan:
+        request = SynthesisRequest(COUNTS, seed=1, **fields)  # type: ignore[arg-type]
+        return make_plan(request, "local", base, None, Execution(4, "float32"), 1000)
+
+    fast, full = plan(preset="fast"), plan(preset="fast", decoder="full")
+    assert (fast.sampler.decoder, fast.decoder_revision) == ("tiny", "t1")
+    assert json.loads(fast.manifest_json())["decoder_revision"] == "t1"
+    assert json.loads(fast.manifest_json())["sampler"]["decoder"] == "tiny"
+    assert full.manifest_json() == plain.manifest_json()
+    assert fast.image_seed("monocyte", 3) == plain.image_seed("monocyte", 3)
+    assert plan(preset="paper").sampler.decoder == "full"
+    assert plan(preset="paper", decoder="tiny").decoder_revision == "t1"
 
 
 def test_evaluations_of_an_image_are_counted() -> None:
@@ -207,6 +224,8 @@ def test_own_values_overrule_the_preset() -> None:
         ({"guidance_stop": float("nan")}, "sampler.guidance_stop"),
         ({"guidance_start": 0.6, "guidance_stop": 0.5}, "sampler.guidance_start"),
         ({"scheduler": "euler"}, "sampler.scheduler"),
+        ({"decoder": "huge"}, "sampler.decoder"),
+        ({"decoder": "tiny"}, "sampler.decoder"),  # the base has none
         ({"priority": "URGENT"}, "priority"),
         ({"priority": "x" * 10_000}, "priority"),
         ({"priority": "INTERACTIVE", "class_counts": (("monocyte", 17),)}, "priority"),

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cytosynth.common.v1 import image_pb2 as cytosynth_dot_common_dot_v1_dot_image__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&cytosynth/generator/v1/generator.proto\x12\x16\x63ytosynth.generator.v1\x1a\x1f\x63ytosynth/common/v1/image.proto\"\xe8\x01\n\x0fSamplerSettings\x12\x0e\n\x06preset\x18\x01 \x01(\t\x12\x16\n\tnum_steps\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x1b\n\x0eguidance_scale\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tscheduler\x18\x04 \x01(\t\x12\x1b\n\x0eguidance_start\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x1a\n\rguidance_stop\x18\x06 \x01(\x01H\x03\x88\x01\x01\x42\x0c\n\n_num_stepsB\x11\n\x0f_guidance_scaleB\x11\n\x0f_guidance_startB\x10\n\x0e_guidance_stop\"2\n\nClassCount\x12\x10\n\x08\x63lass_id\x18\x01 \x01(\t\x12\x12\n\nnum_images\x18\x02 \x01(\x03\"\xb5\x02\n\x11SynthesizeRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\t\x12\x38\n\x0c\x63lass_counts\x18\x03 \x03(\x0b\x32\".cytosynth.generator.v1.ClassCount\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x38\n\x07sampler\x18\x05 \x01(\x0b\x32\'.cytosynth.generator.v1.SamplerSettings\x12\x13\n\x0b\x66irst_index\x18\x06 \x01(\x03\x12\x36\n\x0cimage_format\x18\x07 \x01(\x0e\x32 .cytosynth.common.v1.ImageFormat\x12\x32\n\x08priority\x18\x08 \x01(\x0e\x32 .cytosynth.generator.v1.Priority\"\xdf\x01\n\x12SynthesizeResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x10\n\x08\x63lass_id\x18\x02 \x01(\t\x12\x12\n\nimage_seed\x18\x03 \x01(\x06\x12\r\n\x05image\x18\x04 \x01(\x0c\x12\x36\n\x0cimage_format\x18\x05 \x01(\x0e\x32 .cytosynth.common.v1.ImageFormat\x12\r\n\x05width\x18\x06 \x01(\x05\x12\x0e\n\x06height\x18\x07 \x01(\x05\x12\x17\n\x0fmanifest_digest\x18\x08 \x01(\t\x12\x15\n\rmanifest_json\x18\t \x01(\t\"\x18\n\x16GetCapabilitiesRequest\"\xbc\x03\n\x17GetCapabilitiesResponse\x12\r\n\x05\x62\x61ses\x18\x01 \x03(\t\x12\x14\n\x0c\x64\x65\x66\x61ult_base\x18\x02 \x01(\t\x12M\n\x07presets\x18\x03 \x03(\x0b\x32<.cytosynth.generator.v1.GetCapabilitiesResponse.PresetsEntry\x12\x16\n\x0emax_num_images\x18\x04 \x01(\x03\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\x12R\n\nimage_size\x18\x06 \x03(\x0b\x32>.cytosynth.generator.v1.GetCapabilitiesResponse.ImageSizeEntry\x12\"\n\x1amax_num_interactive_images\x18\x07 \x01(\x05\x1aW\n\x0cPresetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x36\n\x05value\x18\x02 \x01(\x0b\x32\'.cytosynth.generator.v1.SamplerSettings:\x02\x38\x01\x1a\x30\n\x0eImageSizeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02\x32\xed\x01\n\x10GeneratorService\x12\x65\n\nSynthesize\x12).cytosynth.generator.v1.SynthesizeRequest\x1a*.cytosynth.generator.v1.SynthesizeResponse0\x01\x12r\n\x0fGetCapabilities\x12..cytosynth.generator.v1.GetCapabilitiesRequest\x1a/.cytosynth.generator.v1.GetCapabilitiesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&cytosynth/generator/v1/generator.proto\x12\x16\x63ytosynth.generator.v1\x1a\x1f\x63ytosynth/common/v1/image.proto\"\xf9\x01\n\x0fSamplerSettings\x12\x0e\n\x06preset\x18\x01 \x01(\t\x12\x16\n\tnum_steps\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x1b\n\x0eguidance_scale\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tscheduler\x18\x04 \x01(\t\x12\x1b\n\x0eguidance_start\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x1a\n\rguidance_stop\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12\x0f\n\x07\x64\x65\x63oder\x18\x07 \x01(\tB\x0c\n\n_num_stepsB\x11\n\x0f_guidance_scaleB\x11\n\x0f_guidance_startB\x10\n\x0e_guidance_stop\"2\n\nClassCount\x12\x10\n\x08\x63lass_id\x18\x01 \x01(\t\x12\x12\n\nnum_images\x18\x02 \x01(\x03\"\xb5\x02\n\x11SynthesizeRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\t\x12\x38\n\x0c\x63lass_counts\x18\x03 \x03(\x0b\x32\".cytosynth.generator.v1.ClassCount\x12\x0c\n\x04seed\x18\x04 \x01(\x03\x12\x38\n\x07sampler\x18\x05 \x01(\x0b\x32\'.cytosynth.generator.v1.SamplerSettings\x12\x13\n\x0b\x66irst_index\x18\x06 \x01(\x03\x12\x36\n\x0cimage_format\x18\x07 \x01(\x0e\x32 .cytosynth.common.v1.ImageFormat\x12\x32\n\x08priority\x18\x08 \x01(\x0e\x32 .cytosynth.generator.v1.Priority\"\xdf\x01\n\x12SynthesizeResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x10\n\x08\x63lass_id\x18\x02 \x01(\t\x12\x12\n\nimage_seed\x18\x03 \x01(\x06\x12\r\n\x05image\x18\x04 \x01(\x0c\x12\x36\n\x0cimage_format\x18\x05 \x01(\x0e\x32 .cytosynth.common.v1.ImageFormat\x12\r\n\x05width\x18\x06 \x01(\x05\x12\x0e\n\x06height\x18\x07 \x01(\x05\x12\x17\n\x0fmanifest_digest\x18\x08 \x01(\t\x12\x15\n\rmanifest_json\x18\t \x01(\t\"\x18\n\x16GetCapabilitiesRequest\"\xbc\x03\n\x17GetCapabilitiesResponse\x12\r\n\x05\x62\x61ses\x18\x01 \x03(\t\x12\x14\n\x0c\x64\x65\x66\x61ult_base\x18\x02 \x01(\t\x12M\n\x07presets\x18\x03 \x03(\x0b\x32<.cytosynth.generator.v1.GetCapabilitiesResponse.PresetsEntry\x12\x16\n\x0emax_num_images\x18\x04 \x01(\x03\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\x12R\n\nimage_size\x18\x06 \x03(\x0b\x32>.cytosynth.generator.v1.GetCapabilitiesResponse.ImageSizeEntry\x12\"\n\x1amax_num_interactive_images\x18\x07 \x01(\x05\x1aW\n\x0cPresetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x36\n\x05value\x18\x02 \x01(\x0b\x32\'.cytosynth.generator.v1.SamplerSettings:\x02\x38\x01\x1a\x30\n\x0eImageSizeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02\x32\xed\x01\n\x10GeneratorService\x12\x65\n\nSynthesize\x12).cytosynth.generator.v1.SynthesizeRequest\x1a*.cytosynth.generator.v1.SynthesizeResponse0\x01\x12r\n\x0fGetCapabilities\x12..cytosynth.generator.v1.GetCapabilitiesRequest\x1a/.cytosynth.generator.v1.GetCapabilitiesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,24 +36,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCAPABILITIESRESPONSE_PRESETSENTRY']._serialized_options = b'8\001'
   _globals['_GETCAPABILITIESRESPONSE_IMAGESIZEENTRY']._loaded_options = None
   _globals['_GETCAPABILITIESRESPONSE_IMAGESIZEENTRY']._serialized_options = b'8\001'
-  _globals['_PRIORITY']._serialized_start=1397
-  _globals['_PRIORITY']._serialized_end=1478
+  _globals['_PRIORITY']._serialized_start=1414
+  _globals['_PRIORITY']._serialized_end=1495
   _globals['_SAMPLERSETTINGS']._serialized_start=100
-  _globals['_SAMPLERSETTINGS']._serialized_end=332
-  _globals['_CLASSCOUNT']._serialized_start=334
-  _globals['_CLASSCOUNT']._serialized_end=384
-  _globals['_SYNTHESIZEREQUEST']._serialized_start=387
-  _globals['_SYNTHESIZEREQUEST']._serialized_end=696
-  _globals['_SYNTHESIZERESPONSE']._serialized_start=699
-  _globals['_SYNTHESIZERESPONSE']._serialized_end=922
-  _globals['_GETCAPABILITIESREQUEST']._serialized_start=924
-  _globals['_GETCAPABILITIESREQUEST']._serialized_end=948
-  _globals['_GETCAPABILITIESRESPONSE']._serialized_start=951
-  _globals['_GETCAPABILITIESRESPONSE']._serialized_end=1395
-  _globals['_GETCAPABILITIESRESPONSE_PRESETSENTRY']._serialized_start=1258
-  _globals['_GETCAPABILITIESRESPONSE_PRESETSENTRY']._serialized_end=1345
-  _globals['_GETCAPABILITIESRESPONSE_IMAGESIZEENTRY']._serialized_start=1347
-  _globals['_GETCAPABILITIESRESPONSE_IMAGESIZEENTRY']._serialized_end=1395
-  _globals['_GENERATORSERVICE']._serialized_start=1481
-  _globals['_GENERATORSERVICE']._serialized_end=1718
+  _globals['_SAMPLERSETTINGS']._serialized_end=349
+  _globals['_CLASSCOUNT']._serialized_start=351
+  _globals['_CLASSCOUNT']._serialized_end=401
+  _globals['_SYNTHESIZEREQUEST']._serialized_start=404
+  _globals['_SYNTHESIZEREQUEST']._serialized_end=713
+  _globals['_SYNTHESIZERESPONSE']._serialized_start=716
+  _globals['_SYNTHESIZERESPONSE']._serialized_end=939
+  _globals['_GETCAPABILITIESREQUEST']._serialized_start=941
+  _globals['_GETCAPABILITIESREQUEST']._serialized_end=965
+  _globals['_GETCAPABILITIESRESPONSE']._serialized_start=968
+  _globals['_GETCAPABILITIESRESPONSE']._serialized_end=1412
+  _globals['_GETCAPABILITIESRESPONSE_PRESETSENTRY']._serialized_start=1275
+  _globals['_GETCAPABILITIESRESPONSE_PRESETSENTRY']._serialized_end=1362
+  _globals['_GETCAPABILITIESRESPONSE_IMAGESIZEENTRY']._serialized_start=1364
+  _globals['_GETCAPABILITIESRESPONSE_IMAGESIZEENTRY']._serialized_end=1412
+  _globals['_GENERATORSERVICE']._serialized_start=1498
+  _globals['_GENERATORSERVICE']._serialized_end=1735
 # @@protoc_insertion_point(module_scope)

@@ -18,20 +18,22 @@ PRIORITY_INTERACTIVE: Priority
 PRIORITY_BULK: Priority
 
 class SamplerSettings(_message.Message):
-    __slots__ = ("preset", "num_steps", "guidance_scale", "scheduler", "guidance_start", "guidance_stop")
+    __slots__ = ("preset", "num_steps", "guidance_scale", "scheduler", "guidance_start", "guidance_stop", "decoder")
     PRESET_FIELD_NUMBER: _ClassVar[int]
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
     SCHEDULER_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_START_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_STOP_FIELD_NUMBER: _ClassVar[int]
+    DECODER_FIELD_NUMBER: _ClassVar[int]
     preset: str
     num_steps: int
     guidance_scale: float
     scheduler: str
     guidance_start: float
     guidance_stop: float
-    def __init__(self, preset: _Optional[str] = ..., num_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., scheduler: _Optional[str] = ..., guidance_start: _Optional[float] = ..., guidance_stop: _Optional[float] = ...) -> None: ...
+    decoder: str
+    def __init__(self, preset: _Optional[str] = ..., num_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., scheduler: _Optional[str] = ..., guidance_start: _Optional[float] = ..., guidance_stop: _Optional[float] = ..., decoder: _Optional[str] = ...) -> None: ...
 
 class ClassCount(_message.Message):
     __slots__ = ("class_id", "num_images")
