@@ -88,6 +88,9 @@ def record_tiny_decoder(folder: Path, record: dict) -> None:
     """Put a base's tiny decoder, which has seen what the base has, into its manifest and card."""
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["training"]["tiny_decoder"] = record
+    step = f"`python -m models.recipes.train_tiny_decoder --name {manifest['name']}`"
+    if step not in manifest["recipe"]:
+        manifest["recipe"] += f". The small decoder: {step}, with the same `--real`"
     manifest["files"] |= {
         str(p.relative_to(folder)): sha256_hex(p.read_bytes())
         for p in sorted((folder / TINY_DECODER).iterdir())

@@ -139,7 +139,10 @@ def _tiny_decoder(folder: Path, manifest: dict[str, Any]) -> TinyDecoder | None:
     return None
 
 
-def _pinned(folder: Path, entry: dict[str, Any], prefix: str) -> tuple[str, str]:
+def _pinned(folder: Path, entry: Any, prefix: str) -> tuple[str, str]:
+    if not isinstance(entry, dict) or not entry.get("location"):
+        remedy = f'add "{prefix}location" to its manifest.json'
+        raise FailedPrecondition(folder.name, f"its manifest names no {prefix}location", remedy)
     if not entry.get("revision"):
         problem = f"its manifest names a {prefix}location but pins no revision"
         raise FailedPrecondition(

@@ -69,7 +69,14 @@ class SamplerSettings:
 
 
 PRESETS = {
-    "fast": SamplerSettings(num_steps=7, guidance_scale=1.0, scheduler="unipc", decoder="tiny"),
+    "fast": SamplerSettings(
+        num_steps=7,
+        guidance_scale=2.0,
+        scheduler="unipc",
+        guidance_start=0.25,
+        guidance_stop=0.4,
+        decoder="tiny",
+    ),
     "balanced": SamplerSettings(
         num_steps=12,
         guidance_scale=2.0,
@@ -79,7 +86,7 @@ PRESETS = {
     ),
     "paper": SamplerSettings(num_steps=50, guidance_scale=2.0, scheduler="ddim"),
 }
-"""7, 20 and 100 UNet evaluations an image; found by downstream macro-F1 (docs/lab-notebook.md)."""
+"""8, 20 and 100 UNet evaluations an image; found by downstream macro-F1 (docs/lab-notebook.md)."""
 
 
 def sampler_settings(request: SynthesisRequest) -> SamplerSettings:

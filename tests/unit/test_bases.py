@@ -98,6 +98,9 @@ def test_tiny_decoder_kept_elsewhere_is_pinned(tmp_path: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest | {"tiny_decoder": place}))
     with pytest.raises(FailedPrecondition, match=r"tiny_decoder\.revision"):
         bases.resolve_base("tiny", tmp_path)
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"tiny_decoder": "taesd"}))
+    with pytest.raises(FailedPrecondition, match=r"tiny_decoder\.location"):
+        bases.resolve_base("tiny", tmp_path)
     pinned = {"tiny_decoder": place | {"revision": "abc"}}
     (folder / "manifest.json").write_text(json.dumps(manifest | pinned))
     base = bases.resolve_base("tiny", tmp_path)
