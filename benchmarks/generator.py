@@ -140,12 +140,16 @@ def quality(
     direct: Engines, class_ids: list[str], per_class: int, data: Path | None, seeds: int
 ) -> dict[str, Any]:
     """Macro-F1 of classifiers that learned from each preset's images, and the difference."""
-    test = unseen_tests(data, class_ids, 100, BASE) if data else phantom_tests(class_ids, 40)
+    if data:
+        class_ids = [class_id for class_id in class_ids if (data / class_id).is_dir()]
+        test = unseen_tests(data, class_ids, 100, BASE)
+    else:
+        test = phantom_tests(class_ids, 40)
     runs = {}
     for name, sampler in PRESETS.items():
         learned: list[LabelledImage] = [
             (pixels(image), image.class_id)
-            for image in direct.draw(dict.fromkeys(class_ids, per_class), sampler)
+            for image in direct.draw(dict.fromkeys(class_ids, per_class), sampler, paired=True)
         ]
         runs[name] = [downstream_macro_f1(learned, test, seed, 160)[0] for seed in range(seeds)]
         print(f"{name}: classifiers trained", flush=True)
@@ -166,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="real cells to test on; else phantoms")
     parser.add_argument("--per-class", type=int, default=60, help="images that teach, per class")
-    parser.add_argument("--seeds", type=int, default=2, help="classifiers per preset")
+    parser.add_argument("--seeds", type=int, default=3, help="classifiers per preset")
     parser.add_argument("--rounds", type=int, default=3, help="turns that script and ours take")
     parser.add_argument("--replicas", type=int, default=os.cpu_count() or 1, help="of ours")
     parser.add_argument("--no-quality", action="store_true", help="train no classifiers")
@@ -196,7 +200,9 @@ def main() -> None:
             report |= measure_speed(Path(folder), files, direct, args.rounds)
         report |= timed("switch", lambda: adapter_switch(files))
         if not args.no_quality:
-            report["quality"] = quality(direct, class_ids, args.per_class, args.data, args.seeds)
+            report["quality"] = quality(
+                direct, list(base.class_ids), args.per_class, args.data, args.seeds
+            )
             report["quality_tested_on"] = str(args.data.name if args.data else "phantoms")
     report["runs"] = [
         {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import time
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,14 @@ from services.generator.synthesize import (
 )
 
 MODELS = Path("models")
+
+
+class _PairedPlan(SynthesisPlan):
+    """Draws image i of a class from the same noise with every sampler, so that arms are paired."""
+
+    def image_seed(self, class_id: str, index: int) -> int:
+        text = f"{class_id}/{self.seed}/{index}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 class InProcess:
@@ -101,13 +110,22 @@ class Engines:
         return len(self.draw(class_counts, sampler, "bench")) / (time.monotonic() - started)
 
     def draw(
-        self, class_counts: dict[str, int], sampler: SamplerSettings, adapter_id: str = ""
+        self,
+        class_counts: dict[str, int],
+        sampler: SamplerSettings,
+        adapter_id: str = "",
+        paired: bool = False,
     ) -> list[DrawnImage]:
-        """As many images of each class, of seeds by process."""
+        """As many images of each class, of seeds by process.
+
+        ``paired``: from the same noise whatever the sampler, unlike the service.
+        """
         tasks = []
         for i in range(self._num):
             share = {c: (n + i) // self._num for c, n in class_counts.items()}
-            tasks.append(self._pool.submit(_draw, share, sampler, self._base, adapter_id, i))
+            tasks.append(
+                self._pool.submit(_draw, share, sampler, self._base, adapter_id, i, paired)
+            )
         return [image for task in tasks for image in task.result()]
 
 
@@ -121,10 +139,16 @@ def _start_engine(base: str, files: dict[str, bytes]) -> None:
 
 
 def _draw(
-    class_counts: dict[str, int], sampler: SamplerSettings, base: str, adapter_id: str, seed: int
+    class_counts: dict[str, int],
+    sampler: SamplerSettings,
+    base: str,
+    adapter_id: str,
+    seed: int,
+    paired: bool,
 ) -> list[DrawnImage]:
     assert _studio is not None
-    return _studio.draw([_studio.plan(class_counts, sampler, base, adapter_id, seed)])
+    plan = _studio.plan(class_counts, sampler, base, adapter_id, seed)
+    return _studio.draw([_PairedPlan(**vars(plan)) if paired else plan])
 
 
 def store_adapters(store: ArtifactStore, base_name: str, files: dict[str, bytes]) -> None:
