@@ -73,6 +73,7 @@ class Turns:
 
     def __init__(self, num_rows: int) -> None:
         self._num_rows = num_rows
+        # Never changed in place: other threads iterate for metrics and to find idle engines.
         self._streams: dict[TurnStream, None] = {}
         self._used: dict[tuple[str, ...], float] = {}
 
@@ -84,11 +85,11 @@ class Turns:
         for key, rivals in self._levels(stream):
             if key not in self._used:
                 self._used[key] = min((self._used[rival] for rival in rivals), default=0.0)
-        self._streams[stream] = None
+        self._streams = {**self._streams, stream: None}
 
     def remove(self, stream: TurnStream) -> None:
         """Forget a stream and its images in progress."""
-        self._streams.pop(stream, None)
+        self._streams = {other: None for other in self._streams if other is not stream}
         here = {key for other in self._streams for key in _keys(other)}
         self._used = {key: used for key, used in self._used.items() if key in here}
 

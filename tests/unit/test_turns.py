@@ -219,3 +219,16 @@ def test_images_in_progress_go_before_new_ones_of_their_stream() -> None:
     for _ in range(6):
         queue.step()
     assert stream.num_begun == 2 and not stream.turns
+
+
+def test_streams_that_another_thread_reads_may_come_and_go_meanwhile() -> None:
+    turns = Turns(8)
+    first, second, third = (Request("t", name, False) for name in "abc")
+    turns.add(first)
+    turns.add(second)
+    reading = iter(turns)
+    assert next(reading) is first
+    turns.add(third)
+    turns.remove(first)
+    assert list(reading) == [second]
+    assert list(turns) == [second, third]
