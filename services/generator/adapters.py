@@ -6,6 +6,7 @@ classes) or ``<class_id>/pytorch_lora_weights.safetensors`` (one per class).
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from services.common.artifact_store import ArtifactStore
@@ -21,7 +22,8 @@ class AdapterRef:
 
     Attributes:
         adapter_id: Last part of its resource name.
-        digest: SHA-256 (hex) of its manifest, which names the digests of its files.
+        digest: SHA-256 (hex) over the paths and digests of its weights, and of nothing else: an
+            adapter fitted again by the same recipe draws the same images.
         layout: "shared" or "per_class".
         class_ids: Classes that it was fitted on.
         base: Name of the base it was fitted on.
@@ -58,7 +60,7 @@ def describe_adapter(store: ArtifactStore, tenant: str, adapter_id: str) -> Adap
     try:
         ref = AdapterRef(
             adapter_id=adapter_id,
-            digest=store.manifest_digest(tenant, ADAPTERS, adapter_id),
+            digest=_weights_digest(manifest["files"]),
             layout=str(body["layout"]),
             class_ids=tuple(body["class_ids"]),
             base=str(manifest["base"]),
@@ -70,6 +72,12 @@ def describe_adapter(store: ArtifactStore, tenant: str, adapter_id: str) -> Adap
     if ref.layout not in ("shared", "per_class"):
         raise DataLoss(f"{ref.name}: unknown layout {ref.layout!r}", "fit the adapter again")
     return ref
+
+
+def _weights_digest(files: dict[str, str]) -> str:
+    weights = sorted(item for item in files.items() if item[0].endswith(WEIGHTS_FILE))
+    lines = "".join(f"{path}\0{digest}\n" for path, digest in weights)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def check_base(adapter: AdapterRef, base: Base) -> None:

@@ -51,6 +51,14 @@ def test_digest_stands_for_the_weights(store: ArtifactStore) -> None:
     assert one == describe_adapter(store, "local", "one")
 
 
+def test_digest_is_that_of_an_adapter_fitted_again(store: ArtifactStore) -> None:
+    # Its manifest holds the time of its making: images must not hang on that.
+    write(store, "one", MANIFEST | {"fitted": "on Monday"}, b"a")
+    write(store, "again", MANIFEST | {"fitted": "on Tuesday"}, b"a")
+    one, again = (describe_adapter(store, "local", name) for name in ("one", "again"))
+    assert one.digest == again.digest
+
+
 def test_weights_lie_in_the_class_folder_unless_shared() -> None:
     shared = AdapterRef("one", "d", "shared", ("monocyte",), "tiny", "r1")
     file = "pytorch_lora_weights.safetensors"
