@@ -21,8 +21,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +47,16 @@ from services.common.bases import load_pipeline, resolve_base
 from services.common.lora import add_lora, lora_file
 from services.generator.presets import PRESETS
 from services.trainer.adapter_recipe import AdapterSettings
+from services.trainer.evaluate import Predictions
 
 BASE = "cyto-small"
 SCRIPT = "script"
 BALANCED = 480
 """Images of each of two classes in a slice: enough that its beginning and end hardly count."""
+TEST_PER_CLASS = 200
+"""Real cells at most that a classifier is tested on."""
+NUM_STEPS = 240
+"""Optimizer steps of a classifier."""
 LORA_SCALE = 1e-3
 """Standard deviation of the adapters' B matrices: they hardly change an image."""
 
@@ -137,22 +144,39 @@ def adapter_switch(files: dict[str, bytes]) -> dict[str, float]:
 
 
 def quality(
-    direct: Engines, class_ids: list[str], per_class: int, data: Path | None, seeds: int
+    direct: Engines,
+    class_ids: list[str],
+    per_class: int,
+    data: Path | None,
+    draws: int,
+    seeds: int,
 ) -> dict[str, Any]:
-    """Macro-F1 of classifiers that learned from each preset's images, and the difference."""
+    """Macro-F1 of classifiers that learned from each preset's images, and the difference.
+
+    All presets draw from the same noise; each draw is another one, and teaches ``seeds``
+    classifiers a preset.
+    """
     if data:
         class_ids = [class_id for class_id in class_ids if (data / class_id).is_dir()]
-        test = unseen_tests(data, class_ids, 100, BASE)
+        test = unseen_tests(data, class_ids, TEST_PER_CLASS, BASE)
     else:
         test = phantom_tests(class_ids, 40)
-    runs = {}
-    for name, sampler in PRESETS.items():
-        learned: list[LabelledImage] = [
-            (pixels(image), image.class_id)
-            for image in direct.draw(dict.fromkeys(class_ids, per_class), sampler, paired=True)
-        ]
-        runs[name] = [downstream_macro_f1(learned, test, seed, 160)[0] for seed in range(seeds)]
-        print(f"{name}: classifiers trained", flush=True)
+    counts = dict.fromkeys(class_ids, per_class)
+    runs: dict[str, list[Predictions]] = {name: [] for name in PRESETS}
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), spawn, torch.set_num_threads, (1,)) as pool:
+        for draw in range(draws):
+            for name, sampler in PRESETS.items():
+                images = direct.draw(counts, sampler, paired=True, draw=draw)
+                learned: list[LabelledImage] = [(pixels(i), i.class_id) for i in images]
+                tasks = [
+                    pool.submit(downstream_macro_f1, learned, test, draw * seeds + seed, NUM_STEPS)
+                    for seed in range(seeds)
+                ]
+                for task in tasks:
+                    answers, macro_f1 = task.result()
+                    runs[name].append(answers)
+                    print(f"draw {draw}, {name}: macro-F1 {macro_f1:.3f}", flush=True)
     return {name: asdict(arm) for name, arm in compare_arms(runs, "paper").items()}
 
 
@@ -169,8 +193,9 @@ def main() -> None:
     """Measure everything, write it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="real cells to test on; else phantoms")
-    parser.add_argument("--per-class", type=int, default=60, help="images that teach, per class")
-    parser.add_argument("--seeds", type=int, default=3, help="classifiers per preset")
+    parser.add_argument("--per-class", type=int, default=80, help="images that teach, per class")
+    parser.add_argument("--draws", type=int, default=3, help="of cells, for each preset")
+    parser.add_argument("--seeds", type=int, default=2, help="classifiers per draw and preset")
     parser.add_argument("--rounds", type=int, default=3, help="turns that script and ours take")
     parser.add_argument("--replicas", type=int, default=os.cpu_count() or 1, help="of ours")
     parser.add_argument("--no-quality", action="store_true", help="train no classifiers")
@@ -201,7 +226,7 @@ def main() -> None:
         report |= timed("switch", lambda: adapter_switch(files))
         if not args.no_quality:
             report["quality"] = quality(
-                direct, list(base.class_ids), args.per_class, args.data, args.seeds
+                direct, list(base.class_ids), args.per_class, args.data, args.draws, args.seeds
             )
             report["quality_tested_on"] = str(args.data.name if args.data else "phantoms")
     report["runs"] = [

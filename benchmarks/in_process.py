@@ -64,6 +64,7 @@ class InProcess:
         request = SynthesisRequest(
             list(class_counts.items()),
             seed=seed,
+            preset="fast" if sampler.accelerated else "",
             num_steps=sampler.num_steps,
             guidance_scale=sampler.guidance_scale,
             scheduler=sampler.scheduler,
@@ -115,16 +116,19 @@ class Engines:
         sampler: SamplerSettings,
         adapter_id: str = "",
         paired: bool = False,
+        draw: int = 0,
     ) -> list[DrawnImage]:
         """As many images of each class, of seeds by process.
 
-        ``paired``: from the same noise whatever the sampler, unlike the service.
+        ``paired``: from the same noise whatever the sampler, unlike the service; another
+        ``draw``: other noise.
         """
         tasks = []
         for i in range(self._num):
             share = {c: (n + i) // self._num for c, n in class_counts.items()}
+            seed = draw * self._num + i
             tasks.append(
-                self._pool.submit(_draw, share, sampler, self._base, adapter_id, i, paired)
+                self._pool.submit(_draw, share, sampler, self._base, adapter_id, seed, paired)
             )
         return [image for task in tasks for image in task.result()]
 

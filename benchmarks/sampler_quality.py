@@ -8,7 +8,7 @@ every arm.  A ResNet-18 learns from one arm's images alone and is tested on imag
 synthetic: phantoms from laboratories of their own, or with ``--data`` real cells, less those that
 the base has seen.  Arms share their classifier seeds (weights, batches, augmentation) and their
 test images, so the difference of an arm to the first one is a paired one.  Its interval is over
-the test images; how far it hangs on the classifier's seed is seen in the figures per seed.
+the test images and over the classifiers: both are drawn anew in every resample.
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ class ArmQuality:
     """Macro-F1 (0 to 1) of the classifiers that learned from one arm.
 
     Attributes:
-        macro_f1: Mean over the classifier seeds.
+        macro_f1: Mean over the classifiers.
         interval: Its 95 % bootstrap interval over the test images.
-        per_seed: Macro-F1 of each classifier.
+        per_run: Macro-F1 of each classifier.
         difference: Mean minus that of the reference arm.
-        difference_interval: Its paired 95 % bootstrap interval.
-        difference_per_seed: Difference of each pair of classifiers with one seed.
+        difference_interval: Its 95 % bootstrap interval over test images and pairs of classifiers.
+        difference_per_run: Difference of each pair of classifiers (one draw, one seed).
     """
 
     macro_f1: float
     interval: tuple[float, float]
-    per_seed: list[float]
+    per_run: list[float]
     difference: float
     difference_interval: tuple[float, float]
-    difference_per_seed: list[float]
+    difference_per_run: list[float]
 
 
 def downstream_macro_f1(
@@ -107,7 +107,8 @@ def compare_arms(
     """Every arm against ``reference``.
 
     Args:
-        runs: Answers of each arm's classifiers, one per seed, seeds in the same order.
+        runs: Answers of each arm's classifiers, one per draw of images and seed, all arms in one
+            order.
         reference: The arm to subtract.
 
     Raises:
@@ -118,16 +119,16 @@ def compare_arms(
     compared = {}
     for name, arm in runs.items():
         whole = evaluate_runs(list(arm))
-        paired = paired_difference(list(arm), base)["macro_f1"]
+        paired = paired_difference(list(arm), base, resample_runs=True)["macro_f1"]
         low, high = paired["interval"]
-        per_seed = [evaluate_runs([run]).metrics["macro_f1"] for run in arm]
+        per_run = [evaluate_runs([run]).metrics["macro_f1"] for run in arm]
         compared[name] = ArmQuality(
             macro_f1=whole.metrics["macro_f1"],
             interval=whole.intervals["macro_f1"],
-            per_seed=per_seed,
+            per_run=per_run,
             difference=float(paired["difference"]),
             difference_interval=(low, high),
-            difference_per_seed=[a - b for a, b in zip(per_seed, base_f1, strict=True)],
+            difference_per_run=[a - b for a, b in zip(per_run, base_f1, strict=True)],
         )
     return compared
 
@@ -184,14 +185,14 @@ def _stacked(
 
 def _table(compared: Mapping[str, ArmQuality]) -> str:
     """Percentages, one arm a line."""
-    lines = [f"{'arm':18} {'macro-F1':20} {'to reference':23} per seed"]
+    lines = [f"{'arm':18} {'macro-F1':20} {'to reference':23} per run"]
     for name, arm in compared.items():
         low, high = (100 * bound for bound in arm.interval)
         less, more = (100 * bound for bound in arm.difference_interval)
-        seeds = " ".join(f"{100 * value:+.1f}" for value in arm.difference_per_seed)
+        each = " ".join(f"{100 * value:+.1f}" for value in arm.difference_per_run)
         lines.append(
             f"{name:18} {100 * arm.macro_f1:4.1f} ({low:4.1f} to {high:4.1f})  "
-            f"{100 * arm.difference:+5.1f} ({less:+5.1f} to {more:+5.1f})  {seeds}"
+            f"{100 * arm.difference:+5.1f} ({less:+5.1f} to {more:+5.1f})  {each}"
         )
     return "\n".join(lines)
 

@@ -119,19 +119,29 @@ def evaluate_runs(runs: list[Predictions]) -> Evaluation:
 
 
 def paired_difference(
-    candidate: list[Predictions], baseline: list[Predictions]
+    candidate: list[Predictions], baseline: list[Predictions], resample_runs: bool = False
 ) -> dict[str, dict[str, object]]:
     """Candidate minus baseline on the same test images, with 95 % intervals.
 
     Each list holds the runs of an arm over seeds; a resample averages the metric over them.
 
+    Args:
+        candidate: Runs of one arm.
+        baseline: Runs of the other.
+        resample_runs: The runs are pairs, in the same order; resamples draw pairs too, so that
+            the interval is also over what changes from run to run (training, drawn images).
+
     Raises:
-        ValueError: If the runs were not all tested on the same images.
+        ValueError: If the runs were not all tested on the same images, or do not pair.
     """
     _check_same_images([*candidate, *baseline])
+    if resample_runs and len(candidate) != len(baseline):
+        raise ValueError(f"{len(candidate)} runs and {len(baseline)} make no pairs")
     ones, weights = np.ones((1, len(baseline[0].labels))), resample_weights(baseline[0].labels)
     exact_a, exact_b = _mean_metrics(candidate, ones), _mean_metrics(baseline, ones)
-    drawn_a, drawn_b = _mean_metrics(candidate, weights), _mean_metrics(baseline, weights)
+    shares = _run_shares(len(baseline)) if resample_runs else None
+    drawn_a = _mean_metrics(candidate, weights, shares)
+    drawn_b = _mean_metrics(baseline, weights, shares)
     return {
         name: {
             "difference": float(exact_a[name][0] - exact_b[name][0]),
@@ -141,15 +151,29 @@ def paired_difference(
     }
 
 
+def _run_shares(num_runs: int) -> np.ndarray:
+    """What each run weighs in each resample (num_runs, NUM_RESAMPLES), runs drawn as images are."""
+    rng = np.random.default_rng(_SEED + 1)
+    drawn = rng.multinomial(num_runs, np.full(num_runs, 1 / num_runs), size=NUM_RESAMPLES)
+    return drawn.T / num_runs
+
+
 def _check_same_images(runs: list[Predictions]) -> None:
     if any(run.digests != runs[0].digests for run in runs):
         raise ValueError("the classifiers were tested on different images")
 
 
-def _mean_metrics(runs: list[Predictions], weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics per resample, each the mean over the runs."""
+def _mean_metrics(
+    runs: list[Predictions], weights: np.ndarray, shares: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Metrics per resample, each the mean over the runs; ``shares``: the runs' (N, R) weights."""
     each = [resampled_metrics(run, weights) for run in runs]
-    return {name: np.mean([metrics[name] for metrics in each], axis=0) for name in each[0]}
+    if shares is None:
+        return {name: np.mean([metrics[name] for metrics in each], axis=0) for name in each[0]}
+    return {
+        name: (np.stack([metrics[name] for metrics in each]) * shares).sum(axis=0)
+        for name in HEADLINE_METRICS
+    }
 
 
 def resample_weights(labels: np.ndarray, num_resamples: int = NUM_RESAMPLES) -> np.ndarray:

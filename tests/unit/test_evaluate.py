@@ -73,6 +73,20 @@ def test_resamples_keep_the_class_counts() -> None:
     assert (weights[:, 5:].sum(axis=1) == 20).all()
 
 
+def test_interval_over_runs_too_is_wider_by_what_the_runs_differ() -> None:
+    base = [some_predictions(0, 1.0) for _ in range(4)]
+    unsteady = [some_predictions(0, 1.0), some_predictions(0, 4.0)] * 2
+    over_images = paired_difference(unsteady, base)["macro_f1"]
+    over_both = paired_difference(unsteady, base, resample_runs=True)["macro_f1"]
+    assert over_images["difference"] == over_both["difference"]
+    (low, high), (lower, higher) = over_images["interval"], over_both["interval"]
+    assert lower < low - 0.05 and higher > high + 0.05
+    alike = paired_difference([unsteady[1]] * 4, base, resample_runs=True)["macro_f1"]
+    assert alike == paired_difference([unsteady[1]] * 4, base)["macro_f1"]
+    with pytest.raises(ValueError, match="no pairs"):
+        paired_difference(unsteady[:2], base, resample_runs=True)
+
+
 def test_paired_difference_of_an_arm_to_itself_is_nothing() -> None:
     runs = [some_predictions(0), some_predictions(1)]
     same = paired_difference(runs, runs)
