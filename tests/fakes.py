@@ -226,12 +226,34 @@ def random_lora(folder: Path, seed: int, rank: int = 4, scale: float = 0.5) -> d
         return {file.name: file.read_bytes()}
 
 
-def load_lora(pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline, data: bytes) -> None:
+def write_accelerator(folder: Path, num_steps: int = 2, seed: int = 9) -> Path:
+    """Give the base in ``folder`` a random accelerator beside it; returns the LoRA file."""
+    beside = folder.parent / f"{folder.name}-accelerator"
+    beside.mkdir(exist_ok=True)
+    [(name, data)] = random_lora(folder, seed, scale=0.3).items()
+    (beside / name).write_bytes(data)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    entry = {"location": f"../{beside.name}", "num_steps": num_steps}
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"accelerator": entry}))
+    return beside / name
+
+
+def load_lora(
+    pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline,
+    data: bytes,
+    adapter_name: str | None = None,
+    unet_only: bool = False,
+) -> None:
     """Put a LoRA file on a pipeline by diffusers' and peft's own means."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pytorch_lora_weights.safetensors"
         file.write_bytes(data)
-        pipeline.load_lora_weights(folder, weight_name=file.name)
+        if unet_only:
+            pipeline.unet.load_lora_adapter(
+                folder, weight_name=file.name, prefix="unet", adapter_name=adapter_name
+            )
+        else:
+            pipeline.load_lora_weights(folder, weight_name=file.name, adapter_name=adapter_name)
 
 
 def write_tiny_clip(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +82,7 @@ class Studio:
         num_rows: int = 8,
         num_adapters: int = 4,
         num_prompts: int = 24,
+        others_hurry: Callable[[], bool] = lambda: False,
     ) -> None:
         pipeline = load_pipeline(base)
         self.num_states, self.num_adapters, self.num_prompts = (
@@ -104,6 +105,7 @@ class Studio:
             lambda wake: AdapterBank(pipeline, self.sampler.lora, num_adapters, num_prompts, wake),
             self.num_states,
             self.records.append,
+            others_hurry=others_hurry,
         )
 
     def stream(

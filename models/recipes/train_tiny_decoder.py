@@ -79,7 +79,7 @@ def encoded_latents(
 def sampled_latents(
     pipeline: StableDiffusionPipeline, prompts: list[str], num_images: int
 ) -> Iterator[torch.Tensor]:
-    """Latents that the base samples unguided in seven steps, as the preset ``fast`` does."""
+    """Latents that the base samples unguided in seven steps."""
     pipeline.scheduler = build_scheduler("unipc", dict(pipeline.scheduler.config))
     for start in range(0, num_images, BATCH):
         texts = [prompts[i % len(prompts)] for i in range(start, start + BATCH)]

@@ -11,7 +11,8 @@ A request can name only these, so no client makes a server read a path or downlo
 
 A base may have a second, smaller decoder (diffusers AutoencoderTiny, as TAESD is one): a folder
 ``vae_tiny`` beside its parts, or in ``manifest.json``
-``"tiny_decoder": {"location": "owner/taesd", "revision": "<commit>"}``.
+``"tiny_decoder": {"location": "owner/taesd", "revision": "<commit>"}``.  It may also name an
+accelerator (``accelerators.py``).
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from services.common.accelerators import Accelerator, merge_accelerator, read_accelerator
 from services.common.errors import FailedPrecondition, InvalidArgument
+from services.common.file_digests import file_digest
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +69,7 @@ class Base:
         revision: Digest of the files (a folder) or pinned hub revision.
         manifest: Content of ``manifest.json``; empty where there is none.
         tiny_decoder: Its second decoder, if it has one.
+        accelerator: With which its UNet needs fewer steps, if it has one.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Base:
     revision: str
     manifest: dict[str, Any] = field(default_factory=dict, hash=False)
     tiny_decoder: TinyDecoder | None = None
+    accelerator: Accelerator | None = None
 
     @property
     def class_ids(self) -> tuple[str, ...] | None:
@@ -124,11 +128,12 @@ def resolve_base(name: str, models_dir: Path, field: str = "base") -> Base:
         raise InvalidArgument(field, f"no base model is called {shown}", f"name one of: {listed}")
     folder = models_dir.resolve() / name
     manifest = _read_manifest(folder)
-    if "location" not in manifest:
-        tiny = _tiny_decoder(folder, manifest)
-        return Base(name, str(folder), folder_revision(folder), manifest, tiny)
-    location, revision = _pinned(folder, manifest, "")
-    return Base(name, location, revision, manifest, _tiny_decoder(folder, manifest))
+    if "location" in manifest:
+        location, revision = _pinned(folder, manifest, "")
+    else:
+        location, revision = str(folder), folder_revision(folder)
+    extras = _tiny_decoder(folder, manifest), read_accelerator(folder, manifest)
+    return Base(name, location, revision, manifest, *extras)
 
 
 def _tiny_decoder(folder: Path, manifest: dict[str, Any]) -> TinyDecoder | None:
@@ -161,19 +166,24 @@ def folder_revision(folder: Path, parts: Sequence[str] = _PARTS) -> str:
     ]
     total = hashlib.sha256()
     for path in sorted(files):
-        stat = path.stat()
         total.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-        total.update(_file_digest(str(path), stat.st_size, stat.st_mtime_ns).encode())
+        total.update(file_digest(path).encode())
     return total.hexdigest()
 
 
-def load_pipeline(base: Base, device: str = "cpu", dtype: torch.dtype | None = None) -> Pipeline:
+def load_pipeline(
+    base: Base,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    accelerator: Accelerator | None = None,
+) -> Pipeline:
     """Load a base for inference: no safety checker, safetensors only, gradients off.
 
     Args:
         base: The base, from :func:`resolve_base`.
         device: torch device.
         dtype: Of the weights; float32 where None.
+        accelerator: Merged into the UNet.
 
     Raises:
         FailedPrecondition: If it is no Stable Diffusion pipeline or does not load.
@@ -205,6 +215,8 @@ def load_pipeline(base: Base, device: str = "cpu", dtype: torch.dtype | None = N
         remedy = "check the model's folder or hub id on the server"
         raise FailedPrecondition(f"base {base.name}", "does not load", remedy) from error
     pipeline.set_progress_bar_config(disable=True)
+    if accelerator is not None:
+        merge_accelerator(pipeline, accelerator, base.name)
     for model in (pipeline.unet, pipeline.vae, *text_encoders(pipeline)):
         model.requires_grad_(False)
         model.eval()
@@ -312,10 +324,3 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         problem = "its manifest.json is not readable JSON"
         raise FailedPrecondition(folder.name, problem, "repair the model's folder") from error
     return dict(manifest)
-
-
-@lru_cache(maxsize=4096)
-def _file_digest(path: str, size: int, mtime_ns: int) -> str:
-    del size, mtime_ns  # part of the cache's key only: a changed file is read again
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

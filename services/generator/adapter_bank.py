@@ -41,7 +41,8 @@ class Weights:
     """Which weights draw an image.
 
     Attributes:
-        key: Stands for their content: adapter digest and path; for the base alone, the class.
+        key: Whose they are and what they hold: tenant, adapter, its digest and the path; for
+            the base alone, the class.
         class_ids: Classes that they draw.
         read: Gives the safetensors file; None: the base alone.
     """

@@ -62,8 +62,8 @@ class GeneratorSettings(CommonSettings):
     """GPUs that Ray reserves for a sampler replica."""
     generator_adapter_memory_mb: int = Field(512, ge=1)
     """Memory for loaded adapters and their prompts per base; the least recently used give way."""
-    generator_max_loaded_bases: int = Field(2, ge=1)
-    """Base models kept in a replica."""
+    generator_max_loaded_bases: int = Field(3, ge=1)
+    """Base models kept in a replica; one with its accelerator counts as another."""
     generator_recovery_seconds: float = Field(120.0, gt=0)
     """How long a stream replays lost shards without a new image before it gives up."""
 

@@ -1,7 +1,8 @@
 """Draws shards: the right base, the right adapters, every image from its own seed.
 
-One engine per base does the work on a thread of its own; encoding has others. A reader
-takes the images of a shard in order, and no more is drawn ahead of it than its window.
+One engine per base does the work on a thread of its own, and one per base with its accelerator
+merged; encoding has other threads. A reader takes the images of a shard in order, and no more is
+drawn ahead of it than its window.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
+from services.common.accelerators import Accelerator
 from services.common.artifact_store import ArtifactStore
 from services.common.bases import Base, TinyDecoder, load_pipeline, load_tiny_decoder, resolve_base
 from services.common.errors import FailedPrecondition
@@ -26,13 +29,21 @@ from services.generator.adapter_bank import AdapterBank, Weights, num_entries
 from services.generator.config import GeneratorSettings
 from services.generator.engine import Engine, Order, Recipe, StepRecord, Stream
 from services.generator.mixed_lora import MIN_RANK
-from services.generator.presets import SamplerSettings
+from services.generator.presets import SamplerSettings, preset_of
 from services.generator.sampler import Sampler
 from services.generator.shards import Shard
 from services.generator.solver import Solver, build_solver
-from services.generator.synthesize import DrawnImage, ImageTask, SynthesisPlan, make_execution
+from services.generator.synthesize import (
+    DrawnImage,
+    ImageTask,
+    SynthesisPlan,
+    extra_revisions,
+    make_execution,
+)
 
 _logger = logging.getLogger(__name__)
+_EngineKey: TypeAlias = tuple[str, str, TinyDecoder | None, Accelerator | None]
+"""Name and revision of a base, its tiny decoder, and the accelerator merged into its UNet."""
 
 
 class Drawer:
@@ -47,7 +58,7 @@ class Drawer:
         self._settings, self._store, self._observe = settings, store, observe
         self._execution = make_execution(settings)
         self._device = torch_device(settings)
-        self._engines: OrderedDict[tuple[str, str, TinyDecoder | None], Engine] = OrderedDict()
+        self._engines: OrderedDict[_EngineKey, Engine] = OrderedDict()
         self._lock = threading.Lock()
         self._encoder = ThreadPoolExecutor(4, "encode")
 
@@ -56,19 +67,24 @@ class Drawer:
         started = time.monotonic()
         name, models_dir = self._settings.default_base, self._settings.models_dir
         base = resolve_base(name, models_dir, "default_base")
-        plan = SynthesisPlan(
-            tenant="",
-            base=base.name,
-            base_revision=base.revision,
-            adapter=None,
-            class_counts=(("myeloblast", 1),),
-            seed=0,
-            sampler=SamplerSettings(2, 2.0, "dpmpp_2m"),
-            execution=self._execution,
-            image_format="PNG",
-        )
-        async for _ in self.draw(Shard(plan, 0, 1)):
-            pass
+        samplers = [SamplerSettings(2, 2.0, "dpmpp_2m")]
+        if base.accelerator is not None:
+            samplers.append(preset_of("fast", base))
+        for sampler in samplers:
+            plan = SynthesisPlan(
+                tenant="",
+                base=base.name,
+                base_revision=base.revision,
+                adapter=None,
+                class_counts=(("myeloblast", 1),),
+                seed=0,
+                sampler=sampler,
+                execution=self._execution,
+                image_format="PNG",
+                extra_revisions=extra_revisions(base, sampler),
+            )
+            async for _ in self.draw(Shard(plan, 0, 1)):
+                pass
         _logger.info("base %s is warm after %.1f s", base.name, time.monotonic() - started)
 
     @property
@@ -102,7 +118,10 @@ class Drawer:
     def _prepare(self, plan: SynthesisPlan) -> tuple[Engine, Solver]:
         """May load a base, and takes tenths of a second for a new solver of many steps."""
         engine, sampler = self._engine_of(plan), plan.sampler
-        return engine, build_solver(sampler.scheduler, engine.scheduler_config, sampler.num_steps)
+        config = engine.scheduler_config
+        if sampler.accelerated:
+            config["timestep_spacing"] = "trailing"  # what few-step models are distilled for
+        return engine, build_solver(sampler.scheduler, config, sampler.num_steps)
 
     def _stream(self, solver: Solver, shard: Shard, reader: _Reader) -> Stream:
         plan = shard.plan
@@ -143,23 +162,23 @@ class Drawer:
         path = adapter.weights_path(class_id)
         class_ids = adapter.class_ids if adapter.layout == "shared" else (class_id,)
         return Weights(
-            f"{adapter.digest}/{path}",
+            f"{plan.tenant}/{adapter.adapter_id}/{adapter.digest}/{path}",
             class_ids,
             lambda: self._store.read(plan.tenant, ADAPTERS, adapter.adapter_id, path),
         )
 
     def _engine_of(self, plan: SynthesisPlan) -> Engine:
         base = resolve_base(plan.base, self._settings.models_dir)
-        tiny = base.tiny_decoder if plan.sampler.decoder == "tiny" else None
-        mine = (base.revision, self._execution, tiny.revision if tiny else "")
-        if mine != (plan.base_revision, plan.execution, plan.decoder_revision):
+        mine = (base.revision, self._execution, extra_revisions(base, plan.sampler))
+        if mine != (plan.base_revision, plan.execution, plan.extra_revisions):
             problem = "this replica's copy or settings are not those of the generator's front"
             raise FailedPrecondition(f"base {base.name}", problem, "restart the generator")
         with self._lock:
-            key = (base.name, base.revision, base.tiny_decoder)
+            accelerator = base.accelerator if plan.sampler.accelerated else None
+            key = (base.name, base.revision, base.tiny_decoder, accelerator)
             if key not in self._engines:
                 self._give_up_idle()
-                self._engines[key] = self._start(base)
+                self._engines[key] = self._start(base, accelerator)
             self._engines.move_to_end(key)
             return self._engines[key]
 
@@ -171,9 +190,9 @@ class Drawer:
                 del self._engines[key]
                 engine.close()
 
-    def _start(self, base: Base) -> Engine:
+    def _start(self, base: Base, accelerator: Accelerator | None) -> Engine:
         dtype = getattr(torch, self._execution.dtype)
-        pipeline = load_pipeline(base, self._device)
+        pipeline = load_pipeline(base, self._device, accelerator=accelerator)
         num_bytes = self._settings.generator_adapter_memory_mb * 2**20
         num_adapters, num_prompts = num_entries(pipeline, num_bytes, dtype.itemsize, MIN_RANK)
         num_states = 2 * self._execution.num_slots
@@ -189,13 +208,15 @@ class Drawer:
             load_tiny_decoder(base, self._device, dtype),
             self._settings.generator_cuda_graphs,
         )
-        return Engine(
+        engine: Engine = Engine(
             sampler,
             lambda wake: AdapterBank(pipeline, sampler.lora, num_adapters, num_prompts, wake),
             num_states,
             self._observe,
             self._settings.generator_num_threads,
+            lambda: any(other.hurries for other in self.engines if other is not engine),
         )
+        return engine
 
 
 class _Reader:

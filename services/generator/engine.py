@@ -26,6 +26,9 @@ from services.generator.turns import Turn, Turns, TurnStream
 
 _logger = logging.getLogger(__name__)
 _RATE_SECONDS = 20.0
+_STEPS_GIVEN_WAY = 4
+_LOOK_SECONDS = 0.005
+"""How often an engine that gives way looks whether it still has to."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ class Engine:
         num_states: int,
         observe: Callable[[StepRecord], None] = lambda record: None,
         num_threads: int = 0,
+        others_hurry: Callable[[], bool] = lambda: False,
     ) -> None:
         """Start the engine's thread.
 
@@ -152,8 +156,10 @@ class Engine:
             num_states: Images in progress at most: half of them of bulk work, 7/8 of interactive.
             observe: Told of every step.
             num_threads: CPU threads; 0: as the process has it.
+            others_hurry: Whether another engine of this device has interactive work.
         """
         self._sampler, self._observe, self._num_threads = sampler, observe, num_threads
+        self._others_hurry, self._step_seconds = others_hurry, 0.0
         self._news = threading.Condition()
         self._commands: deque[Callable[[], None]] = deque()
         self._closed = False
@@ -223,6 +229,11 @@ class Engine:
         """Streams that have images to come."""
         return sum(1 for _ in self._streams())
 
+    @property
+    def hurries(self) -> bool:
+        """Whether there is interactive work to do."""
+        return any(stream.interactive and not stream.idle for stream in self._streams())
+
     def _streams(self) -> Iterator[Stream]:
         for stream in list(self._turns):
             assert isinstance(stream, Stream)
@@ -239,6 +250,7 @@ class Engine:
                 torch.set_num_threads(self._num_threads)  # OpenMP keeps it per thread
             while not self._closed:
                 self._take_commands(wait=not self._work())
+                self._give_way()
         except BaseException as error:
             _logger.exception("the engine has stopped")
             self.broken = error
@@ -256,6 +268,18 @@ class Engine:
             self._commands.clear()
         for command in commands:
             command()
+
+    def _give_way(self) -> None:
+        """Bulk work waits for interactive work of other engines, and still takes a fifth."""
+        until = time.monotonic() + _STEPS_GIVEN_WAY * self._step_seconds
+        while not self._closed and not self.hurries and self._others_hurry():
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            with self._news:
+                if not self._commands:
+                    self._news.wait(min(left, _LOOK_SECONDS))
+            self._take_commands(wait=False)
 
     def _work(self) -> bool:
         """One step; says whether there was anything to do."""
@@ -275,7 +299,7 @@ class Engine:
         num_finished = self._deliver()  # decoded while this step was being launched
         num_finished += self._decode(idle=not picked)
         if picked or num_finished:
-            seconds = time.monotonic() - started
+            self._step_seconds = seconds = time.monotonic() - started
             self._rate.add(num_rows, seconds, full=num_rows >= self._sampler.num_rows - 1)
             num_not_finite, self._num_not_finite = self._num_not_finite, 0
             self._observe(StepRecord(seconds, num_rows, num_padded, num_finished, num_not_finite))

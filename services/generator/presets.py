@@ -34,6 +34,7 @@ class SamplerSettings:
             (Kynkäänniemi et al. 2024).
         guidance_stop: Share of the steps from which on it acts no more.
         decoder: One of ``DECODERS``; not a part of an image's seed, so the same cell is drawn.
+        accelerated: With the base's accelerator (``services/common/accelerators.py``).
     """
 
     num_steps: int
@@ -42,6 +43,7 @@ class SamplerSettings:
     guidance_start: float = 0.0
     guidance_stop: float = 1.0
     decoder: str = "full"
+    accelerated: bool = False
 
     def guidance_scales(self, num_steps: int) -> tuple[float | None, ...]:
         """Guidance of each step; None: without, which costs one evaluation instead of two.
@@ -61,6 +63,8 @@ class SamplerSettings:
     def to_dict(self) -> dict[str, Any]:
         """JSON form; without the interval where guidance acts throughout."""
         settings = asdict(self)
+        if not self.accelerated:
+            del settings["accelerated"]
         if self.decoder == "full":
             del settings["decoder"]
         if (self.guidance_start, self.guidance_stop) == (0.0, 1.0):
@@ -70,36 +74,53 @@ class SamplerSettings:
 
 PRESETS = {
     "fast": SamplerSettings(
-        num_steps=7,
-        guidance_scale=2.0,
-        scheduler="unipc",
-        guidance_start=0.25,
-        guidance_stop=0.4,
-        decoder="tiny",
+        num_steps=4, guidance_scale=1.0, scheduler="ddim", decoder="tiny", accelerated=True
     ),
     "balanced": SamplerSettings(
-        num_steps=12,
+        num_steps=8,
         guidance_scale=2.0,
         scheduler="unipc",
-        guidance_start=0.15,
         guidance_stop=0.8,
     ),
     "paper": SamplerSettings(num_steps=50, guidance_scale=2.0, scheduler="ddim"),
 }
-"""8, 20 and 100 UNet evaluations an image; found by downstream macro-F1 (docs/lab-notebook.md)."""
+"""4, 15 and 100 UNet evaluations an image, chosen to draw what "paper" draws from the same noise,
+and checked by downstream macro-F1 (docs/lab-notebook.md)."""
+
+WITHOUT_ACCELERATOR = SamplerSettings(
+    num_steps=6, guidance_scale=2.0, scheduler="unipc", guidance_stop=0.3, decoder="tiny"
+)
+"""What "fast" means with a base that has no accelerator: 8 evaluations, and less good."""
 
 
-def sampler_settings(request: SynthesisRequest) -> SamplerSettings:
+def preset_of(name: str, base: Base) -> SamplerSettings:
+    """The preset as a base draws it: what the base does not have is done without.
+
+    Raises:
+        InvalidArgument: If there is no preset of this name.
+    """
+    if name not in PRESETS:
+        problem = f"is {shown(name)}, not a preset"
+        raise InvalidArgument("sampler.preset", problem, f"send one of {', '.join(PRESETS)}")
+    settings = PRESETS[name]
+    if settings.accelerated:
+        accelerator = base.accelerator
+        settings = (
+            replace(settings, num_steps=accelerator.num_steps)
+            if accelerator
+            else WITHOUT_ACCELERATOR
+        )
+    return settings if base.tiny_decoder else replace(settings, decoder="full")
+
+
+def sampler_settings(request: SynthesisRequest, base: Base) -> SamplerSettings:
     """The preset with the request's own values laid over it.
 
     Raises:
-        InvalidArgument: For an unknown preset, scheduler or decoder, or a number out of range.
+        InvalidArgument: For an unknown preset, scheduler or decoder, a decoder that the base does
+            not have, or a number out of range.
     """
-    preset = request.preset or DEFAULT_PRESET
-    if preset not in PRESETS:
-        problem = f"is {shown(preset)}, not a preset"
-        raise InvalidArgument("sampler.preset", problem, f"send one of {', '.join(PRESETS)}")
-    settings = PRESETS[preset]
+    settings = preset_of(request.preset or DEFAULT_PRESET, base)
     steps, guidance = request.num_steps, request.guidance_scale
     if steps is not None:
         if not 1 <= steps <= MAX_NUM_STEPS:
@@ -135,24 +156,11 @@ def sampler_settings(request: SynthesisRequest) -> SamplerSettings:
             problem = f"is {shown(request.decoder)}, not a decoder"
             remedy = f"send one of {', '.join(DECODERS)}"
             raise InvalidArgument("sampler.decoder", problem, remedy)
+        if request.decoder == "tiny" and base.tiny_decoder is None:
+            problem = f"is 'tiny', and base {base.name} has no tiny decoder"
+            raise InvalidArgument("sampler.decoder", problem, "send full, or leave it out")
         settings = replace(settings, decoder=request.decoder)
     return settings
-
-
-def with_decoder_of(
-    base: Base, settings: SamplerSettings, request: SynthesisRequest
-) -> SamplerSettings:
-    """The settings with a decoder that the base has: a preset's "tiny" is a wish.
-
-    Raises:
-        InvalidArgument: If the request itself asks for a decoder that the base has not.
-    """
-    if settings.decoder == "full" or base.tiny_decoder is not None:
-        return settings
-    if request.decoder:
-        problem = f"is 'tiny', and base {base.name} has no tiny decoder"
-        raise InvalidArgument("sampler.decoder", problem, "send full, or leave it out")
-    return replace(settings, decoder="full")
 
 
 def shown(text: str) -> str:

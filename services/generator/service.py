@@ -16,7 +16,7 @@ from services.common.resource_names import ADAPTERS, parse
 from services.common.status import Call, server_stream, unary
 from services.generator.adapters import AdapterRef, describe_adapter
 from services.generator.config import GeneratorSettings
-from services.generator.presets import PRESETS
+from services.generator.presets import PRESETS, preset_of
 from services.generator.synthesize import (
     DrawnImage,
     SynthesisPlan,
@@ -97,6 +97,8 @@ class GeneratorService:
 
     def _capabilities(self) -> pb.GetCapabilitiesResponse:
         names = bases.list_bases(self._settings.models_dir)
+        default = bases.resolve_base(self._settings.default_base, self._settings.models_dir)
+        presets = {name: preset_of(name, default) for name in PRESETS}
         found = [bases.resolve_base(name, self._settings.models_dir) for name in names]
         return pb.GetCapabilitiesResponse(
             bases=names,
@@ -111,7 +113,7 @@ class GeneratorService:
                     guidance_stop=preset.guidance_stop,
                     decoder=preset.decoder,
                 )
-                for name, preset in PRESETS.items()
+                for name, preset in presets.items()
             },
             max_num_images=self._settings.generator_max_num_images,
             batch_size=self._settings.generator_num_slots,

@@ -19,7 +19,7 @@ from services.common.cell_classes import is_class_id
 from services.common.errors import InvalidArgument
 from services.generator.adapters import AdapterRef, check_base
 from services.generator.config import GeneratorSettings
-from services.generator.presets import SamplerSettings, sampler_settings, shown, with_decoder_of
+from services.generator.presets import SamplerSettings, sampler_settings, shown
 
 MAX_SEED = 2**63 - 1
 MAX_CLASS_COUNTS = 100
@@ -98,7 +98,7 @@ class SynthesisPlan:
     """A checked request: everything that its images depend on.
 
     Attributes:
-        decoder_revision: Of the base's tiny decoder, if that is used.
+        extra_revisions: Of what is used beside the base itself, by name.
         first_index: First image wanted. This and what follows is not a part of the manifest.
         interactive: Whether it goes before bulk work.
         request_id: Shares are per tenant, and then per request.
@@ -113,7 +113,7 @@ class SynthesisPlan:
     sampler: SamplerSettings
     execution: Execution
     image_format: str
-    decoder_revision: str = ""
+    extra_revisions: tuple[tuple[str, str], ...] = ()
     first_index: int = 0
     interactive: bool = False
     request_id: str = ""
@@ -158,9 +158,7 @@ class SynthesisPlan:
             "image_format": self.image_format,
             "intended_use": "research use only, not a medical device",
         }
-        if self.decoder_revision:
-            manifest["decoder_revision"] = self.decoder_revision
-        return _canonical(manifest).decode()
+        return _canonical(manifest | dict(self.extra_revisions)).decode()
 
 
 def make_plan(
@@ -188,8 +186,7 @@ def make_plan(
         formats = ", ".join(FORMATS)
         problem = f"is {request.image_format!r}, not an image format"
         raise InvalidArgument("image_format", problem, f"send one of {formats}")
-    sampler = with_decoder_of(base, sampler_settings(request), request)
-    tiny = base.tiny_decoder if sampler.decoder == "tiny" else None
+    sampler = sampler_settings(request, base)
     plan = SynthesisPlan(
         tenant=tenant,
         base=base.name,
@@ -200,7 +197,7 @@ def make_plan(
         sampler=sampler,
         execution=execution,
         image_format=request.image_format,
-        decoder_revision=tiny.revision if tiny else "",
+        extra_revisions=extra_revisions(base, sampler),
         first_index=request.first_index,
         interactive=_is_interactive(request, interactive_num_images),
         request_id=uuid.uuid4().hex,
@@ -209,6 +206,15 @@ def make_plan(
         problem = f"is {request.first_index}, but the images are 0 to {plan.num_images - 1}"
         raise InvalidArgument("first_index", problem, "send the index of the next image wanted")
     return plan
+
+
+def extra_revisions(base: Base, sampler: SamplerSettings) -> tuple[tuple[str, str], ...]:
+    """Revisions of the base's tiny decoder and accelerator, where the sampler uses them."""
+    used = {
+        "decoder_revision": base.tiny_decoder if sampler.decoder == "tiny" else None,
+        "accelerator_revision": base.accelerator if sampler.accelerated else None,
+    }
+    return tuple((name, extra.revision) for name, extra in used.items() if extra)
 
 
 def _is_interactive(request: SynthesisRequest, most: int) -> bool:

@@ -13,6 +13,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     models_dir = root / "models"
     base_folder = fakes.write_tiny_base(models_dir, "tiny", class_ids=CLASSES)
     fakes.write_tiny_decoder(base_folder)
+    fakes.write_accelerator(base_folder)
     fakes.write_tiny_base(models_dir, "other", seed=1)
     base = resolve_base("tiny", models_dir)
     store = ArtifactStore(f"file://{root}/store")
@@ -129,7 +131,7 @@ def test_images_come_in_order_with_all_they_need(running: Running) -> None:
     assert (manifest["base"], manifest["base_revision"]) == ("tiny", running.base_revision)
     assert manifest["sampler"] == {
         "guidance_scale": 2.0,
-        "guidance_start": 0.15,
+        "guidance_start": 0.0,
         "guidance_stop": 0.8,
         "num_steps": 3,
         "scheduler": "unipc",
@@ -147,6 +149,29 @@ def test_decoder_is_the_request_s_choice(running: Running) -> None:
     manifest = json.loads(tiny[0].manifest_json)
     assert manifest["sampler"]["decoder"] == "tiny" and len(manifest["decoder_revision"]) == 64
     assert "decoder" not in json.loads(full[0].manifest_json)["sampler"]
+
+
+def test_fast_images_resume_and_mix_with_others(running: Running) -> None:
+    counts = (("monocyte", 5), ("basophil", 6))
+    fast = ask(*counts, seed=3, adapter="adapters/mixed", sampler=sampler(preset="fast"))
+    whole = running.images(fast)
+    manifest = json.loads(whole[0].manifest_json)
+    assert manifest["sampler"] == {
+        "accelerated": True,
+        "decoder": "tiny",
+        "guidance_scale": 1.0,
+        "num_steps": 2,
+        "scheduler": "ddim",
+    }
+    assert len(manifest["accelerator_revision"]) == 64
+    fast.first_index = 4
+    with ThreadPoolExecutor(2) as pool:
+        other = pool.submit(running.images, ask(*counts, seed=3, adapter="adapters/mixed"))
+        rest = running.images(fast)
+    assert [r.image for r in rest] == [r.image for r in whole[4:]]
+    assert [r.image for r in other.result()] == [
+        r.image for r in running.images(ask(*counts, seed=3, adapter="adapters/mixed"))
+    ]
 
 
 @pytest.mark.parametrize("adapter", ["", "adapters/mixed", "adapters/split"])
@@ -193,6 +218,7 @@ def test_capabilities(running: Running) -> None:
     assert answer.batch_size == 2 * BATCH
     assert set(answer.presets) == {"fast", "balanced", "paper"}
     assert answer.presets["paper"].num_steps == 50
+    assert answer.presets["fast"].num_steps == 2  # those of the base's accelerator
 
 
 ONE = ("monocyte", 1)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,6 +51,7 @@ class Replicas:
         for name in ("tiny", "second"):
             fakes.write_tiny_base(models_dir, name, seed=len(name))
         fakes.write_tiny_decoder(models_dir / "tiny")
+        self.accelerator = fakes.write_accelerator(models_dir / "tiny").read_bytes()
         self.settings = GeneratorSettings(
             store_uri=f"file://{root}/store",
             models_dir=models_dir,
@@ -57,7 +59,7 @@ class Replicas:
             generator_num_slots=8,
             generator_dtype="float32",
             generator_device="cpu",
-            generator_max_loaded_bases=1,
+            generator_max_loaded_bases=2,
         )
         self.store = ArtifactStore(self.settings.store_uri)
         self.base = resolve_base("tiny", models_dir)
@@ -160,9 +162,52 @@ def test_tiny_decoder_draws_what_diffusers_draws_with_it(replicas: Replicas) -> 
 
 
 def test_replica_with_another_tiny_decoder_does_not_draw(replicas: Replicas) -> None:
-    plan = replace(replicas.plan(None, decoder="tiny"), decoder_revision="0" * 64)
+    plan = replicas.plan(None, decoder="tiny")
+    plan = replace(plan, extra_revisions=(("decoder_revision", "0" * 64),))
     with pytest.raises(FailedPrecondition, match="restart the generator"):
         draw(replicas.drawers[0], Shard(plan, 0, 1))
+
+
+@pytest.mark.parametrize("adapter_id", ADAPTERS)
+def test_accelerated_images_are_those_of_diffusers_with_both_loras(
+    replicas: Replicas, adapter_id: str | None
+) -> None:
+    plan = replicas.plan(adapter_id, preset="fast", num_steps=None, decoder="full")
+    assert plan.sampler == SamplerSettings(2, 1.0, "ddim", accelerated=True)
+    [images] = draw(replicas.drawers[0], Shard(plan, 3, 6))
+    loras = {CLASSES[0]: {"one": 0, "each": 1}, CLASSES[1]: {"one": 0, "each": 2}}
+    for image in images:
+        pipeline = load_pipeline(replicas.base)
+        fakes.load_lora(pipeline, replicas.accelerator, "accelerator", unet_only=True)
+        names = ["accelerator"]
+        if adapter_id:
+            fakes.load_lora(pipeline, replicas.loras[loras[image.class_id][adapter_id]], "class")
+            names.append("class")
+        pipeline.set_adapters(names)
+        config = {**pipeline.scheduler.config, "timestep_spacing": "trailing"}
+        pipeline.scheduler = build_scheduler("ddim", config)
+
+        def expected(pipeline: StableDiffusionPipeline, image: DrawnImage) -> np.ndarray:
+            [drawn] = pipeline(
+                class_prompt(image.class_id),
+                num_inference_steps=2,
+                guidance_scale=1.0,
+                latents=starting_noise(image.image_seed, (16, 4, 4))[None],
+                output_type="np",
+            ).images
+            return (drawn * 255).round()
+
+        assert np.abs(pixels(image) - expected(pipeline, image)).max() <= 1
+        pipeline.set_adapters(names[1:]) if adapter_id else pipeline.unload_lora_weights()
+        assert np.abs(pixels(image) - expected(pipeline, image)).max() > 5
+
+
+def test_replica_with_another_accelerator_does_not_draw(replicas: Replicas) -> None:
+    plan = replicas.plan(None, preset="fast", num_steps=None)
+    others = tuple((name, "0" * 64) for name, _ in plan.extra_revisions)
+    assert [name for name, _ in others] == ["decoder_revision", "accelerator_revision"]
+    with pytest.raises(FailedPrecondition, match="restart the generator"):
+        draw(replicas.drawers[0], Shard(replace(plan, extra_revisions=others), 0, 1))
 
 
 @settings(max_examples=4, deadline=None)
@@ -206,7 +251,7 @@ def test_reader_that_leaves_takes_its_work_with_it(replicas: Replicas) -> None:
         await images.aclose()
 
     asyncio.run(run())
-    [engine] = drawer.engines
+    engine = drawer.engines[-1]
     idle = threading.Event()
     engine._command(idle.set)
     assert idle.wait(30)
@@ -226,7 +271,6 @@ def test_failures_reach_the_reader_and_others_draw_on(replicas: Replicas) -> Non
         return await asyncio.gather(*work, return_exceptions=True)
 
     torn, lost, good = asyncio.run(run())
-    # Equal bytes have an equal digest, so what is loaded may serve after the artifact is gone.
     assert isinstance(torn, DataLoss)
     assert isinstance(lost, NotFound)
     assert isinstance(good, list) and len(good) == 3
@@ -262,9 +306,23 @@ def test_plan_for_another_execution_is_refused(replicas: Replicas, other: dict) 
     assert not drawer.engines
 
 
-def test_idle_base_makes_room_and_a_busy_one_does_not(replicas: Replicas) -> None:
+def test_warm_up_leaves_nothing_to_load(replicas: Replicas) -> None:
     drawer = Drawer(replicas.settings, replicas.store)
     asyncio.run(drawer.warm_up())
+    warm = drawer.engines
+    assert len(warm) == 2
+    for fields in ({}, {"preset": "fast", "num_steps": None}):
+        draw(drawer, Shard(replicas.plan(None, **fields), 0, 1))
+    assert set(drawer.engines) == set(warm)
+    for engine in warm:
+        engine.close()
+
+
+def test_idle_base_makes_room_and_a_busy_one_does_not(replicas: Replicas) -> None:
+    drawer = Drawer(
+        replicas.settings.model_copy(update={"generator_max_loaded_bases": 1}), replicas.store
+    )
+    draw(drawer, Shard(replicas.plan(None), 0, 1))
     [first] = drawer.engines
     second = resolve_base("second", replicas.settings.models_dir)
     plan = replace(replicas.plan(None), base="second", base_revision=second.revision)
@@ -292,6 +350,6 @@ def test_warm_up_in_bfloat16_draws(replicas: Replicas) -> None:
     settings = replicas.settings.model_copy(update={"generator_dtype": "bfloat16"})
     drawer = Drawer(settings, replicas.store)
     asyncio.run(drawer.warm_up())
-    [engine] = drawer.engines
-    assert engine._sampler.dtype == torch.bfloat16
-    engine.close()
+    for engine in drawer.engines:
+        assert engine._sampler.dtype == torch.bfloat16
+        engine.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -72,6 +73,43 @@ def test_no_leak_after_random_submits_and_cancels(studio: Studio, loras: dict[st
     assert studio.engine.broken is None
     assert len(studio.submit(orders_of(BASE_ALONE, 20)).wait()) == 20
     assert studio.leaks() == (0, 0, 0)
+
+
+def test_bulk_work_gives_way_to_another_engine_s_interactive_work(base: Base) -> None:
+    hurry = threading.Event()
+    studio = Studio(base, others_hurry=hurry.is_set)
+    stream, _ = studio.stream(orders_of(BASE_ALONE, 50), LONG)
+    studio.engine.submit(stream)
+
+    def steps_in_a_while() -> int:
+        before = len(studio.records)
+        time.sleep(1.0)
+        return len(studio.records) - before
+
+    try:
+        steps_in_a_while()
+        alone = steps_in_a_while()
+        hurry.set()
+        beside = steps_in_a_while()
+        assert 0 < beside < alone / 2  # a fifth, in theory: it goes on, and is never starved
+        assert studio.engine.hurries is False
+        mine = studio.submit(orders_of(BASE_ALONE, 1), request_id="mine", interactive=True)
+        assert len(mine.wait()) == 1
+        studio.engine.cancel(stream)
+        assert studio.leaks() == (0, 0, 0)
+    finally:
+        studio.engine.close()
+
+
+def test_engine_with_interactive_work_hurries(studio: Studio) -> None:
+    stream, reader = studio.stream(orders_of(BASE_ALONE, 2), LONG, interactive=True)
+    studio.engine.submit(stream)
+    while not studio.records:
+        studio.settle()
+    assert studio.engine.hurries
+    assert len(reader.wait()) == 2
+    studio.settle()
+    assert not studio.engine.hurries
 
 
 def test_cancel_frees_states_and_pins_before_the_next_step(

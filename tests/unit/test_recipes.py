@@ -1,5 +1,6 @@
 """The recipes of the embedded models run, and keep the promises that the manifests make."""
 
+import copy
 import hashlib
 import json
 import shutil
@@ -11,11 +12,19 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
+from torch.func import functional_call
 
-from models.recipes import export, train_clip, train_diffusion, train_tiny_decoder
+from models.recipes import (
+    export,
+    train_accelerator,
+    train_clip,
+    train_diffusion,
+    train_tiny_decoder,
+)
 from models.recipes.cell_features import CellFeatures, train_cell_features
 from models.recipes.corpus import Corpus, join, may_be_seen, phantom_corpus, real_corpus
 from models.recipes.train_autoencoder import train as train_autoencoder
+from services.common import lora
 from services.common.bases import (
     TINY_DECODER,
     decode_latents,
@@ -23,6 +32,7 @@ from services.common.bases import (
     load_tiny_decoder,
     resolve_base,
 )
+from services.generator.solver import build_scheduler
 
 A_STEP_OR_TWO = 0.001  # minutes
 
@@ -143,6 +153,61 @@ def test_a_tiny_decoder_is_entered_in_manifest_and_card(tmp_path):
     assert manifest["training"]["tiny_decoder"] == {"steps": 7}
     assert '"tiny_decoder": {"steps": 7}' in (folder / "README.md").read_text()
     assert load_tiny_decoder(resolve_base("base", tmp_path)) is not None
+
+
+def test_an_accelerator_learns_from_what_its_base_draws(tmp_path):
+    folder = Path(shutil.copytree("models/cyto-small", tmp_path / "base"))
+    paths = train_accelerator.draw_paths("base", 2, 2.0, 5, 4, tmp_path)
+    base = resolve_base("base", tmp_path)
+    pipeline = load_pipeline(base)
+    tokens = train_accelerator.embed(pipeline, base)
+    assert len(tokens) == 30  # every class as a real cell and as a phantom
+    assert paths.points.shape == (4, 3, 16, 8, 8) and paths.prompts.tolist() == [5, 6, 7, 8]
+    pipeline.scheduler = build_scheduler("unipc", dict(pipeline.scheduler.config))
+    prompts = train_accelerator.all_prompts(base.class_ids, has_real=True)
+    drawn = pipeline(
+        [prompts[i] for i in paths.prompts],
+        num_inference_steps=6,
+        guidance_scale=2.0,
+        latents=paths.points[:, 0].float(),
+        output_type="latent",
+    ).images
+    assert (drawn - paths.points[:, -1]).abs().mean() < 0.02  # 16-bit arithmetic
+
+    student = build_scheduler("ddim", dict(pipeline.scheduler.config))
+    student.set_timesteps(2)
+    for k, t in enumerate(student.timesteps):
+        x, end = paths.points[:, k].float(), paths.points[:, k + 1].float()
+        v, _ = train_accelerator.velocity_to(student, torch.full((4,), k), x, end)
+        assert (student.step(v, t, x).prev_sample - end).abs().max() < 0.01
+
+    data, record = train_accelerator.train(
+        pipeline, tokens, paths, A_STEP_OR_TWO, 0, 1e-3, compiled=False
+    )
+    assert record["steps"] > 0 and record["paths"] == 4
+    export.write_accelerator(folder, data, record | {"num_steps": 2})
+    with_one = resolve_base("base", tmp_path)
+    assert with_one.revision == base.revision and with_one.accelerator.num_steps == 2
+    merged = load_pipeline(with_one, accelerator=with_one.accelerator).unet.state_dict()
+    plain = load_pipeline(with_one).unet.state_dict()
+    assert any(not torch.equal(merged[name], plain[name]) for name in plain)
+    card = (tmp_path / "base-accelerator" / "README.md").read_text()
+    assert "no image" in card and "2 DDIM steps" in card.replace("\n", " ")
+
+
+def test_an_accelerator_is_trained_as_the_lora_that_it_is(tmp_path):
+    pipeline = load_pipeline(resolve_base("cyto-small", Path("models")))
+    plain = copy.deepcopy(pipeline.unet)
+    named = lora.add_lora(pipeline, train_accelerator.LORA, seed=0)
+    for name, parameter in named.items():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    inputs = torch.randn(2, 16, 8, 8), torch.tensor([300, 700]), torch.randn(2, 40, 128)
+    with torch.no_grad():
+        weights = train_accelerator.summed_weights(plain, named)
+        summed = functional_call(plain, weights, inputs).sample
+        assert (summed - pipeline.unet(*inputs).sample).abs().max() < 1e-4
+        assert (summed - plain(*inputs).sample).abs().max() > 0.01
 
 
 def test_a_clip_base_loads_as_an_open_clip_folder(corpus, tmp_path):

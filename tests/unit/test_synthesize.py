@@ -9,11 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.accelerators import Accelerator
 from services.common.bases import Base, TinyDecoder
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.generator.adapters import AdapterRef
 from services.generator.config import GeneratorSettings
-from services.generator.presets import PRESETS, SamplerSettings, sampler_settings
+from services.generator.presets import (
+    PRESETS,
+    WITHOUT_ACCELERATOR,
+    SamplerSettings,
+    sampler_settings,
+)
 from services.generator.shards import cut
 from services.generator.synthesize import (
     Execution,
@@ -105,23 +111,39 @@ def test_guidance_acts_on_its_share_of_the_steps() -> None:
     assert guided(1, guidance_stop=0.1) == [True]
 
 
+def plan_on(base: Base, **fields: str) -> SynthesisPlan:
+    request = SynthesisRequest(COUNTS, seed=1, **fields)  # type: ignore[arg-type]
+    return make_plan(request, "local", base, None, Execution(4, "float32"), 1000)
+
+
 def test_presets_draw_with_the_tiny_decoder_of_bases_that_have_one() -> None:
     plain = plan_of(preset="fast")
-    assert (plain.sampler.decoder, plain.decoder_revision) == ("full", "")
+    assert (plain.sampler.decoder, plain.extra_revisions) == ("full", ())
     base = replace(BASE, tiny_decoder=TinyDecoder("/models/tiny/vae_tiny", "t1"))
-
-    def plan(**fields: str) -> SynthesisPlan:
-        request = SynthesisRequest(COUNTS, seed=1, **fields)  # type: ignore[arg-type]
-        return make_plan(request, "local", base, None, Execution(4, "float32"), 1000)
-
-    fast, full = plan(preset="fast"), plan(preset="fast", decoder="full")
-    assert (fast.sampler.decoder, fast.decoder_revision) == ("tiny", "t1")
+    fast, full = plan_on(base, preset="fast"), plan_on(base, preset="fast", decoder="full")
+    assert fast.sampler.decoder == "tiny"
     assert json.loads(fast.manifest_json())["decoder_revision"] == "t1"
     assert json.loads(fast.manifest_json())["sampler"]["decoder"] == "tiny"
     assert full.manifest_json() == plain.manifest_json()
     assert fast.image_seed("monocyte", 3) == plain.image_seed("monocyte", 3)
-    assert plan(preset="paper").sampler.decoder == "full"
-    assert plan(preset="paper", decoder="tiny").decoder_revision == "t1"
+    assert plan_on(base, preset="paper").sampler.decoder == "full"
+    assert plan_on(base, preset="paper", decoder="tiny").extra_revisions == (
+        ("decoder_revision", "t1"),
+    )
+
+
+def test_fast_takes_the_steps_of_the_base_s_accelerator() -> None:
+    base = replace(BASE, accelerator=Accelerator("/models/lora", "lora.safetensors", "a1", 6))
+    fast = plan_on(base, preset="fast")
+    assert fast.sampler == SamplerSettings(6, 1.0, "ddim", accelerated=True)
+    assert fast.evaluations_per_image == 6
+    manifest = json.loads(fast.manifest_json())
+    assert manifest["accelerator_revision"] == "a1" and manifest["sampler"]["accelerated"] is True
+    for preset in ("balanced", "paper"):
+        plan = plan_on(base, preset=preset)
+        assert plan.manifest_json() == plan_of(preset=preset).manifest_json()
+    assert plan_of(preset="fast").sampler == replace(WITHOUT_ACCELERATOR, decoder="full")
+    assert plan_of(preset="fast").evaluations_per_image == 8
 
 
 def test_evaluations_of_an_image_are_counted() -> None:
@@ -198,11 +220,11 @@ def test_manifest_is_the_same_wherever_a_stream_resumes() -> None:
 
 def test_own_values_overrule_the_preset() -> None:
     def settings(**fields: object) -> SamplerSettings:
-        return sampler_settings(SynthesisRequest(class_counts=COUNTS, **fields))  # type: ignore[arg-type]
+        return sampler_settings(SynthesisRequest(class_counts=COUNTS, **fields), BASE)  # type: ignore[arg-type]
 
     assert settings() == PRESETS["balanced"]
     assert settings(preset="paper") == PRESETS["paper"]
-    assert settings(preset="fast", num_steps=3) == replace(PRESETS["fast"], num_steps=3)
+    assert settings(preset="paper", num_steps=3) == replace(PRESETS["paper"], num_steps=3)
     assert settings(guidance_scale=0.0, scheduler="unipc").guidance_scale == 0.0
 
 
