@@ -26,24 +26,10 @@ from services.common.classifier_config import ClassifierConfig
 from services.common.classifier_models import ImageClassifier, build_model
 from services.generator.presets import SamplerSettings
 from services.trainer.classifier_recipe import recipe_from_spec
+from services.trainer.train_adapter import NoCheckpoints
 from services.trainer.train_classifier import LabelledImages, train
 
 JUDGE_FILE = "judge.safetensors"
-
-
-class NoCheckpoints:
-    """The judge is trained in one go."""
-
-    def load(self) -> None:
-        """Nothing was kept."""
-
-    def due(self) -> bool:
-        """Never."""
-        return False
-
-    def save(self, state: dict, files: dict[str, bytes]) -> None:
-        """Not called, as nothing is ever due."""
-        raise AssertionError("nothing is due")
 
 
 def train_judge(corpus: Corpus, class_ids: list[str], num_steps: int) -> ImageClassifier:

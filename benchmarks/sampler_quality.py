@@ -23,7 +23,6 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from benchmarks.base_agreement import NoCheckpoints
 from cytosynth.client.image_tree import ImageFile, read_image, read_image_tree
 from cytosynth.phantoms import render_phantom, sample_laboratory
 from services.common.bases import resolve_base
@@ -33,6 +32,7 @@ from services.common.images import center_square, decode_image, sha256_hex
 from services.trainer.center_crop import estimate_center_crop
 from services.trainer.classifier_recipe import recipe_from_spec
 from services.trainer.evaluate import Predictions, evaluate_runs, paired_difference
+from services.trainer.train_adapter import NoCheckpoints
 from services.trainer.train_classifier import LabelledImages, train
 
 MODELS = Path("models")

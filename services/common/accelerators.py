@@ -83,22 +83,26 @@ def merge_accelerator(pipeline: Pipeline, accelerator: Accelerator, base_name: s
     """
     from safetensors import SafetensorError
 
+    unet = pipeline.unet
     local = Path(accelerator.location).is_dir()
     remote = {} if local else {"revision": accelerator.revision}
     try:
-        pipeline.load_lora_weights(
+        state, alphas, metadata = pipeline.lora_state_dict(
             accelerator.location,
             weight_name=accelerator.weight_name,
             use_safetensors=True,
+            return_lora_metadata=True,
+            unet_config=unet.config,
             **remote,
         )
-        pipeline.fuse_lora(components=["unet"])
-        pipeline.unload_lora_weights()
+        pipeline.load_lora_into_unet(state, alphas, unet, metadata=metadata or None)
+        unet.fuse_lora()
+        unet.unload_lora()
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         # The reason may hold a path: it goes to the log with the cause, not to the client.
         problem, remedy = "does not load", "check its folder or hub id on the server"
         raise FailedPrecondition(f"accelerator of {base_name}", problem, remedy) from error
-    pipeline.unet.requires_grad_(False)
+    unet.requires_grad_(False)
 
 
 def _wrong(base_folder: Path, problem: str, key: str) -> FailedPrecondition:

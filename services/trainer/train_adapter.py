@@ -49,6 +49,21 @@ class CheckpointStore(Protocol):
     def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None: ...
 
 
+class NoCheckpoints:
+    """Of a training that is done in one go."""
+
+    def load(self) -> None:
+        """Nothing was kept."""
+
+    def due(self) -> bool:
+        """Never."""
+        return False
+
+    def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
+        """Not called, as nothing is ever due."""
+        raise AssertionError("nothing is due")
+
+
 @dataclass(frozen=True)
 class FittedAdapter:
     """What training gives.
