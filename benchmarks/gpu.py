@@ -58,7 +58,7 @@ def measure_engine(report: Report, setup: Setup, compiled: bool, profile_path: P
     mode, workload = "compiled" if compiled else "eager", setup.workload
     generator = setup.new_generator(compiled)
     sections: list[Section] = [("exactness", partial(exactness, generator))]
-    for preset in ("paper", "fast", "balanced"):
+    for preset in ("paper", "fast", "balanced", "draft"):
         for label, num in (("one", 1), ("ten", NUM_ADAPTERS)):
             name = f"{preset}.{label}"
             sections.append((name, partial(throughput, generator, workload, preset, num)))

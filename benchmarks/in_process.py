@@ -64,7 +64,7 @@ class InProcess:
         request = SynthesisRequest(
             list(class_counts.items()),
             seed=seed,
-            preset="fast" if sampler.accelerated else "",
+            preset="draft" if sampler.accelerated else "",
             num_steps=sampler.num_steps,
             guidance_scale=sampler.guidance_scale,
             scheduler=sampler.scheduler,

@@ -29,7 +29,7 @@ def synthesize(
     adapter: Annotated[str, typer.Option(help="adapters/…; without it the base alone.")] = "",
     base: Annotated[str, typer.Option(help="Base model; default: the adapter's.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the whole request.")] = 0,
-    preset: Annotated[str, typer.Option(help="fast, balanced or paper.")] = "",
+    preset: Annotated[str, typer.Option(help="draft, fast, balanced or paper.")] = "",
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale.")] = None,
     guidance_start: Annotated[
@@ -51,7 +51,7 @@ def synthesize(
     ] = None,
     scheduler: Annotated[str, typer.Option(help="dpmpp_2m, ddim or unipc.")] = "",
     decoder: Annotated[
-        str, typer.Option(help="full or tiny (three times as fast, for bases that have one).")
+        str, typer.Option(help="full or tiny (quicker, for bases that have one).")
     ] = "",
     priority: Annotated[
         str,

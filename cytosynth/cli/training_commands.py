@@ -167,7 +167,7 @@ def fit_classifier(
     loss_weight: Annotated[
         float | None, typer.Option(help="Weight of the synthetic part of the loss, 0 to 1.")
     ] = None,
-    sampler_preset: Annotated[str, typer.Option(help="fast, balanced or paper.")] = "",
+    sampler_preset: Annotated[str, typer.Option(help="draft, fast, balanced or paper.")] = "",
     preset: Preset = "",
     clip_base: Annotated[str, typer.Option(help="CLIP base; clip only.")] = "",
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,

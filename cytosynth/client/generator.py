@@ -134,7 +134,7 @@ class GeneratorClient(ServiceClient):
             adapter: ``adapters/{adapter}``; empty: the base alone.
             base: Base model; empty: the adapter's, or the server's default.
             seed: Seed of the whole request, 0 to 2^63 - 1.
-            preset: ``fast``, ``balanced`` or ``paper``; empty: the server's default.
+            preset: ``draft``, ``fast``, ``balanced`` or ``paper``; empty: the server's default.
             num_steps: Denoising steps; None: the preset's.
             guidance_scale: Classifier-free guidance; None: the preset's.
             scheduler: ``dpmpp_2m``, ``ddim`` or ``unipc``; empty: the preset's.

@@ -138,8 +138,7 @@ def write_accelerator_card(folder: Path, manifest: dict) -> None:
     write_manifest(folder, manifest)
     steps, base = manifest["num_steps"], manifest["base"]
     rows = {
-        "Learned from": f"what {base} draws, alone and with adapters that were fitted on phantom "
-        f"hospitals (`cytosynth.phantoms`); no real image. What {base} has seen is on its card",
+        "Learned from": f"what {base} draws itself; no image. What {base} has seen is on its card",
         "Licence of the weights": "Apache-2.0",
         "Recipe": f"`python -m models.recipes.train_accelerator --name {base}`",
         "Training": f"`{json.dumps(manifest['training'])}`",

@@ -70,6 +70,10 @@ def read_accelerator(base_folder: Path, manifest: dict[str, Any]) -> Accelerator
             problem = "has an accelerator whose file is not there"
             raise _wrong(base_folder, problem, "weight_name") from error
         return Accelerator(str(folder), weight_name, revision, num_steps)
+    if location.startswith((".", "/")):
+        problem = f"its manifest names an accelerator at {location}, where there is none"
+        remedy = 'put it there, or take "accelerator" out of its manifest.json'
+        raise FailedPrecondition(base_folder.name, problem, remedy)
     if not entry.get("revision"):
         raise _wrong(base_folder, "names an accelerator but pins no revision", "revision")
     return Accelerator(location, weight_name, str(entry["revision"]), num_steps)

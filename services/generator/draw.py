@@ -69,7 +69,7 @@ class Drawer:
         base = resolve_base(name, models_dir, "default_base")
         samplers = [SamplerSettings(2, 2.0, "dpmpp_2m")]
         if base.accelerator is not None:
-            samplers.append(preset_of("fast", base))
+            samplers.append(preset_of("draft", base))
         for sampler in samplers:
             plan = SynthesisPlan(
                 tenant="",

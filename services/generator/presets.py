@@ -73,28 +73,19 @@ class SamplerSettings:
 
 
 PRESETS = {
-    "fast": SamplerSettings(
-        num_steps=4, guidance_scale=1.0, scheduler="ddim", decoder="tiny", accelerated=True
-    ),
+    "draft": SamplerSettings(num_steps=4, guidance_scale=1.0, scheduler="ddim", accelerated=True),
+    "fast": SamplerSettings(num_steps=5, guidance_scale=2.0, scheduler="unipc", guidance_stop=0.4),
     "balanced": SamplerSettings(
-        num_steps=8,
-        guidance_scale=2.0,
-        scheduler="unipc",
-        guidance_stop=0.8,
+        num_steps=8, guidance_scale=2.0, scheduler="unipc", guidance_stop=0.8
     ),
     "paper": SamplerSettings(num_steps=50, guidance_scale=2.0, scheduler="ddim"),
 }
-"""4, 15 and 100 UNet evaluations an image, chosen to draw what "paper" draws from the same noise,
-and checked by downstream macro-F1 (docs/lab-notebook.md)."""
-
-WITHOUT_ACCELERATOR = SamplerSettings(
-    num_steps=6, guidance_scale=2.0, scheduler="unipc", guidance_stop=0.3, decoder="tiny"
-)
-"""What "fast" means with a base that has no accelerator: 8 evaluations, and less good."""
+"""4, 7, 15 and 100 UNet evaluations an image, chosen to draw what "paper" draws from the same
+noise, and checked by downstream macro-F1 (docs/lab-notebook.md)."""
 
 
 def preset_of(name: str, base: Base) -> SamplerSettings:
-    """The preset as a base draws it: what the base does not have is done without.
+    """The preset as a base draws it: "draft" is "fast" with a base that has no accelerator.
 
     Raises:
         InvalidArgument: If there is no preset of this name.
@@ -103,14 +94,11 @@ def preset_of(name: str, base: Base) -> SamplerSettings:
         problem = f"is {shown(name)}, not a preset"
         raise InvalidArgument("sampler.preset", problem, f"send one of {', '.join(PRESETS)}")
     settings = PRESETS[name]
-    if settings.accelerated:
-        accelerator = base.accelerator
-        settings = (
-            replace(settings, num_steps=accelerator.num_steps)
-            if accelerator
-            else WITHOUT_ACCELERATOR
-        )
-    return settings if base.tiny_decoder else replace(settings, decoder="full")
+    if not settings.accelerated:
+        return settings
+    if base.accelerator is None:
+        return PRESETS["fast"]
+    return replace(settings, num_steps=base.accelerator.num_steps)
 
 
 def sampler_settings(request: SynthesisRequest, base: Base) -> SamplerSettings:

@@ -141,8 +141,8 @@ def test_images_come_in_order_with_all_they_need(running: Running) -> None:
 def test_decoder_is_the_request_s_choice(running: Running) -> None:
     counts = (("monocyte", 3),)
     [full, tiny] = [
-        running.images(ask(*counts, sampler=sampler(preset="fast", decoder=decoder)))
-        for decoder in ("full", "")
+        running.images(ask(*counts, sampler=sampler(num_steps=3, decoder=decoder)))
+        for decoder in ("", "tiny")
     ]
     assert [r.image_seed for r in full] == [r.image_seed for r in tiny]
     assert all((pixels(a) != pixels(b)).any() for a, b in zip(full, tiny, strict=True))
@@ -151,23 +151,22 @@ def test_decoder_is_the_request_s_choice(running: Running) -> None:
     assert "decoder" not in json.loads(full[0].manifest_json)["sampler"]
 
 
-def test_fast_images_resume_and_mix_with_others(running: Running) -> None:
+def test_drafts_resume_and_mix_with_others(running: Running) -> None:
     counts = (("monocyte", 5), ("basophil", 6))
-    fast = ask(*counts, seed=3, adapter="adapters/mixed", sampler=sampler(preset="fast"))
-    whole = running.images(fast)
+    draft = ask(*counts, seed=3, adapter="adapters/mixed", sampler=sampler(preset="draft"))
+    whole = running.images(draft)
     manifest = json.loads(whole[0].manifest_json)
     assert manifest["sampler"] == {
         "accelerated": True,
-        "decoder": "tiny",
         "guidance_scale": 1.0,
         "num_steps": 2,
         "scheduler": "ddim",
     }
     assert len(manifest["accelerator_revision"]) == 64
-    fast.first_index = 4
+    draft.first_index = 4
     with ThreadPoolExecutor(2) as pool:
         other = pool.submit(running.images, ask(*counts, seed=3, adapter="adapters/mixed"))
-        rest = running.images(fast)
+        rest = running.images(draft)
     assert [r.image for r in rest] == [r.image for r in whole[4:]]
     assert [r.image for r in other.result()] == [
         r.image for r in running.images(ask(*counts, seed=3, adapter="adapters/mixed"))
@@ -216,9 +215,9 @@ def test_capabilities(running: Running) -> None:
     assert answer.default_base == "tiny"
     assert dict(answer.image_size) == {"other": 32, "tiny": 32}
     assert answer.batch_size == 2 * BATCH
-    assert set(answer.presets) == {"fast", "balanced", "paper"}
+    assert set(answer.presets) == {"draft", "fast", "balanced", "paper"}
     assert answer.presets["paper"].num_steps == 50
-    assert answer.presets["fast"].num_steps == 2  # those of the base's accelerator
+    assert answer.presets["draft"].num_steps == 2  # those of the base's accelerator
 
 
 ONE = ("monocyte", 1)
@@ -253,7 +252,11 @@ def sampler(**fields: Any) -> pb.SamplerSettings:
         (ask(ONE, adapter="adapters/mixed", base="other"), "adapter", "'tiny'"),
         (ask(ONE, adapter="adapters/foreign", base="tiny"), "adapter", "'other'"),
         (ask(("myeloblast", 1), adapter="adapters/split"), "class_counts[0].class_id", "basophil"),
-        (ask(ONE, sampler=sampler(preset="ultra")), "sampler.preset", "fast, balanced, paper"),
+        (
+            ask(ONE, sampler=sampler(preset="ultra")),
+            "sampler.preset",
+            "draft, fast, balanced, paper",
+        ),
         (ask(ONE, sampler=sampler(scheduler="euler")), "sampler.scheduler", "dpmpp_2m"),
         (ask(ONE, sampler=sampler(num_steps=0)), "sampler.num_steps", "1 to 1000"),
         (ask(ONE, sampler=sampler(num_steps=10**6)), "sampler.num_steps", "1 to 1000"),

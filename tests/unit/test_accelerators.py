@@ -69,6 +69,12 @@ def test_incomplete_entry_is_told_by_key(folder: Path, entry: dict[str, Any], ke
         resolve_base("tiny", folder.parent)
 
 
+def test_accelerator_that_was_left_behind_is_told(folder: Path) -> None:
+    say(folder, location="../elsewhere")
+    with pytest.raises(FailedPrecondition, match=r"\.\./elsewhere, where there is none"):
+        resolve_base("tiny", folder.parent)
+
+
 def test_merged_weights_are_those_of_base_and_lora(folder: Path) -> None:
     base = resolve_base("tiny", folder.parent)
     merged = load_pipeline(base, accelerator=base.accelerator)

@@ -172,7 +172,7 @@ def test_replica_with_another_tiny_decoder_does_not_draw(replicas: Replicas) -> 
 def test_accelerated_images_are_those_of_diffusers_with_both_loras(
     replicas: Replicas, adapter_id: str | None
 ) -> None:
-    plan = replicas.plan(adapter_id, preset="fast", num_steps=None, decoder="full")
+    plan = replicas.plan(adapter_id, preset="draft", num_steps=None)
     assert plan.sampler == SamplerSettings(2, 1.0, "ddim", accelerated=True)
     [images] = draw(replicas.drawers[0], Shard(plan, 3, 6))
     loras = {CLASSES[0]: {"one": 0, "each": 1}, CLASSES[1]: {"one": 0, "each": 2}}
@@ -203,9 +203,9 @@ def test_accelerated_images_are_those_of_diffusers_with_both_loras(
 
 
 def test_replica_with_another_accelerator_does_not_draw(replicas: Replicas) -> None:
-    plan = replicas.plan(None, preset="fast", num_steps=None)
+    plan = replicas.plan(None, preset="draft", num_steps=None)
     others = tuple((name, "0" * 64) for name, _ in plan.extra_revisions)
-    assert [name for name, _ in others] == ["decoder_revision", "accelerator_revision"]
+    assert [name for name, _ in others] == ["accelerator_revision"]
     with pytest.raises(FailedPrecondition, match="restart the generator"):
         draw(replicas.drawers[0], Shard(replace(plan, extra_revisions=others), 0, 1))
 
@@ -311,7 +311,7 @@ def test_warm_up_leaves_nothing_to_load(replicas: Replicas) -> None:
     asyncio.run(drawer.warm_up())
     warm = drawer.engines
     assert len(warm) == 2
-    for fields in ({}, {"preset": "fast", "num_steps": None}):
+    for fields in ({}, {"preset": "draft", "num_steps": None}):
         draw(drawer, Shard(replicas.plan(None, **fields), 0, 1))
     assert set(drawer.engines) == set(warm)
     for engine in warm:

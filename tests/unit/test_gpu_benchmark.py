@@ -122,7 +122,12 @@ def test_the_best_rate_is_of_one_adapter_whichever_way_it_ran() -> None:
         "diffusers": {"images_per_second": 8.0},
         "eager.fast.one": {"error": "time ran out"},
     }
-    assert best_throughput(sections) == {"paper": 4.0, "fast": None, "balanced": None}
+    assert best_throughput(sections) == {
+        "paper": 4.0,
+        "fast": None,
+        "balanced": None,
+        "draft": None,
+    }
 
 
 def test_recompiles_on_another_thread_are_counted_and_past_the_limit_they_fail() -> None:

@@ -14,12 +14,7 @@ from services.common.bases import Base, TinyDecoder
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.generator.adapters import AdapterRef
 from services.generator.config import GeneratorSettings
-from services.generator.presets import (
-    PRESETS,
-    WITHOUT_ACCELERATOR,
-    SamplerSettings,
-    sampler_settings,
-)
+from services.generator.presets import PRESETS, SamplerSettings, sampler_settings
 from services.generator.shards import cut
 from services.generator.synthesize import (
     Execution,
@@ -116,34 +111,33 @@ def plan_on(base: Base, **fields: str) -> SynthesisPlan:
     return make_plan(request, "local", base, None, Execution(4, "float32"), 1000)
 
 
-def test_presets_draw_with_the_tiny_decoder_of_bases_that_have_one() -> None:
-    plain = plan_of(preset="fast")
-    assert (plain.sampler.decoder, plain.extra_revisions) == ("full", ())
+def test_tiny_decoder_is_the_request_s_choice_and_draws_the_same_cells() -> None:
     base = replace(BASE, tiny_decoder=TinyDecoder("/models/tiny/vae_tiny", "t1"))
-    fast, full = plan_on(base, preset="fast"), plan_on(base, preset="fast", decoder="full")
-    assert fast.sampler.decoder == "tiny"
-    assert json.loads(fast.manifest_json())["decoder_revision"] == "t1"
-    assert json.loads(fast.manifest_json())["sampler"]["decoder"] == "tiny"
-    assert full.manifest_json() == plain.manifest_json()
-    assert fast.image_seed("monocyte", 3) == plain.image_seed("monocyte", 3)
-    assert plan_on(base, preset="paper").sampler.decoder == "full"
-    assert plan_on(base, preset="paper", decoder="tiny").extra_revisions == (
-        ("decoder_revision", "t1"),
-    )
+    tiny, full = plan_on(base, decoder="tiny"), plan_on(base)
+    assert (tiny.sampler.decoder, full.sampler.decoder) == ("tiny", "full")
+    assert tiny.extra_revisions == (("decoder_revision", "t1"),)
+    assert json.loads(tiny.manifest_json())["decoder_revision"] == "t1"
+    assert json.loads(tiny.manifest_json())["sampler"]["decoder"] == "tiny"
+    assert full.manifest_json() == plan_of().manifest_json()
+    assert tiny.image_seed("monocyte", 3) == full.image_seed("monocyte", 3)
 
 
-def test_fast_takes_the_steps_of_the_base_s_accelerator() -> None:
+def test_draft_takes_the_steps_of_the_base_s_accelerator() -> None:
     base = replace(BASE, accelerator=Accelerator("/models/lora", "lora.safetensors", "a1", 6))
-    fast = plan_on(base, preset="fast")
-    assert fast.sampler == SamplerSettings(6, 1.0, "ddim", accelerated=True)
-    assert fast.evaluations_per_image == 6
-    manifest = json.loads(fast.manifest_json())
+    draft = plan_on(base, preset="draft")
+    assert draft.sampler == SamplerSettings(6, 1.0, "ddim", accelerated=True)
+    assert draft.evaluations_per_image == 6
+    manifest = json.loads(draft.manifest_json())
     assert manifest["accelerator_revision"] == "a1" and manifest["sampler"]["accelerated"] is True
-    for preset in ("balanced", "paper"):
+    for preset in ("fast", "balanced", "paper"):
         plan = plan_on(base, preset=preset)
         assert plan.manifest_json() == plan_of(preset=preset).manifest_json()
-    assert plan_of(preset="fast").sampler == replace(WITHOUT_ACCELERATOR, decoder="full")
-    assert plan_of(preset="fast").evaluations_per_image == 8
+
+
+def test_draft_is_fast_with_a_base_that_has_no_accelerator() -> None:
+    draft, fast = plan_of(preset="draft"), plan_of(preset="fast")
+    assert draft.manifest_json() == fast.manifest_json()
+    assert fast.evaluations_per_image == 7
 
 
 def test_evaluations_of_an_image_are_counted() -> None:
