@@ -1,7 +1,7 @@
 """Accelerators: a LoRA with which a base's UNet needs a few steps and no guidance.
 
-LCM-LoRA (Luo et al., arXiv 2311.05556) and Hyper-SD (Ren et al., arXiv 2404.13686) are such.  A
-base names its own in ``manifest.json``, beside it or on a hub::
+Hyper-SD (Ren et al., arXiv 2404.13686) has such.  A base names its own in ``manifest.json``, beside
+it or on a hub::
 
     "accelerator": {"location": "../cyto-small-accelerator", "num_steps": 4}
     "accelerator": {"location": "ByteDance/Hyper-SD", "revision": "<commit>", "num_steps": 4,
@@ -99,6 +99,8 @@ def merge_accelerator(pipeline: Pipeline, accelerator: Accelerator, base_name: s
             unet_config=unet.config,
             **remote,
         )
+        if not any(name.startswith("unet.") for name in state):
+            raise ValueError("it holds no LoRA of a UNet")  # diffusers would only warn
         pipeline.load_lora_into_unet(state, alphas, unet, metadata=metadata or None)
         unet.fuse_lora()
         unet.unload_lora()

@@ -22,8 +22,8 @@ class AdapterRef:
 
     Attributes:
         adapter_id: Last part of its resource name.
-        digest: SHA-256 (hex) over the paths and digests of its weights, and of nothing else: an
-            adapter fitted again by the same recipe draws the same images.
+        digest: SHA-256 (hex) over the paths and digests of its weights, and of nothing else:
+            equal weights draw equal images, whenever they were fitted.
         layout: "shared" or "per_class".
         class_ids: Classes that it was fitted on.
         base: Name of the base it was fitted on.

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from services.common.accelerators import Accelerator
 from services.common.bases import load_pipeline, resolve_base
@@ -93,6 +94,15 @@ def test_merged_weights_are_those_of_base_and_lora(folder: Path) -> None:
         ]
     assert (one - other).abs().max() < 1e-4 < (one - without).abs().max()
     assert torch.equal(*prompts)  # the file's text encoder part is left out
+
+
+def test_accelerator_that_would_change_nothing_is_refused(folder: Path) -> None:
+    file = folder.parent / "tiny-accelerator" / "pytorch_lora_weights.safetensors"
+    weights = load_file(file)
+    save_file({k: v for k, v in weights.items() if not k.startswith("unet.")}, file)
+    base = resolve_base("tiny", folder.parent)
+    with pytest.raises(FailedPrecondition, match="accelerator of tiny"):
+        load_pipeline(base, accelerator=base.accelerator)
 
 
 def test_damaged_accelerator_tells_no_path(folder: Path) -> None:
