@@ -46,13 +46,13 @@ from cytosynth.client import Client
 from services.common.artifact_store import ArtifactStore
 from services.common.bases import load_pipeline, resolve_base
 from services.common.lora import add_lora, lora_file
-from services.generator.presets import PRESETS
+from services.generator.presets import PRESETS, SamplerSettings, preset_of
 from services.trainer.adapter_recipe import AdapterSettings
 from services.trainer.evaluate import Predictions
 
 BASE = "cyto-small"
 SCRIPT = "script"
-BALANCED = 480
+NUM_PER_CLASS = {"paper": 48, "fast": 960, "draft": 960, "balanced": 480}
 """Images of each of two classes in a slice: enough that its beginning and end hardly count."""
 TEST_PER_CLASS = 200
 """Real cells at most that a classifier is tested on."""
@@ -60,6 +60,11 @@ NUM_STEPS = 160
 """Optimizer steps of a classifier."""
 LORA_SCALE = 1e-3
 """Standard deviation of the adapters' B matrices: they hardly change an image."""
+
+
+def of_base(name: str) -> SamplerSettings:
+    """The preset as ``BASE`` draws it."""
+    return preset_of(name, resolve_base(BASE, MODELS))
 
 
 def make_adapters(class_ids: list[str]) -> dict[str, bytes]:
@@ -127,7 +132,7 @@ def adapter_switch(files: dict[str, bytes]) -> dict[str, float]:
     studio = InProcess()
     store_adapters(studio.store, BASE, files)
     plans = [
-        studio.plan({next(iter(files)): 4}, PRESETS["fast"], BASE, f"bench{i}") for i in range(2)
+        studio.plan({next(iter(files)): 4}, of_base("fast"), BASE, f"bench{i}") for i in range(2)
     ]
     studio.draw(plans)
     with RecompileCounter() as recompiles:
@@ -171,7 +176,7 @@ def quality(
         for draw in range(draws):
             paper: list[np.ndarray] = []
             for name in names:
-                images = direct.draw(counts, PRESETS[name], paired=True, draw=draw)
+                images = direct.draw(counts, of_base(name), draw=draw)
                 learned: list[LabelledImage] = [(pixels(i), i.class_id) for i in images]
                 paper = paper or [image for image, _ in learned]
                 nearness[name] += [psnr(a, b) for a, (b, _) in zip(paper, learned, strict=True)]
@@ -215,6 +220,7 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, default=os.cpu_count() or 1, help="of ours")
     parser.add_argument("--no-quality", action="store_true", help="train no classifiers")
     parser.add_argument("--slots", type=int, default=32, help="of each of them")
+    parser.add_argument("--decode-batch", type=int, default=8, help="images decoded together")
     parser.add_argument("--eager", action="store_true", help="ours without torch.compile")
     parser.add_argument("--out", type=Path, default=Path("out/bench/generator.json"))
     args = parser.parse_args()
@@ -223,6 +229,7 @@ def main() -> None:
     os.environ["CYTOSYNTH_GENERATOR_MIN_REPLICAS"] = str(args.replicas)
     os.environ["CYTOSYNTH_GENERATOR_MAX_REPLICAS"] = str(args.replicas)
     os.environ["CYTOSYNTH_GENERATOR_NUM_SLOTS"] = str(args.slots)
+    os.environ["CYTOSYNTH_GENERATOR_DECODE_BATCH_SIZE"] = str(args.decode_batch)
     os.environ["CYTOSYNTH_GENERATOR_COMPILE"] = str(not args.eager)
     base = resolve_base(BASE, MODELS)
     assert base.class_ids is not None
@@ -232,8 +239,9 @@ def main() -> None:
         "hardware": f"{platform.machine()} CPU, {os.cpu_count()} cores",
         "num_replicas": args.replicas,
         "num_slots": args.slots,
+        "decode_batch_size": args.decode_batch,
         "compiled": not args.eager,
-        "presets": {name: asdict(preset) for name, preset in PRESETS.items()},
+        "presets": {name: asdict(of_base(name)) for name in PRESETS},
     }
     with Engines(args.replicas, BASE, files) as direct:
         with tempfile.TemporaryDirectory() as folder:
@@ -282,11 +290,14 @@ def measure_speed(
             slices: dict[str, Callable[[], float]] = {
                 f"{SCRIPT} {name}": script.images_per_second for name, script in scripts.items()
             }
-            for name, num in (("paper", 48), ("fast", 480), ("draft", 480), ("balanced", BALANCED)):
+            for name, num in NUM_PER_CLASS.items():
                 wanted = [request(class_ids[:2], num, name)]
                 slices[name] = partial(images_per_second, client, wanted)
             one = [mixed_request(class_ids, 480, 0)]
-            counts, balanced = dict.fromkeys(class_ids[:2], BALANCED), PRESETS["balanced"]
+            counts, balanced = (
+                dict.fromkeys(class_ids[:2], NUM_PER_CLASS["balanced"]),
+                of_base("balanced"),
+            )
             slices |= {
                 "balanced in process": partial(direct.images_per_second, counts, balanced),
                 "one adapter": partial(images_per_second, client, one),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import io
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Self
@@ -27,19 +27,12 @@ from services.generator.synthesize import (
     DrawnImage,
     SynthesisPlan,
     SynthesisRequest,
+    extra_revisions,
     make_execution,
     make_plan,
 )
 
 MODELS = Path("models")
-
-
-class _PairedPlan(SynthesisPlan):
-    """Draws image i of a class from the same noise with every sampler, so that arms are paired."""
-
-    def image_seed(self, class_id: str, index: int) -> int:
-        text = f"{class_id}/{self.seed}/{index}"
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 class InProcess:
@@ -61,18 +54,10 @@ class InProcess:
         """A checked request, with these settings instead of a preset's."""
         found = resolve_base(base, self.settings.models_dir)
         adapter = describe_adapter(self.store, "local", adapter_id) if adapter_id else None
-        request = SynthesisRequest(
-            list(class_counts.items()),
-            seed=seed,
-            preset="draft" if sampler.accelerated else "",
-            num_steps=sampler.num_steps,
-            guidance_scale=sampler.guidance_scale,
-            scheduler=sampler.scheduler,
-            guidance_start=sampler.guidance_start,
-            guidance_stop=sampler.guidance_stop,
-            decoder=sampler.decoder if found.tiny_decoder else "",
-        )
-        return make_plan(request, "local", found, adapter, make_execution(self.settings), 10**6)
+        request = SynthesisRequest(list(class_counts.items()), seed=seed)
+        plan = make_plan(request, "local", found, adapter, make_execution(self.settings), 10**6)
+        extras = extra_revisions(found, sampler)
+        return replace(plan, sampler=sampler, extra_revisions=extras)
 
     def draw(self, plans: Sequence[SynthesisPlan]) -> list[DrawnImage]:
         """The images of all plans at once, each plan's in order."""
@@ -115,21 +100,14 @@ class Engines:
         class_counts: dict[str, int],
         sampler: SamplerSettings,
         adapter_id: str = "",
-        paired: bool = False,
         draw: int = 0,
     ) -> list[DrawnImage]:
-        """As many images of each class, of seeds by process.
-
-        ``paired``: from the same noise whatever the sampler, unlike the service; another
-        ``draw``: other noise.
-        """
+        """As many images of each class, of seeds by process; another ``draw``: other noise."""
         tasks = []
         for i in range(self._num):
             share = {c: (n + i) // self._num for c, n in class_counts.items()}
             seed = draw * self._num + i
-            tasks.append(
-                self._pool.submit(_draw, share, sampler, self._base, adapter_id, seed, paired)
-            )
+            tasks.append(self._pool.submit(_draw, share, sampler, self._base, adapter_id, seed))
         return [image for task in tasks for image in task.result()]
 
 
@@ -148,11 +126,10 @@ def _draw(
     base: str,
     adapter_id: str,
     seed: int,
-    paired: bool,
 ) -> list[DrawnImage]:
     assert _studio is not None
     plan = _studio.plan(class_counts, sampler, base, adapter_id, seed)
-    return _studio.draw([_PairedPlan(**vars(plan)) if paired else plan])
+    return _studio.draw([plan])
 
 
 def store_adapters(store: ArtifactStore, base_name: str, files: dict[str, bytes]) -> None:

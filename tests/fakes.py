@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -23,7 +25,8 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from services.common.bases import TINY_DECODER
+from services.common.bases import TINY_DECODER, folder_revision
+from services.common.bespoke_solvers import BESPOKE_SOLVER_FILE, BespokeSolver
 from services.common.cell_classes import CELL_CLASSES, class_prompt
 
 IMAGE_SIZE_PX = 32
@@ -236,6 +239,31 @@ def write_accelerator(folder: Path, num_steps: int = 2, seed: int = 9) -> Path:
     entry = {"location": f"../{beside.name}", "num_steps": num_steps}
     (folder / "manifest.json").write_text(json.dumps(manifest | {"accelerator": entry}))
     return beside / name
+
+
+def bespoke_solver(num_steps: int = 3, num_guided: int = 2, seed: int = 0) -> BespokeSolver:
+    """Random coefficients that lead a random model somewhere."""
+    rng = np.random.default_rng(seed)
+
+    def weights(num: int) -> tuple[float, ...]:
+        return tuple(rng.uniform(-1, 1, num).round(4).tolist())
+
+    return BespokeSolver(
+        revision="",
+        guidance_scale=2.0,
+        timesteps=tuple(np.linspace(999, 111.5, num_steps).round(1).tolist()),
+        starts=weights(num_steps),
+        outputs=tuple(weights(k + 1) for k in range(num_steps)),
+        guidances=tuple(weights(min(k + 1, num_guided)) for k in range(num_steps)),
+    )
+
+
+def write_bespoke_solver(folder: Path, solver: BespokeSolver) -> Path:
+    """Put ``solver`` into the base in ``folder``; returns its file."""
+    content = asdict(solver) | {"base_revision": folder_revision(folder)}
+    path = folder / BESPOKE_SOLVER_FILE
+    path.write_text(json.dumps(content))
+    return path
 
 
 def load_lora(

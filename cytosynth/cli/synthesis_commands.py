@@ -49,7 +49,7 @@ def synthesize(
             "default: the preset's.",
         ),
     ] = None,
-    scheduler: Annotated[str, typer.Option(help="dpmpp_2m, ddim or unipc.")] = "",
+    scheduler: Annotated[str, typer.Option(help="dpmpp_2m, ddim, unipc or bespoke.")] = "",
     decoder: Annotated[
         str, typer.Option(help="full or tiny (quicker, for bases that have one).")
     ] = "",

@@ -137,7 +137,8 @@ class GeneratorClient(ServiceClient):
             preset: ``draft``, ``fast``, ``balanced`` or ``paper``; empty: the server's default.
             num_steps: Denoising steps; None: the preset's.
             guidance_scale: Classifier-free guidance; None: the preset's.
-            scheduler: ``dpmpp_2m``, ``ddim`` or ``unipc``; empty: the preset's.
+            scheduler: ``dpmpp_2m``, ``ddim``, ``unipc`` or ``bespoke`` (the base's own); empty: the
+                preset's.
             guidance_start: Share of the steps from which on guidance acts; None: the preset's.
             guidance_stop: Share of the steps from which on it acts no more; None: the preset's.
             decoder: ``full`` or ``tiny``; empty: the preset's.

@@ -19,7 +19,8 @@ from diffusers import AutoencoderKL
 
 from cytosynth.phantoms import CELL_TYPES
 from models.recipes.corpus import REAL_CENTER_CROP, SIZE_PX, seen_images
-from services.common.bases import TINY_DECODER, resolve_base
+from services.common.bases import TINY_DECODER, folder_revision, resolve_base
+from services.common.bespoke_solvers import BESPOKE_SOLVER_FILE
 from services.common.images import decode_image, perceptual_hash, sha256_hex
 from services.common.lora import WEIGHTS_FILE
 
@@ -96,6 +97,21 @@ def record_tiny_decoder(folder: Path, record: dict) -> None:
         str(p.relative_to(folder)): sha256_hex(p.read_bytes())
         for p in sorted((folder / TINY_DECODER).iterdir())
     }
+    write(folder, manifest)
+
+
+def write_bespoke_solver(folder: Path, solver: dict, record: dict) -> None:
+    """Put a base's bespoke solver into its folder, and its fitting into manifest and card."""
+    revision = folder_revision(folder)
+    content = {"base_revision": revision, **solver}
+    path = folder / BESPOKE_SOLVER_FILE
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][path.name] = sha256_hex(path.read_bytes())
+    manifest["training"]["bespoke_solver"] = record
+    step = f"`python -m models.recipes.fit_solver --name {manifest['name']}`"
+    if step not in manifest["recipe"]:
+        manifest["recipe"] += f". The solver of its preset `fast`: {step}"
     write(folder, manifest)
 
 

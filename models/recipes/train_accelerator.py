@@ -15,22 +15,18 @@ import argparse
 import copy
 import json
 import time
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from safetensors.torch import load_file, save_file
 from torch.func import functional_call
 
 from models.recipes.export import write_accelerator
-from services.common.bases import encode_prompts, load_pipeline, resolve_base
-from services.common.cell_classes import class_prompt
+from models.recipes.guided_paths import Paths, Teacher, embed, kept_paths
+from services.common.bases import load_pipeline, resolve_base
 from services.common.lora import (
     ATTENTION,
     CONVOLUTIONS,
@@ -39,101 +35,29 @@ from services.common.lora import (
     add_lora,
     lora_file,
 )
-from services.generator.sampler import starting_noise
 from services.generator.solver import build_scheduler
 
 BATCH = 64
 MODELS = Path("models")
 LORA = LoraSpec(64, 64.0, ATTENTION + CONVOLUTIONS + PROJECTIONS, text_targets=())
-TEACHER = "unipc"
 STUDENT = "ddim"
 STEPS_OF_A_STEP = 3
 """Steps of the teacher for one of the student."""
-_FIRST_SEED = 10**12
-_DRAWN_TOGETHER = 32
 
 
-@dataclass
-class Paths:
-    """What the teacher drew on the way from noise to image, at the student's timesteps.
-
-    points: float16 (N, num_steps + 1, C, h, w), noise first; prompts: int64 (N,), their places
-    in ``all_prompts``.
-    """
-
-    points: torch.Tensor
-    prompts: torch.Tensor
-
-
-def all_prompts(class_ids: tuple[str, ...], has_real: bool) -> list[str]:
-    """A prompt per class; with those of phantoms, which come in every stain, if they differ."""
-    prompts = [class_prompt(class_id) for class_id in class_ids]
-    return prompts + [f"{prompt} phantom" for prompt in prompts] if has_real else prompts
-
-
-@torch.inference_mode()
-def draw_paths(
-    name: str, num_steps: int, guidance_scale: float, first: int, num_paths: int, models: Path
-) -> Paths:
-    """Paths ``first`` to ``first + num_paths - 1``, whose noise and prompts hang on their number.
+def teacher_of(config: dict[str, object], num_steps: int, guidance_scale: float) -> Teacher:
+    """The teacher of a student of ``num_steps``.
 
     Raises:
-        ValueError: If teacher and student do not meet at the student's timesteps.
+        ValueError: If the two do not meet at the student's timesteps.
     """
-    torch.set_num_threads(1)
-    base = resolve_base(name, models)
-    pipeline = load_pipeline(base)
-    config = dict(pipeline.scheduler.config)
-    teacher, student = build_scheduler(TEACHER, config), build_scheduler(STUDENT, config)
+    teacher = Teacher("unipc", num_steps * STEPS_OF_A_STEP, STEPS_OF_A_STEP, guidance_scale)
+    finer, student = build_scheduler(teacher.scheduler, config), build_scheduler(STUDENT, config)
+    finer.set_timesteps(teacher.num_steps)
     student.set_timesteps(num_steps)
-    teacher.set_timesteps(num_steps * STEPS_OF_A_STEP)
-    if teacher.timesteps[::STEPS_OF_A_STEP].tolist() != student.timesteps.tolist():
-        raise ValueError(f"{num_steps} steps of {STUDENT} are not at steps of {TEACHER}")
-    tokens = embed(pipeline, base)
-    nothing = encode_prompts(pipeline, [""]).tokens
-    side = pipeline.unet.config.sample_size
-    shape = (pipeline.unet.config.in_channels, side, side)
-    points, chosen = [], []
-    for start in range(first, first + num_paths, _DRAWN_TOGETHER):
-        numbers = range(start, min(start + _DRAWN_TOGETHER, first + num_paths))
-        prompts = torch.tensor([number % len(tokens) for number in numbers])
-        x = torch.stack([starting_noise(_FIRST_SEED + number, shape) for number in numbers])
-        both = torch.cat([tokens[prompts], nothing.expand(len(x), -1, -1)])
-        teacher.set_timesteps(num_steps * STEPS_OF_A_STEP)  # forgets the batch before
-        path = [x]
-        for k, t in enumerate(teacher.timesteps):
-            with torch.autocast("cpu", torch.bfloat16):
-                v = pipeline.unet(torch.cat([x, x]), t, both).sample.float()
-            guided, without = v.chunk(2)
-            v = without + guidance_scale * (guided - without)
-            x = teacher.step(v, t, x, return_dict=False)[0]
-            if (k + 1) % STEPS_OF_A_STEP == 0:
-                path.append(x)
-        points.append(torch.stack(path, 1).half())
-        chosen.append(prompts)
-    return Paths(torch.cat(points), torch.cat(chosen))
-
-
-def draw_in_processes(
-    name: str, num_steps: int, guidance_scale: float, num_paths: int, models: Path, workers: int
-) -> Paths:
-    """The same from several processes."""
-    share = -(-num_paths // workers)
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        tasks = [
-            pool.submit(draw_paths, name, num_steps, guidance_scale, i * share, share, models)
-            for i in range(workers)
-        ]
-        parts = [task.result() for task in tasks]
-    return Paths(torch.cat([p.points for p in parts]), torch.cat([p.prompts for p in parts]))
-
-
-@torch.no_grad()
-def embed(pipeline, base) -> torch.Tensor:
-    """Embeddings (P, T, C) of ``all_prompts`` of a base."""
-    has_real = bool(base.manifest.get("digests"))
-    prompts = all_prompts(base.class_ids, has_real)
-    return torch.cat([encode_prompts(pipeline, [prompt]).tokens for prompt in prompts])
+    if finer.timesteps[::STEPS_OF_A_STEP].tolist() != student.timesteps.tolist():
+        raise ValueError(f"{num_steps} steps of {STUDENT} are not at steps of {teacher.scheduler}")
+    return teacher
 
 
 def velocity_to(
@@ -243,20 +167,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="needs a C++ compiler")
-    parser.add_argument("--cache", type=Path, default=Path("build/accelerator"), help="paths")
+    parser.add_argument("--cache", type=Path, default=Path("build/paths"), help="paths")
     args = parser.parse_args()
     base = resolve_base(args.name, MODELS)
-    kept = args.cache / (
-        f"{base.revision[:16]}-{args.num_steps}-{args.guidance_scale:g}-{args.paths}.safetensors"
+    teacher = teacher_of(
+        dict(load_pipeline(base).scheduler.config), args.num_steps, args.guidance_scale
     )
-    if not kept.exists():
-        drawn = draw_in_processes(
-            args.name, args.num_steps, args.guidance_scale, args.paths, MODELS, args.threads
-        )
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"points": drawn.points, "prompts": drawn.prompts}, kept)
-    paths = Paths(**load_file(kept))
-    print(f"{len(paths.points)} paths", flush=True)
+    paths = kept_paths(args.cache, base, teacher, args.paths, MODELS, args.threads)
     torch.set_num_threads(args.threads)
     pipeline = load_pipeline(base)
     data, record = train(

@@ -12,7 +12,7 @@ A request can name only these, so no client makes a server read a path or downlo
 A base may have a second, smaller decoder (diffusers AutoencoderTiny, as TAESD is one): a folder
 ``vae_tiny`` beside its parts, or in ``manifest.json``
 ``"tiny_decoder": {"location": "owner/taesd", "revision": "<commit>"}``.  It may also name an
-accelerator (``accelerators.py``).
+accelerator (``accelerators.py``) and hold a solver of its own (``bespoke_solvers.py``).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from services.common.accelerators import Accelerator, merge_accelerator, read_accelerator
+from services.common.bespoke_solvers import BespokeSolver, read_bespoke_solver
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.common.file_digests import file_digest
 
@@ -70,6 +71,7 @@ class Base:
         manifest: Content of ``manifest.json``; empty where there is none.
         tiny_decoder: Its second decoder, if it has one.
         accelerator: With which its UNet needs fewer steps, if it has one.
+        bespoke_solver: Few steps fitted to it, if it has them.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Base:
     manifest: dict[str, Any] = field(default_factory=dict, hash=False)
     tiny_decoder: TinyDecoder | None = None
     accelerator: Accelerator | None = None
+    bespoke_solver: BespokeSolver | None = None
 
     @property
     def class_ids(self) -> tuple[str, ...] | None:
@@ -132,8 +135,15 @@ def resolve_base(name: str, models_dir: Path, field: str = "base") -> Base:
         location, revision = _pinned(folder, manifest, "")
     else:
         location, revision = str(folder), folder_revision(folder)
-    extras = _tiny_decoder(folder, manifest), read_accelerator(folder, manifest)
-    return Base(name, location, revision, manifest, *extras)
+    return Base(
+        name,
+        location,
+        revision,
+        manifest,
+        _tiny_decoder(folder, manifest),
+        read_accelerator(folder, manifest),
+        read_bespoke_solver(folder, revision),
+    )
 
 
 def _tiny_decoder(folder: Path, manifest: dict[str, Any]) -> TinyDecoder | None:

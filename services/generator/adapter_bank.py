@@ -96,15 +96,15 @@ class AdapterBank:
         self._free_prompts = list(range(num_prompts, 0, -1))
         self._num_prompts = num_prompts
         self._loader = ThreadPoolExecutor(1, "adapters")
-        self.num_hits = self.num_misses = 0
 
-    def want(self, weights: Weights) -> None:
-        """Start loading, unless they are there or on their way."""
-        if weights.key not in self._entries and weights.key not in self._loading:
-            self.num_misses += 1
-            future = self._loader.submit(self._load, weights)
-            self._loading[weights.key] = weights, future
-            future.add_done_callback(lambda _: self._wake())
+    def want(self, weights: Weights) -> bool:
+        """Start loading, unless they are there or on their way; says whether it does."""
+        if weights.key in self._entries or weights.key in self._loading:
+            return False
+        future = self._loader.submit(self._load, weights)
+        self._loading[weights.key] = weights, future
+        future.add_done_callback(lambda _: self._wake())
+        return True
 
     def settle(self) -> None:
         """Take in what has been loaded since; entries in use are never given up for it.
@@ -148,7 +148,6 @@ class AdapterBank:
             return None
         self._failed.pop(id(weights), None)  # another has loaded them since
         entry.num_users += 1
-        self.num_hits += 1
         self._entries.move_to_end(weights.key)
         return (
             Condition(entry.adapter, entry.prompts[class_prompt(class_id)]),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -94,12 +95,14 @@ class _SamplerMetrics:
             name + "images_total", "Images delivered.", tag_keys=("base", "tenant")
         )
         self._evaluations = metrics.Counter(
-            name + "unet_evaluations_total", "UNet evaluations; a guided step takes two."
+            name + "unet_evaluations_total",
+            "UNet evaluations; a guided step takes two.",
+            tag_keys=("tenant",),
         )
         self._withheld = metrics.Counter(
             name + "withheld_images_total",
             "Images drawn and not delivered; their request fails with the reason.",
-            tag_keys=("reason",),
+            tag_keys=("reason", "tenant"),
         )
         self._padding = metrics.Counter(
             name + "padding_evaluations_total", "Rows of batches that no image used."
@@ -113,38 +116,54 @@ class _SamplerMetrics:
             name + "first_image_seconds",
             "From a shard's arrival at a replica to its first image, seconds.",
             boundaries=[0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128],
-            tag_keys=("interactive",),
+            tag_keys=("interactive", "tenant"),
         )
         self._slots = metrics.Gauge(name + "slots_busy", "Rows used by the last step.")
         self._queue = metrics.Gauge(
-            name + "queue_evaluations", "UNet evaluations that the shards here still need."
+            name + "queue_evaluations",
+            "UNet evaluations that the shards here still need.",
+            tag_keys=("tenant",),
         )
-        self._hits = metrics.Gauge(name + "adapter_hits", "Images whose adapter was loaded.")
-        self._misses = metrics.Gauge(name + "adapter_misses", "Adapters loaded from the store.")
+        self._queued: set[str] = set()
+        self._hits = metrics.Counter(
+            name + "adapter_hits_total",
+            "Images begun, whose weights were there.",
+            tag_keys=("tenant",),
+        )
+        self._misses = metrics.Counter(
+            name + "adapter_misses_total",
+            "Adapters loaded, and prompts of the base alone encoded.",
+            tag_keys=("tenant",),
+        )
 
     def observe(self, record: StepRecord) -> None:
         """Called by an engine after every step."""
-        for counter, num in (
-            (self._evaluations, record.num_rows),
-            (self._padding, record.num_rows_padded - record.num_rows),
+        tally = record.tally
+        for counter, by_tenant, tags in (
+            (self._evaluations, tally.evaluations, {}),
+            (self._withheld, tally.not_finite, {"reason": "not_finite"}),
+            (self._hits, tally.adapter_hits, {}),
+            (self._misses, tally.adapter_misses, {}),
         ):
-            if num:  # Ray refuses to count nothing
-                counter.inc(num)
-        if record.num_images_not_finite:
-            self._withheld.inc(record.num_images_not_finite, tags={"reason": "not_finite"})
+            for tenant, num in (+by_tenant).items():  # Ray refuses to count nothing
+                counter.inc(num, tags={"tenant": tenant, **tags})
+        if record.num_rows_padded > record.num_rows:
+            self._padding.inc(record.num_rows_padded - record.num_rows)
         self._step.observe(record.seconds)
         self._slots.set(record.num_rows)
 
     def first_image(self, plan: SynthesisPlan, seconds: float) -> None:
         """Called when a shard's first image leaves the replica."""
-        self._first.observe(seconds, tags={"interactive": str(plan.interactive).lower()})
+        interactive = str(plan.interactive).lower()
+        self._first.observe(seconds, tags={"interactive": interactive, "tenant": plan.tenant})
 
     def delivered(self, plan: SynthesisPlan, images: list[DrawnImage], drawer: Drawer) -> None:
         """Called when images leave the replica."""
         self._images.inc(len(images), tags={"base": plan.base, "tenant": plan.tenant})
-        self._queue.set(sum(engine.backlog_evaluations for engine in drawer.engines))
-        self._hits.set(sum(engine.bank.num_hits for engine in drawer.engines))
-        self._misses.set(sum(engine.bank.num_misses for engine in drawer.engines))
+        backlog = sum((engine.backlog for engine in drawer.engines), Counter[str]())
+        self._queued |= set(backlog)
+        for tenant in self._queued:
+            self._queue.set(backlog[tenant], tags={"tenant": tenant})
 
 
 @dataclass

@@ -29,10 +29,10 @@ from services.generator.adapter_bank import AdapterBank, Weights, num_entries
 from services.generator.config import GeneratorSettings
 from services.generator.engine import Engine, Order, Recipe, StepRecord, Stream
 from services.generator.mixed_lora import MIN_RANK
-from services.generator.presets import SamplerSettings, preset_of
+from services.generator.presets import BESPOKE, SamplerSettings, preset_of
 from services.generator.sampler import Sampler
 from services.generator.shards import Shard
-from services.generator.solver import Solver, build_solver
+from services.generator.solver import Solver, bespoke_steps, build_solver
 from services.generator.synthesize import (
     DrawnImage,
     ImageTask,
@@ -72,7 +72,7 @@ class Drawer:
             samplers.append(preset_of("draft", base))
         for sampler in samplers:
             plan = SynthesisPlan(
-                tenant="",
+                tenant="warm_up",
                 base=base.name,
                 base_revision=base.revision,
                 adapter=None,
@@ -117,7 +117,11 @@ class Drawer:
 
     def _prepare(self, plan: SynthesisPlan) -> tuple[Engine, Solver]:
         """May load a base, and takes tenths of a second for a new solver of many steps."""
-        engine, sampler = self._engine_of(plan), plan.sampler
+        base, sampler = self._base_of(plan), plan.sampler
+        engine = self._engine_of(base, sampler)
+        if sampler.scheduler == BESPOKE:
+            assert base.bespoke_solver is not None
+            return engine, bespoke_steps(base.bespoke_solver)
         config = engine.scheduler_config
         if sampler.accelerated:
             config["timestep_spacing"] = "trailing"  # what few-step models are distilled for
@@ -167,14 +171,17 @@ class Drawer:
             lambda: self._store.read(plan.tenant, ADAPTERS, adapter.adapter_id, path),
         )
 
-    def _engine_of(self, plan: SynthesisPlan) -> Engine:
+    def _base_of(self, plan: SynthesisPlan) -> Base:
         base = resolve_base(plan.base, self._settings.models_dir)
         mine = (base.revision, self._execution, extra_revisions(base, plan.sampler))
         if mine != (plan.base_revision, plan.execution, plan.extra_revisions):
             problem = "this replica's copy or settings are not those of the generator's front"
             raise FailedPrecondition(f"base {base.name}", problem, "restart the generator")
+        return base
+
+    def _engine_of(self, base: Base, sampler: SamplerSettings) -> Engine:
+        accelerator = base.accelerator if sampler.accelerated else None
         with self._lock:
-            accelerator = base.accelerator if plan.sampler.accelerated else None
             key = (base.name, base.revision, base.tiny_decoder, accelerator)
             if key not in self._engines:
                 self._give_up_idle()

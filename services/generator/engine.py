@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,15 +125,31 @@ class _Drawing(Turn):
 
 
 @dataclass(frozen=True)
+class Tally:
+    """What became of whose images, by tenant.
+
+    Attributes:
+        evaluations: Of the UNet.
+        not_finite: Images withheld, as the model gave NaN or infinity; their streams fail.
+        adapter_hits: Images begun, whose weights were there.
+        adapter_misses: Weights that had to be loaded.
+    """
+
+    evaluations: Counter[str] = field(default_factory=Counter)
+    not_finite: Counter[str] = field(default_factory=Counter)
+    adapter_hits: Counter[str] = field(default_factory=Counter)
+    adapter_misses: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
 class StepRecord:
-    """One step, for metrics."""
+    """One step, for metrics; ``tally`` is since the record before."""
 
     seconds: float
     num_rows: int
     num_rows_padded: int
     num_images_finished: int
-    num_images_not_finite: int = 0
-    """Withheld, as the model gave NaN or infinity; their streams fail."""
+    tally: Tally
 
 
 class Engine:
@@ -173,7 +189,7 @@ class Engine:
         self._finished: list[_Drawing] = []
         self._decoding: tuple[list[_Drawing], DecodedImages] | None = None
         self._waited = 0
-        self._num_not_finite = 0
+        self._tally = Tally()
         self._rate = _Rate()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -220,9 +236,12 @@ class Engine:
         return self._rate.value
 
     @property
-    def backlog_evaluations(self) -> int:
-        """UNet evaluations that the streams here still need."""
-        return sum(stream.backlog for stream in self._streams())
+    def backlog(self) -> Counter[str]:
+        """UNet evaluations that the streams here still need, by tenant."""
+        backlog = Counter[str]()
+        for stream in self._streams():
+            backlog[stream.tenant] += stream.backlog
+        return backlog
 
     @property
     def num_streams(self) -> int:
@@ -292,6 +311,7 @@ class Engine:
         if picked:
             num_padded = self._sampler.step([drawing.advance() for drawing in picked])
             for drawing in picked:
+                self._tally.evaluations[drawing.stream.tenant] += drawing.num_rows
                 drawing.step += 1
                 if drawing.done:
                     drawing.stream.turns.remove(drawing)
@@ -301,8 +321,8 @@ class Engine:
         if picked or num_finished:
             self._step_seconds = seconds = time.monotonic() - started
             self._rate.add(num_rows, seconds, full=num_rows >= self._sampler.num_rows - 1)
-            num_not_finite, self._num_not_finite = self._num_not_finite, 0
-            self._observe(StepRecord(seconds, num_rows, num_padded, num_finished, num_not_finite))
+            tally, self._tally = self._tally, Tally()
+            self._observe(StepRecord(seconds, num_rows, num_padded, num_finished, tally))
         return bool(picked or num_finished)
 
     def _begin(self, stream: TurnStream) -> Turn | None:
@@ -317,12 +337,13 @@ class Engine:
         if conditions is None:
             failure = self.bank.failure(order.weights)
             if failure is None:
-                self.bank.want(order.weights)
+                self._tally.adapter_misses[stream.tenant] += self.bank.want(order.weights)
             else:
                 stream.fail(failure)
                 stream.orders.clear()  # not asked again in this step
                 self.cancel(stream)
             return None
+        self._tally.adapter_hits[stream.tenant] += 1
         stream.orders.popleft()
         stream.num_out += 1
         state = self._free_states.pop()
@@ -369,7 +390,7 @@ class Engine:
             if stream.dropped:
                 continue
             if image is None:
-                self._num_not_finite += 1
+                self._tally.not_finite[stream.tenant] += 1
                 remedy = "use another scheduler or num_steps"
                 stream.fail(FailedPrecondition("sampler", "gave values not finite", remedy))
                 self._drop(stream)

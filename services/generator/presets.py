@@ -13,10 +13,12 @@ from services.common.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from services.common.bases import Base
+    from services.common.bespoke_solvers import BespokeSolver
     from services.generator.synthesize import SynthesisRequest
 
 MAX_NUM_STEPS = 1000
 MAX_GUIDANCE_SCALE = 30.0
+BESPOKE = "bespoke"
 SCHEDULERS = ("dpmpp_2m", "ddim", "unipc")
 DECODERS = ("full", "tiny")
 DEFAULT_PRESET = "balanced"
@@ -29,11 +31,12 @@ class SamplerSettings:
     Attributes:
         num_steps: Denoising steps.
         guidance_scale: Classifier-free guidance (Ho and Salimans 2022); 1 switches it off.
-        scheduler: One of ``SCHEDULERS``.
+        scheduler: One of ``SCHEDULERS``, or "bespoke": the base's own solver, whose steps and
+            guidance are fixed (``services/common/bespoke_solvers.py``).
         guidance_start: Share of the steps, 0 to 1, from which on guidance acts
             (Kynkäänniemi et al. 2024).
         guidance_stop: Share of the steps from which on it acts no more.
-        decoder: One of ``DECODERS``; not a part of an image's seed, so the same cell is drawn.
+        decoder: One of ``DECODERS``; both draw the same cell.
         accelerated: With the base's accelerator (``services/common/accelerators.py``).
     """
 
@@ -81,11 +84,15 @@ PRESETS = {
     "paper": SamplerSettings(num_steps=50, guidance_scale=2.0, scheduler="ddim"),
 }
 """4, 7, 15 and 100 UNet evaluations an image, chosen to draw what "paper" draws from the same
-noise, and checked by downstream macro-F1 (docs/lab-notebook.md)."""
+noise, and checked by downstream macro-F1 (docs/lab-notebook.md). A base may know better
+(``preset_of``)."""
 
 
 def preset_of(name: str, base: Base) -> SamplerSettings:
-    """The preset as a base draws it: "draft" is "fast" with a base that has no accelerator.
+    """The preset as a base draws it.
+
+    "fast" is the base's bespoke solver if it has one; "draft" is "fast" with a base that has no
+    accelerator.
 
     Raises:
         InvalidArgument: If there is no preset of this name.
@@ -93,22 +100,32 @@ def preset_of(name: str, base: Base) -> SamplerSettings:
     if name not in PRESETS:
         problem = f"is {shown(name)}, not a preset"
         raise InvalidArgument("sampler.preset", problem, f"send one of {', '.join(PRESETS)}")
-    settings = PRESETS[name]
-    if not settings.accelerated:
-        return settings
-    if base.accelerator is None:
-        return PRESETS["fast"]
-    return replace(settings, num_steps=base.accelerator.num_steps)
+    if name == "draft":
+        if base.accelerator is not None:
+            return replace(PRESETS[name], num_steps=base.accelerator.num_steps)
+        name = "fast"
+    if name == "fast" and base.bespoke_solver is not None:
+        return _bespoke(base.bespoke_solver)
+    return PRESETS[name]
+
+
+def _bespoke(solver: BespokeSolver) -> SamplerSettings:
+    return SamplerSettings(
+        num_steps=solver.num_steps,
+        guidance_scale=solver.guidance_scale,
+        scheduler=BESPOKE,
+        guidance_stop=solver.num_guided_steps / solver.num_steps,
+    )
 
 
 def sampler_settings(request: SynthesisRequest, base: Base) -> SamplerSettings:
     """The preset with the request's own values laid over it.
 
     Raises:
-        InvalidArgument: For an unknown preset, scheduler or decoder, a decoder that the base does
-            not have, or a number out of range.
+        InvalidArgument: For an unknown preset, scheduler or decoder, a decoder or solver that the
+            base does not have, a number out of range, or one that its bespoke solver does not take.
     """
-    settings = preset_of(request.preset or DEFAULT_PRESET, base)
+    settings = _scheduled(request, base)
     steps, guidance = request.num_steps, request.guidance_scale
     if steps is not None:
         if not 1 <= steps <= MAX_NUM_STEPS:
@@ -133,12 +150,6 @@ def sampler_settings(request: SynthesisRequest, base: Base) -> SamplerSettings:
     if settings.guidance_start > settings.guidance_stop:
         problem = f"is {settings.guidance_start:g}, after guidance_stop"
         raise InvalidArgument("sampler.guidance_start", problem, "send at most guidance_stop")
-    if request.scheduler:
-        if request.scheduler not in SCHEDULERS:
-            problem = f"is {shown(request.scheduler)}, not a scheduler"
-            remedy = f"send one of {', '.join(SCHEDULERS)}"
-            raise InvalidArgument("sampler.scheduler", problem, remedy)
-        settings = replace(settings, scheduler=request.scheduler)
     if request.decoder:
         if request.decoder not in DECODERS:
             problem = f"is {shown(request.decoder)}, not a decoder"
@@ -148,6 +159,39 @@ def sampler_settings(request: SynthesisRequest, base: Base) -> SamplerSettings:
             problem = f"is 'tiny', and base {base.name} has no tiny decoder"
             raise InvalidArgument("sampler.decoder", problem, "send full, or leave it out")
         settings = replace(settings, decoder=request.decoder)
+    return settings
+
+
+def _scheduled(request: SynthesisRequest, base: Base) -> SamplerSettings:
+    """The preset with the request's scheduler; numbers that a bespoke solver lacks unseat it."""
+    name, scheduler, solver = (
+        request.preset or DEFAULT_PRESET,
+        request.scheduler,
+        base.bespoke_solver,
+    )
+    settings = preset_of(name, base)
+    if not scheduler and settings.scheduler != BESPOKE:
+        return settings
+    general = preset_of(name, replace(base, bespoke_solver=None))
+    if scheduler in SCHEDULERS:
+        return replace(general, scheduler=scheduler)
+    if solver is None or scheduler not in ("", BESPOKE):
+        missing = f", and base {base.name} has no solver of its own"
+        problem = f"is {shown(scheduler)}" + (
+            missing if scheduler == BESPOKE else ", not a scheduler"
+        )
+        known = SCHEDULERS if solver is None else (*SCHEDULERS, BESPOKE)
+        raise InvalidArgument("sampler.scheduler", problem, f"send one of {', '.join(known)}")
+    settings = _bespoke(solver)
+    for field in ("num_steps", "guidance_scale", "guidance_start", "guidance_stop"):
+        asked, fixed = getattr(request, field), getattr(settings, field)
+        if asked is None or asked == fixed:
+            continue
+        if not scheduler:
+            return general
+        problem = f"is {asked:g}, but the bespoke solver of base {base.name} has {fixed:g}"
+        remedy = "leave it out, or send another scheduler"
+        raise InvalidArgument(f"sampler.{field}", problem, remedy)
     return settings
 
 

@@ -26,7 +26,7 @@ from services.generator.cuda_graph import GraphedEvaluation
 from services.generator.group_norm import replace_group_norms
 from services.generator.mixed_lora import MixedLora
 from services.generator.row_tables import EMPTY, place_rows, send
-from services.generator.solver import STATE_SIZE
+from services.generator.solver import NUM_COLUMNS, STATE_SIZE
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
@@ -55,7 +55,7 @@ class Advance:
     Attributes:
         state: Where the image is kept, 0 to num_states - 1.
         timestep: What the UNet is told.
-        matrix: The solver's step, float32 (STATE_SIZE, STATE_SIZE + 1).
+        matrix: The solver's step, float32 (STATE_SIZE, NUM_COLUMNS).
         condition: Of the row with the prompt.
         unconditional: Of the row without; None for a step without guidance.
         guidance_scale: Weight of the difference between the two.
@@ -279,12 +279,14 @@ class Sampler:
         column = (-1, 1, 1, 1)
         scale = self._send(np.array([a.guidance_scale for a in advances], np.float32)).view(column)
         with_prompt, without = output.index_select(0, index[0]), output.index_select(0, index[1])
-        guided = without + scale * (with_prompt - without)
+        guidance = with_prompt - without
+        guided = without + scale * guidance
         matrices = self._send(np.stack([a.matrix for a in advances]))[..., None, None, None]
         before = self._states.index_select(0, index[2])
-        after = matrices[:, :, STATE_SIZE] * guided[:, None]
-        for i in range(STATE_SIZE):
-            after = after + matrices[:, :, i] * before[:, i : i + 1]
+        known = torch.cat([before, guided[:, None], guidance[:, None]], 1)
+        after = matrices[:, :, 0] * known[:, :1]
+        for i in range(1, NUM_COLUMNS):
+            after = after + matrices[:, :, i] * known[:, i : i + 1]
         self._states.index_copy_(0, index[2], after)
 
     @torch.inference_mode()

@@ -1,13 +1,16 @@
 """ODE solvers as small matrices, so that every slot of a batch can be at a step of its own.
 
 The deterministic solvers of diffusion models are linear in the sample and in the model's
-outputs.  So a step is a matrix: what a slot keeps is ``STATE_SIZE`` latents (the sample, the
-last corrected sample, and the two latest predictions), and
+outputs.  So a step is a matrix: what a slot keeps is ``STATE_SIZE`` latents (the sample, and
+what its solver wants to keep of earlier steps), and
 
-    state' = step[:, :STATE_SIZE] @ state + step[:, STATE_SIZE] * model_output
+    state' = step[:, :STATE_SIZE] @ state + step[:, STATE_SIZE] * output
+                                          + step[:, STATE_SIZE + 1] * guidance
 
-The matrices are read off diffusers' own schedulers by handing them unit vectors; no solver is
-written here a second time.
+``output`` is the model's, guided in guided steps; ``guidance`` is the output with the prompt less
+that without, 0 in steps without guidance.  The matrices are read off diffusers' own schedulers by
+handing them unit vectors; no solver of theirs is written here a second time.  Only a base's bespoke
+solver looks at ``guidance``.
 """
 
 from __future__ import annotations
@@ -25,11 +28,15 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from services.common.bespoke_solvers import MAX_NUM_KEPT, BespokeSolver
 from services.common.errors import FailedPrecondition
 
 COSINE_LAMBDA_MIN = -5.1
-STATE_SIZE = 4
-_SAMPLE, _CORRECTED, _OLDER, _NEWER, _OUTPUT = range(STATE_SIZE + 1)
+STATE_SIZE = 2 + MAX_NUM_KEPT
+NUM_COLUMNS = STATE_SIZE + 2
+_SAMPLE, _CORRECTED, _OLDER, _NEWER = range(4)
+_START, _KEPT = 1, 2  # of a bespoke solver
+_OUTPUT, _GUIDANCE = STATE_SIZE, STATE_SIZE + 1
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Solver:
 
     Attributes:
         timesteps: What the UNet is told, float32 (K,), from noise to image.
-        steps: The matrix of each step, float32 (K, STATE_SIZE, STATE_SIZE + 1).
+        steps: The matrix of each step, float32 (K, STATE_SIZE, NUM_COLUMNS).
         noise_scale: Standard deviation of the starting noise.
     """
 
@@ -105,7 +112,7 @@ def _build_solver(name: str, config: tuple[tuple[str, Any], ...], num_steps: int
 
 def _read_off(scheduler: Any, name: str, num_steps: int) -> Solver:
     scheduler.set_timesteps(num_steps)
-    unit = torch.eye(STATE_SIZE + 1)[:, None, :, None, None]  # five "images" of five channels
+    unit = torch.eye(NUM_COLUMNS)[:, None, :, None, None]  # "images" of as many channels
     steps: list[np.ndarray] = []
     for timestep in scheduler.timesteps:
         if name != "ddim":
@@ -115,10 +122,36 @@ def _read_off(scheduler: Any, name: str, num_steps: int) -> Solver:
         sample = scheduler.step(unit[_OUTPUT], timestep, unit[_SAMPLE], return_dict=False)[0]
         after = [sample, getattr(scheduler, "last_sample", None)]
         after += getattr(scheduler, "model_outputs", None) or [None, None]
+        after += [None] * (STATE_SIZE - len(after))
         rows = [unit[0] * 0 if row is None else row for row in after]
         steps.append(torch.stack(rows)[:, 0, :, 0, 0].numpy().astype(np.float32))
     timesteps = scheduler.timesteps.numpy().astype(np.float32)
     return Solver(timesteps, np.stack(steps), float(scheduler.init_noise_sigma))
+
+
+def bespoke_steps(coefficients: BespokeSolver) -> Solver:
+    """A base's own solver.
+
+    A slot keeps the sample, the starting noise, and after step k output k and, if that step was
+    guided, its guidance.
+    """
+    num_steps, num_guided = coefficients.num_steps, coefficients.num_guided_steps
+    steps = np.zeros((num_steps, STATE_SIZE, NUM_COLUMNS), np.float32)
+    kept_outputs = [_KEPT + j for j in range(num_steps - 1)]
+    kept_guidances = [_KEPT + num_steps - 1 + j for j in range(min(num_guided, num_steps - 1))]
+    for k, step in enumerate(steps):
+        noise = _SAMPLE if k == 0 else _START
+        step[_START, noise] = 1
+        step[_SAMPLE, noise] = coefficients.starts[k]
+        for kept, new, weights in (
+            (kept_outputs, _OUTPUT, coefficients.outputs[k]),
+            (kept_guidances, _GUIDANCE, coefficients.guidances[k]),
+        ):
+            for j, weight in enumerate(weights):
+                step[_SAMPLE, new if j == k else kept[j]] = weight
+            for j, place in enumerate(kept):
+                step[place, new if j == k else place] = 1
+    return Solver(np.array(coefficients.timesteps, np.float32), steps, noise_scale=1.0)
 
 
 def _impossible(name: str, num_steps: int) -> FailedPrecondition:

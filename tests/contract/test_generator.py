@@ -12,6 +12,8 @@ import signal
 import statistics
 import threading
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -61,6 +63,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     base_folder = fakes.write_tiny_base(models_dir, "tiny", class_ids=CLASSES)
     fakes.write_tiny_decoder(base_folder)
     fakes.write_accelerator(base_folder)
+    fakes.write_bespoke_solver(base_folder, fakes.bespoke_solver(4, 2))
     fakes.write_tiny_base(models_dir, "other", seed=1)
     base = resolve_base("tiny", models_dir)
     store = ArtifactStore(f"file://{root}/store")
@@ -151,18 +154,37 @@ def test_decoder_is_the_request_s_choice(running: Running) -> None:
     assert "decoder" not in json.loads(full[0].manifest_json)["sampler"]
 
 
-def test_drafts_resume_and_mix_with_others(running: Running) -> None:
+@pytest.mark.parametrize(
+    ("preset", "settings", "revision"),
+    [
+        (
+            "draft",
+            {"accelerated": True, "guidance_scale": 1.0, "num_steps": 2, "scheduler": "ddim"},
+            "accelerator_revision",
+        ),
+        (
+            "fast",
+            {
+                "guidance_scale": 2.0,
+                "guidance_start": 0.0,
+                "guidance_stop": 0.5,
+                "num_steps": 4,
+                "scheduler": "bespoke",
+            },
+            "solver_revision",
+        ),
+    ],
+)
+def test_few_steps_resume_and_mix_with_others(
+    running: Running, preset: str, settings: dict[str, Any], revision: str
+) -> None:
     counts = (("monocyte", 5), ("basophil", 6))
-    draft = ask(*counts, seed=3, adapter="adapters/mixed", sampler=sampler(preset="draft"))
+    draft = ask(*counts, seed=3, adapter="adapters/mixed", sampler=sampler(preset=preset))
     whole = running.images(draft)
     manifest = json.loads(whole[0].manifest_json)
-    assert manifest["sampler"] == {
-        "accelerated": True,
-        "guidance_scale": 1.0,
-        "num_steps": 2,
-        "scheduler": "ddim",
-    }
-    assert len(manifest["accelerator_revision"]) == 64
+    assert manifest["sampler"] == settings
+    assert len(manifest[revision]) == 64
+    assert len({r.image for r in whole}) == 11
     draft.first_index = 4
     with ThreadPoolExecutor(2) as pool:
         other = pool.submit(running.images, ask(*counts, seed=3, adapter="adapters/mixed"))
@@ -171,6 +193,39 @@ def test_drafts_resume_and_mix_with_others(running: Running) -> None:
     assert [r.image for r in other.result()] == [
         r.image for r in running.images(ask(*counts, seed=3, adapter="adapters/mixed"))
     ]
+
+
+def test_work_is_counted_per_tenant(running: Running) -> None:
+    running.images(ask(("monocyte", 7), sampler=sampler(preset="fast")), tenant="counted")
+    wanted = {
+        "images_total": 7,
+        "unet_evaluations_total": 7 * 6,
+        "adapter_hits_total": 7,
+        "first_image_seconds_count": 2,  # shards of 4
+        "queue_evaluations": 0,
+    }
+    found: dict[str, float] = {}
+    until = time.monotonic() + 60  # Ray reports every few seconds
+    while found != wanted and time.monotonic() < until:
+        time.sleep(1)
+        found = {name: v for name, v in series_of("counted").items() if name in wanted}
+    assert found == wanted
+
+
+def series_of(tenant: str) -> Counter[str]:
+    """The generator's series as Prometheus would scrape them from Ray, summed over the rest."""
+    import ray
+
+    [node] = ray.nodes()
+    url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as response:
+        text = response.read().decode()
+    prefix, totals = "ray_cytosynth_generator_", Counter[str]()
+    for line in text.splitlines():
+        if line.startswith(prefix) and f'tenant="{tenant}"' in line:
+            name = line.removeprefix(prefix).partition("{")[0]
+            totals[name] += float(line.rpartition(" ")[2])
+    return totals
 
 
 @pytest.mark.parametrize("adapter", ["", "adapters/mixed", "adapters/split"])

@@ -18,7 +18,13 @@ from hypothesis import strategies as st
 
 from services.common import lora
 from services.common.artifact_store import ArtifactStore
-from services.common.bases import load_pipeline, load_tiny_decoder, resolve_base
+from services.common.bases import (
+    decode_latents,
+    encode_prompts,
+    load_pipeline,
+    load_tiny_decoder,
+    resolve_base,
+)
 from services.common.cell_classes import class_prompt
 from services.common.errors import DataLoss, FailedPrecondition, NotFound
 from services.common.images import decode_image
@@ -51,6 +57,8 @@ class Replicas:
         for name in ("tiny", "second"):
             fakes.write_tiny_base(models_dir, name, seed=len(name))
         fakes.write_tiny_decoder(models_dir / "tiny")
+        self.bespoke = fakes.bespoke_solver()
+        fakes.write_bespoke_solver(models_dir / "tiny", self.bespoke)
         self.accelerator = fakes.write_accelerator(models_dir / "tiny").read_bytes()
         self.settings = GeneratorSettings(
             store_uri=f"file://{root}/store",
@@ -202,10 +210,45 @@ def test_accelerated_images_are_those_of_diffusers_with_both_loras(
         assert np.abs(pixels(image) - expected(pipeline, image)).max() > 5
 
 
-def test_replica_with_another_accelerator_does_not_draw(replicas: Replicas) -> None:
-    plan = replicas.plan(None, preset="draft", num_steps=None)
+@pytest.mark.parametrize("adapter_id", ADAPTERS)
+def test_images_of_the_bespoke_solver_are_what_its_coefficients_say(
+    replicas: Replicas, adapter_id: str | None
+) -> None:
+    plan, spec = replicas.plan(adapter_id, preset="fast", num_steps=None), replicas.bespoke
+    assert plan.sampler == SamplerSettings(3, 2.0, "bespoke", guidance_stop=2 / 3)
+    [images] = draw(replicas.drawers[0], Shard(plan, 3, 6))
+    loras = {CLASSES[0]: {"one": 0, "each": 1}, CLASSES[1]: {"one": 0, "each": 2}}
+    for image in images:
+        pipeline = load_pipeline(replicas.base)
+        if adapter_id:
+            fakes.load_lora(pipeline, replicas.loras[loras[image.class_id][adapter_id]])
+        tokens = encode_prompts(pipeline, [class_prompt(image.class_id), ""]).tokens
+        x = noise = starting_noise(image.image_seed, (16, 4, 4))[None]
+        outputs, guidances = [], []
+        with torch.inference_mode():
+            for k, timestep in enumerate(spec.timesteps):
+                pair = pipeline.unet(x.expand(2, -1, -1, -1), timestep, tokens).sample
+                prompted, plain = pair.chunk(2)
+                guided = k < spec.num_guided_steps
+                outputs.append(plain + 2.0 * (prompted - plain) if guided else prompted)
+                guidances += [prompted - plain] if guided else []
+                x = spec.starts[k] * noise
+                x = x + sum(w * o for w, o in zip(spec.outputs[k], outputs, strict=True))
+                x = x + sum(w * g for w, g in zip(spec.guidances[k], guidances, strict=True))
+            expected = decode_latents(pipeline, x)
+        expected = ((expected / 2 + 0.5).clamp(0, 1) * 255).round()[0].permute(1, 2, 0)
+        assert expected.std() > 5, "nothing to see"
+        assert np.abs(pixels(image) - expected.numpy()).max() <= 1
+
+
+@pytest.mark.parametrize("preset", ["draft", "fast"])
+def test_replica_with_another_accelerator_or_solver_does_not_draw(
+    replicas: Replicas, preset: str
+) -> None:
+    plan = replicas.plan(None, preset=preset, num_steps=None)
     others = tuple((name, "0" * 64) for name, _ in plan.extra_revisions)
-    assert [name for name, _ in others] == ["accelerator_revision"]
+    name = {"draft": "accelerator_revision", "fast": "solver_revision"}[preset]
+    assert [name for name, _ in others] == [name]
     with pytest.raises(FailedPrecondition, match="restart the generator"):
         draw(replicas.drawers[0], Shard(replace(plan, extra_revisions=others), 0, 1))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -43,7 +44,7 @@ def test_streams_that_are_done_leave_nothing(studio: Studio, loras: dict[str, by
     ]
     assert [sorted(reader.wait()) for reader in readers] == [[0, 1, 2]] * 3
     assert studio.leaks() == (0, 0, 0)
-    assert studio.engine.backlog_evaluations == 0
+    assert studio.engine.backlog.total() == 0
     assert sum(record.num_images_finished for record in studio.records) == 9
     assert sum(record.num_rows for record in studio.records) == 9 * 3 * 2
     assert all(record.num_rows <= record.num_rows_padded <= 8 for record in studio.records[:-1])
@@ -122,7 +123,7 @@ def test_cancel_frees_states_and_pins_before_the_next_step(
     assert studio.leaks() != (0, 0, 0)
     studio.engine.cancel(stream)
     assert studio.leaks() == (0, 0, 0)
-    assert studio.engine.backlog_evaluations == 0
+    assert studio.engine.backlog.total() == 0
     num_steps = len(studio.records)
     studio.settle()
     assert len(studio.records) == num_steps
@@ -173,7 +174,7 @@ def test_images_that_are_not_finite_fail_only_their_stream(
         assert all((images[i] == expected[i]).all() for i in range(8))
         assert len(bad.errors) == 1 and not bad.images
     assert studio.leaks() == (0, 0, 0)
-    assert sum(record.num_images_not_finite for record in studio.records) == 3, "one a stream"
+    assert sum(r.tally.not_finite.total() for r in studio.records) == 3, "one a stream"
     again = studio.submit(orders_of(BASE_ALONE, 16)).wait()
     assert all((again[i] == expected[i]).all() for i in range(16)), "in any state, used before"
 
@@ -218,6 +219,27 @@ def test_streams_that_wait_only_for_their_last_images_are_told_too(
     with pytest.raises(Unavailable, match="stopped"):
         studio.submit(orders_of(BASE_ALONE, 5), unguided).wait()
     assert sizes == [4, 1]
+
+
+def test_work_is_tallied_by_tenant(studio: Studio, loras: dict[str, bytes]) -> None:
+    weights = weights_of("everything", loras)
+    readers = [
+        studio.submit(orders_of(weights, num), tenant=tenant)
+        for tenant, num in (("a", 3), ("b", 5))
+    ]
+    for reader in readers:
+        reader.wait()
+    studio.settle()
+    tallies = [record.tally for record in studio.records]
+    assert sum((t.evaluations for t in tallies), Counter()) == {"a": 3 * 3 * 2, "b": 5 * 3 * 2}
+    assert sum((t.adapter_hits for t in tallies), Counter()) == {"a": 3, "b": 5}
+    assert sum((t.adapter_misses for t in tallies), Counter()).total() == 1, "both use it"
+    assert not sum((t.not_finite for t in tallies), Counter())
+    waiting, _ = studio.stream(orders_of(weights, 4), tenant="c", window=0)
+    studio.engine.submit(waiting)
+    studio.settle()
+    assert studio.engine.backlog == {"c": 4 * 3 * 2}
+    studio.engine.cancel(waiting)
 
 
 def test_backlog_is_the_evaluations_to_come(studio: Studio) -> None:

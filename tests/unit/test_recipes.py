@@ -16,6 +16,8 @@ from torch.func import functional_call
 
 from models.recipes import (
     export,
+    fit_solver,
+    guided_paths,
     train_accelerator,
     train_clip,
     train_diffusion,
@@ -23,6 +25,7 @@ from models.recipes import (
 )
 from models.recipes.cell_features import CellFeatures, train_cell_features
 from models.recipes.corpus import Corpus, join, may_be_seen, phantom_corpus, real_corpus
+from models.recipes.guided_paths import Teacher
 from models.recipes.train_autoencoder import train as train_autoencoder
 from services.common import lora
 from services.common.bases import (
@@ -32,6 +35,7 @@ from services.common.bases import (
     load_tiny_decoder,
     resolve_base,
 )
+from services.common.bespoke_solvers import BESPOKE_SOLVER_FILE
 from services.generator.solver import build_scheduler
 
 A_STEP_OR_TWO = 0.001  # minutes
@@ -141,10 +145,11 @@ def test_a_tiny_decoder_learns_from_what_its_base_draws(corpus, features):
 
 
 def copy_of_cyto_small(folder):
-    """As the base "base" in ``folder``, without its accelerator."""
+    """As the base "base" in ``folder``, without its accelerator and solver."""
     copy = Path(shutil.copytree("models/cyto-small", folder / "base"))
     manifest = json.loads((copy / "manifest.json").read_text())
     del manifest["accelerator"]
+    (copy / BESPOKE_SOLVER_FILE).unlink(missing_ok=True)
     (copy / "manifest.json").write_text(json.dumps(manifest))
     return copy
 
@@ -164,16 +169,15 @@ def test_a_tiny_decoder_is_entered_in_manifest_and_card(tmp_path):
     assert load_tiny_decoder(resolve_base("base", tmp_path)) is not None
 
 
-def test_an_accelerator_learns_from_what_its_base_draws(tmp_path):
-    folder = copy_of_cyto_small(tmp_path)
-    paths = train_accelerator.draw_paths("base", 2, 2.0, 5, 4, tmp_path)
+def test_paths_are_those_of_diffusers_pipeline(tmp_path):
+    copy_of_cyto_small(tmp_path)
+    paths = guided_paths.draw_paths("base", Teacher("unipc", 6, 3, 2.0), 5, 4, tmp_path)
     base = resolve_base("base", tmp_path)
     pipeline = load_pipeline(base)
-    tokens = train_accelerator.embed(pipeline, base)
-    assert len(tokens) == 30  # every class as a real cell and as a phantom
+    assert len(guided_paths.embed(pipeline, base)) == 30  # every class, real and as a phantom
     assert paths.points.shape == (4, 3, 16, 8, 8) and paths.prompts.tolist() == [5, 6, 7, 8]
     pipeline.scheduler = build_scheduler("unipc", dict(pipeline.scheduler.config))
-    prompts = train_accelerator.all_prompts(base.class_ids, has_real=True)
+    prompts = guided_paths.all_prompts(base.class_ids, has_real=True)
     drawn = pipeline(
         [prompts[i] for i in paths.prompts],
         num_inference_steps=6,
@@ -183,6 +187,14 @@ def test_an_accelerator_learns_from_what_its_base_draws(tmp_path):
     ).images
     assert (drawn - paths.points[:, -1]).abs().mean() < 0.02  # 16-bit arithmetic
 
+
+def test_an_accelerator_learns_from_what_its_base_draws(tmp_path):
+    folder = copy_of_cyto_small(tmp_path)
+    base = resolve_base("base", tmp_path)
+    pipeline = load_pipeline(base)
+    teacher = train_accelerator.teacher_of(dict(pipeline.scheduler.config), 2, 2.0)
+    paths = guided_paths.draw_paths("base", teacher, 5, 4, tmp_path)
+    tokens = guided_paths.embed(pipeline, base)
     student = build_scheduler("ddim", dict(pipeline.scheduler.config))
     student.set_timesteps(2)
     for k, t in enumerate(student.timesteps):
@@ -202,6 +214,49 @@ def test_an_accelerator_learns_from_what_its_base_draws(tmp_path):
     assert any(not torch.equal(merged[name], plain[name]) for name in plain)
     card = (tmp_path / "base-accelerator" / "README.md").read_text()
     assert "no image" in card and "2 DDIM steps" in card.replace("\n", " ")
+
+
+def test_a_bespoke_solver_is_fitted_to_what_its_base_draws(tmp_path, monkeypatch):
+    monkeypatch.setattr(fit_solver, "HELD_OUT", 4)
+    folder = copy_of_cyto_small(tmp_path)
+    base = resolve_base("base", tmp_path)
+    teacher = Teacher("unipc", 8, 8, 2.0)
+    monkeypatch.setattr(fit_solver, "TEACHER", teacher)
+    paths = guided_paths.kept_paths(tmp_path / "cache", base, teacher, 20, tmp_path, 1)
+    again = guided_paths.kept_paths(tmp_path / "cache", base, teacher, 20, tmp_path, 1)
+    assert torch.equal(paths.points, again.points) and paths.points.shape == (20, 2, 16, 8, 8)
+    pipeline = load_pipeline(base)
+    tokens = guided_paths.embed(pipeline, base)
+    solver, record = fit_solver.fit(pipeline, tokens, paths, 3, 2, 0.2, 0)
+    psnr = record["psnr_to_paper_db"]
+    assert psnr["fitted"] > psnr["unipc"] + 0.5
+    export.write_bespoke_solver(folder, solver, record)
+    fitted = resolve_base("base", tmp_path)
+    assert fitted.revision == base.revision
+    assert (fitted.bespoke_solver.num_steps, fitted.bespoke_solver.num_guided_steps) == (3, 2)
+    assert "fit_solver --name cyto-small" in (folder / "README.md").read_text()
+
+
+def test_a_bespoke_solver_begins_as_the_steps_of_diffusers():
+    pipeline = load_pipeline(resolve_base("cyto-small", Path("models")))
+    coefficients = fit_solver.Coefficients(dict(pipeline.scheduler.config), 4, 2)
+    scheduler = build_scheduler("unipc", dict(pipeline.scheduler.config))
+    scheduler.set_timesteps(4)
+    assert coefficients.timesteps().tolist() == pytest.approx(
+        scheduler.timesteps.tolist(), rel=1e-4
+    )
+    noise = sample = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def model(x, t, guided):
+        return torch.tanh(x + t / 700), (x if guided else None)
+
+    for t in scheduler.timesteps:
+        sample = scheduler.step(model(sample, t, False)[0], t, sample, return_dict=False)[0]
+    torch.testing.assert_close(coefficients(noise, model), sample, atol=1e-3, rtol=1e-3)
+    with torch.no_grad():
+        coefficients.guidances[-1, 0] = 0.5  # of the guidance in the first step, which is the noise
+    moved = coefficients(noise, model) - sample
+    torch.testing.assert_close(moved, 0.5 * noise, atol=1e-3, rtol=1e-3)
 
 
 def test_an_accelerator_is_trained_as_the_lora_that_it_is(tmp_path):

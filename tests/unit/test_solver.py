@@ -11,7 +11,14 @@ import torch
 from services.common.errors import FailedPrecondition
 from services.generator.presets import SCHEDULERS
 from services.generator.sampler import starting_noise
-from services.generator.solver import STATE_SIZE, build_scheduler, build_solver
+from services.generator.solver import (
+    NUM_COLUMNS,
+    STATE_SIZE,
+    Solver,
+    bespoke_steps,
+    build_scheduler,
+    build_solver,
+)
 from tests import fakes
 
 COSINE = dict(fakes.tiny_scheduler().config)
@@ -37,6 +44,14 @@ def toy_model(sample: torch.Tensor, timestep: float) -> torch.Tensor:
     return torch.tanh(1.3 * sample + timestep / 700) + 0.1 * torch.cos(5 * sample)
 
 
+def advance(
+    solver: Solver, step: int, state: torch.Tensor, output: torch.Tensor, guidance: float = 0.0
+) -> torch.Tensor:
+    """The state (STATE_SIZE, ...) after a step."""
+    before = torch.cat([state, output[None], torch.full_like(output, guidance)[None]])
+    return torch.einsum("ij,j...->i...", torch.from_numpy(solver.steps[step]), before)
+
+
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 8, 20, 50])
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("config", CONFIGS)
@@ -47,7 +62,7 @@ def test_matrices_step_as_the_scheduler_of_diffusers_does(
     scheduler = build_scheduler(name, CONFIGS[config])
     scheduler.set_timesteps(num_steps)
     assert len(solver) == num_steps == len(scheduler.timesteps)
-    assert solver.steps.shape == (num_steps, STATE_SIZE, STATE_SIZE + 1)
+    assert solver.steps.shape == (num_steps, STATE_SIZE, NUM_COLUMNS)
     noise = starting_noise(7, (1, 2, 8, 8))
     sample = noise * scheduler.init_noise_sigma
     state = torch.zeros(STATE_SIZE, *noise.shape)
@@ -56,10 +71,8 @@ def test_matrices_step_as_the_scheduler_of_diffusers_does(
         assert solver.timesteps[i] == float(timestep)
         output = toy_model(sample, float(timestep))
         sample = scheduler.step(output, timestep, sample, return_dict=False)[0]
-        matrix = torch.from_numpy(solver.steps[i])
         own = toy_model(state[0], float(solver.timesteps[i]))
-        before = torch.cat([state, own[None]])
-        state = torch.einsum("ij,jbchw->ibchw", matrix, before)
+        state = advance(solver, i, state, own)
         scale = float(sample.abs().max())
         assert float((state[0] - sample).abs().max()) <= 1e-5 * scale, f"step {i}"
 
@@ -72,12 +85,11 @@ def test_a_model_that_knows_the_answer_is_led_to_it(name: str, num_steps: int) -
     answer = torch.full((2, 2, 2), 0.5)
     state = torch.zeros(STATE_SIZE, 2, 2, 2)
     state[0] = starting_noise(3, (2, 2, 2)) * solver.noise_scale
-    for matrix, timestep in zip(solver.steps, solver.timesteps, strict=True):
+    for i, timestep in enumerate(solver.timesteps):
         alpha = alphas[int(timestep)].sqrt()
         sigma = (1 - alpha**2).sqrt()
         velocity = alpha * (state[0] - alpha * answer) / sigma - sigma * answer
-        before = torch.cat([state, velocity[None]])
-        state = torch.einsum("ij,jchw->ichw", torch.from_numpy(matrix), before)
+        state = advance(solver, i, state, velocity)
     assert (state[0] - answer).abs().max() < 0.05
 
 
@@ -111,3 +123,25 @@ def test_lists_in_a_configuration_are_taken_as_they_are() -> None:
 def test_unknown_scheduler_is_a_mistake_of_the_caller() -> None:
     with pytest.raises(ValueError, match="euler"):
         build_scheduler("euler", COSINE)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "num_guided"), [(1, 0), (1, 1), (4, 2), (4, 3), (5, 2), (6, 1)]
+)
+def test_bespoke_steps_mix_noise_outputs_and_guidances(num_steps: int, num_guided: int) -> None:
+    spec = fakes.bespoke_solver(num_steps, num_guided, seed=3)
+    solver = bespoke_steps(spec)
+    assert solver.timesteps.tolist() == pytest.approx(spec.timesteps)
+    rng = np.random.default_rng(0)
+    noise, *outputs = torch.from_numpy(rng.standard_normal((1 + num_steps, 5), np.float32))
+    guidances = rng.standard_normal(num_guided).astype(np.float32)
+    state = torch.full((STATE_SIZE, 5), 7.0)  # of an image that was here before
+    state[0] = noise * solver.noise_scale
+    for k in range(num_steps):
+        state = advance(solver, k, state, outputs[k], guidances[k] if k < num_guided else 0.0)
+        expected = spec.starts[k] * noise
+        for weight, output in zip(spec.outputs[k], outputs, strict=False):
+            expected = expected + weight * output
+        for weight, guidance in zip(spec.guidances[k], guidances, strict=False):
+            expected = expected + weight * guidance
+        torch.testing.assert_close(state[0], expected, msg=f"step {k}")
