@@ -42,6 +42,8 @@ from services.generator.synthesize import (
 )
 
 _logger = logging.getLogger(__name__)
+_LINGER_SECONDS = 0.005
+"""How long a reader waits for images that are being encoded, to take several at once."""
 _EngineKey: TypeAlias = tuple[str, str, TinyDecoder | None, Accelerator | None]
 """Name and revision of a base, its tiny decoder, and the accelerator merged into its UNet."""
 
@@ -136,6 +138,10 @@ class Drawer:
             except Exception as error:
                 reader.fail(error)
 
+        def encode_later(order: Order, array: np.ndarray) -> None:
+            reader.num_finished += 1
+            self._encoder.submit(encode, order, array)
+
         return Stream(
             plan.tenant,
             plan.request_id,
@@ -147,14 +153,9 @@ class Drawer:
             ),
             orders=deque(self._order(plan, task) for task in plan.tasks(shard.first, shard.end)),
             window=self._settings.generator_window_num_images,
-            deliver=lambda order, array: self._encode_later(encode, order, array),
+            deliver=encode_later,
             fail=reader.fail,
         )
-
-    def _encode_later(
-        self, encode: Callable[[Order, np.ndarray], None], order: Order, array: np.ndarray
-    ) -> None:
-        self._encoder.submit(encode, order, array)
 
     def _order(self, plan: SynthesisPlan, task: ImageTask) -> Order:
         return Order(task.index, task.class_id, task.image_seed, self._weights(plan, task.class_id))
@@ -231,7 +232,9 @@ class _Reader:
 
     def __init__(self, shard: Shard, loop: asyncio.AbstractEventLoop) -> None:
         self._loop, self._news = loop, asyncio.Event()
-        self._next_index = shard.first
+        self._next_index = self._first = shard.first
+        self.num_finished = 0
+        """Images that are drawn, encoded or not."""
         self._early: dict[int, DrawnImage] = {}
         self._error: BaseException | None = None
 
@@ -242,6 +245,8 @@ class _Reader:
                 raise self._error
             self._news.clear()
             await self._news.wait()
+        if self.num_finished > self._next_index - self._first + len(self._early):
+            await asyncio.sleep(_LINGER_SECONDS)  # each hand-over costs a millisecond
         images = []
         while self._next_index in self._early:
             images.append(self._early.pop(self._next_index))

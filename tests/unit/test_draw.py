@@ -30,7 +30,7 @@ from services.common.errors import DataLoss, FailedPrecondition, NotFound
 from services.common.images import decode_image
 from services.generator.adapters import describe_adapter
 from services.generator.config import GeneratorSettings
-from services.generator.draw import Drawer
+from services.generator.draw import Drawer, _Reader
 from services.generator.presets import SCHEDULERS, SamplerSettings
 from services.generator.sampler import starting_noise
 from services.generator.shards import Shard
@@ -283,6 +283,24 @@ def test_images_come_in_order_with_class_seed_and_size(replicas: Replicas) -> No
     assert all((pixels(a) == pixels(b)).all() for a, b in zip(images, png, strict=True))
 
 
+def test_images_that_are_still_encoded_come_with_the_first(replicas: Replicas) -> None:
+    shard = Shard(replicas.plan(None), 2, 5)
+    images = [DrawnImage(index, CLASSES[0], 0, b"", 32, 32) for index in range(2, 5)]
+
+    async def run() -> list[list[DrawnImage]]:
+        loop = asyncio.get_running_loop()
+        reader = _Reader(shard, loop)
+        reader.num_finished = 2
+        reader.put(images[0])
+        loop.call_later(0.0005, reader.put, images[1])
+        first = await reader.next()
+        reader.num_finished = 3
+        reader.put(images[2])
+        return [first, await reader.next()]
+
+    assert asyncio.run(run()) == [images[:2], images[2:]]
+
+
 def test_reader_that_leaves_takes_its_work_with_it(replicas: Replicas) -> None:
     drawer = replicas.drawers[0]
     plan = replicas.plan("one", class_counts=[(CLASSES[0], 90)], num_steps=50)
@@ -298,7 +316,7 @@ def test_reader_that_leaves_takes_its_work_with_it(replicas: Replicas) -> None:
     idle = threading.Event()
     engine._command(idle.set)
     assert idle.wait(30)
-    assert engine.num_streams == 0 and engine.backlog_evaluations == 0
+    assert engine.num_streams == 0 and engine.backlog.total() == 0
 
 
 def test_failures_reach_the_reader_and_others_draw_on(replicas: Replicas) -> None:
