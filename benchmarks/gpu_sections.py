@@ -24,6 +24,7 @@ from benchmarks.gpu_workload import (
     draw,
     idle_sampler,
     make_request,
+    of_base,
 )
 from benchmarks.in_process import InProcess, pixels
 from services.common.cell_classes import class_prompt
@@ -120,7 +121,7 @@ def throughput(generator: InProcess, workload: Workload, preset: str, num_adapte
     plans = [make_request(generator, preset, each, i, seed=1) for i in range(num_adapters)]
     started = time.perf_counter()
     rate = len(draw(generator, plans)) / (time.perf_counter() - started)
-    share = share_of_peak(workload, tflop_per_image(PRESETS[preset]), 1 / rate)
+    share = share_of_peak(workload, tflop_per_image(of_base(generator, preset)), 1 / rate)
     return {"images_per_second": rate, "share_of_peak": share}
 
 

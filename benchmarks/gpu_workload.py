@@ -5,6 +5,7 @@ Speed does not depend on the weights, so the architecture is built here and noth
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,10 +24,11 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.in_process import InProcess
-from services.common.bases import TINY_DECODER
+from services.common.bases import TINY_DECODER, folder_revision, resolve_base
+from services.common.bespoke_solvers import BESPOKE_SOLVER_FILE
 from services.common.errors import DomainError
 from services.common.lora import WEIGHTS_FILE, LoraSpec, add_lora, lora_file
-from services.generator.presets import PRESETS
+from services.generator.presets import SamplerSettings, preset_of
 from services.generator.sampler import Sampler
 from services.generator.synthesize import DrawnImage, SynthesisPlan
 
@@ -129,7 +131,20 @@ class Setup:
         pipeline.save_pretrained(self.base_folder, safe_serialization=True)
         tiny = AutoencoderTiny(**self.workload.tiny_decoder)
         tiny.save_pretrained(self.base_folder / TINY_DECODER, safe_serialization=True)
+        self._save_solver()
         return pipeline
+
+    def _save_solver(self) -> None:
+        """Four steps, two of them guided, as a fitted base has; any numbers cost the same."""
+        solver = {
+            "base_revision": folder_revision(self.base_folder),
+            "guidance_scale": 2.0,
+            "timesteps": [999.0, 750.0, 500.0, 250.0],
+            "starts": [0.9, 0.8, 0.7, 0.6],
+            "outputs": [[-0.1] * (k + 1) for k in range(4)],
+            "guidances": [[-0.1] * min(k + 1, 2) for k in range(4)],
+        }
+        (self.base_folder / BESPOKE_SOLVER_FILE).write_text(json.dumps(solver))
 
     def add_adapters(self, pipeline: StableDiffusionPipeline) -> None:
         """Make ten random adapters; ``pipeline`` keeps the last."""
@@ -149,7 +164,7 @@ class Setup:
         with mock.patch.dict(os.environ, names):
             uri = f"file://{self.folder}/store-{'compiled' if compiled else 'eager'}"
             generator = InProcess(uri, self.folder / "models")
-        revision = generator.plan({CLASS_ID: 1}, PRESETS["fast"], BASE).base_revision
+        revision = resolve_base(BASE, generator.settings.models_dir).revision
         for i, data in enumerate(self.adapter_files):
             draft = generator.store.new_draft("local", "adapters", f"bench{i}")
             draft.write(f"shared/{WEIGHTS_FILE}", data)
@@ -185,6 +200,11 @@ def build_pipeline(workload: Workload, device: str) -> StableDiffusionPipeline:
     )
 
 
+def of_base(generator: InProcess, preset: str) -> SamplerSettings:
+    """The preset as the base draws it."""
+    return preset_of(preset, resolve_base(BASE, generator.settings.models_dir))
+
+
 def make_request(
     generator: InProcess,
     preset: str,
@@ -195,7 +215,7 @@ def make_request(
 ) -> SynthesisPlan:
     """Images of one adapter; interactive: ahead of bulk work."""
     counts = {CLASS_ID: num_images}
-    plan = generator.plan(counts, PRESETS[preset], BASE, f"bench{adapter}", seed)
+    plan = generator.plan(counts, of_base(generator, preset), BASE, f"bench{adapter}", seed)
     return replace(plan, interactive=interactive)
 
 
