@@ -174,6 +174,7 @@ class AdapterBank:
             adapter = self._lora.prepare({name: LoraPair(*pair) for name, pair in pairs.items()})
             embeddings = encode_with_lora(self._pipeline, data, prompts)
         except Exception as error:  # peft, diffusers and safetensors each raise their own
+            _logger.warning("%s does not fit the base", weights.key, exc_info=True)
             remedy = "fit the adapter again on this base"
             raise DataLoss("the adapter's weights do not fit the base", remedy) from error
         return _Loaded(adapter, dict(zip(prompts, embeddings, strict=True)))

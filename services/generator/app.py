@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
@@ -29,6 +28,7 @@ from services.common.status import metrics_observer, set_observer
 from services.generator.autoscale import (
     BACKLOG_METRIC,
     THROUGHPUT_METRIC,
+    Owed,
     front_autoscaling,
     sampler_autoscaling,
 )
@@ -166,21 +166,6 @@ class _SamplerMetrics:
             self._queue.set(backlog[tenant], tags={"tenant": tenant})
 
 
-@dataclass
-class _Owed:
-    """What a request still waits for."""
-
-    plan: SynthesisPlan
-    num_images: int = 0
-
-    def __post_init__(self) -> None:
-        self.num_images = self.plan.num_images - self.plan.first_index
-
-    @property
-    def evaluations(self) -> int:
-        return self.num_images * self.plan.evaluations_per_image
-
-
 class Generator(GeneratorService):
     """The front: gRPC in, shards out, images in order back."""
 
@@ -190,7 +175,7 @@ class Generator(GeneratorService):
         set_observer(metrics_observer(serve.metrics))
         super().__init__(settings, self._stream)
         self._draw = samplers.options(stream=True).draw
-        self._owed: dict[str, _Owed] = {}
+        self._owed: dict[str, Owed] = {}
         self._gate = Gate(
             settings.generator_shards_per_replica * max(1, settings.generator_min_replicas)
         )
@@ -206,12 +191,14 @@ class Generator(GeneratorService):
             settings.generator_recovery_seconds,
         )
         self._watching = self._watching or asyncio.create_task(self._watch_replicas())
-        self._owed[plan.request_id] = owed = _Owed(plan)
+        num_images = plan.num_images - plan.first_index
+        self._owed[plan.request_id] = owed = Owed(num_images, plan.evaluations_per_image)
         try:
             async with contextlib.aclosing(images):
                 async for image in images:
-                    owed.num_images -= 1
+                    owed.hand_over()
                     yield image
+                    owed.taken()
         finally:
             del self._owed[plan.request_id]
 

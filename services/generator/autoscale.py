@@ -7,12 +7,15 @@ the fronts report; the samplers' turns it into a number of replicas. Nothing her
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 BACKLOG_METRIC = "backlog_evaluations"
-"""UNet evaluations of all images that a front still owes, in flight or not; each front's own."""
+"""UNet evaluations of all images that a front still owes to readers; each front's own."""
+STALLED_SECONDS = 15.0
+"""A reader that has not taken an image for so long keeps no replicas running."""
 THROUGHPUT_METRIC = "evaluations_per_second"
 """UNet evaluations that a sampler replica draws in a second; 0 until it has drawn."""
 REPORT_SECONDS = 2.0
@@ -21,6 +24,39 @@ LOOK_BACK_SECONDS = 10.0
 """Serve keeps reports so long, and takes five a window; must be above ``REPORT_SECONDS``."""
 
 _backlogs: dict[str, float] = {}  # of each application, UNet evaluations
+
+
+@dataclass
+class Owed:
+    """What a front owes to the reader of one request.
+
+    Attributes:
+        num_images: Not handed over yet.
+        evaluations_per_image: Of the UNet.
+        clock: Seconds.
+    """
+
+    num_images: int
+    evaluations_per_image: int
+    clock: Callable[[], float] = time.monotonic
+    _handing_since: float | None = field(default=None, init=False)
+
+    def hand_over(self) -> None:
+        """An image is offered to the reader."""
+        self.num_images -= 1
+        self._handing_since = self.clock()
+
+    def taken(self) -> None:
+        """The reader has taken it and wants the next."""
+        self._handing_since = None
+
+    @property
+    def evaluations(self) -> int:
+        """Still to be done; none while the reader has stopped, as nothing can be drawn for it."""
+        since = self._handing_since
+        if since is not None and self.clock() - since > STALLED_SECONDS:
+            return 0
+        return self.num_images * self.evaluations_per_image
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,20 @@ def test_settings_that_contradict_themselves_are_refused(name: str, value: float
         AutoscaleSettings(**{**asdict(SETTINGS), name: value})
 
 
+def test_a_reader_that_has_stopped_keeps_no_replicas_running() -> None:
+    now = 100.0
+    owed = autoscale.Owed(10, 6, lambda: now)
+    assert owed.evaluations == 60
+    owed.hand_over()
+    assert owed.evaluations == 54
+    now += autoscale.STALLED_SECONDS + 1
+    assert owed.evaluations == 0
+    owed.taken()
+    assert owed.evaluations == 54, "it reads again"
+    now += 1000
+    assert owed.evaluations == 54, "it waits for us, not we for it"
+
+
 def test_the_backlogs_of_all_fronts_reach_the_samplers_of_their_application_only() -> None:
     backlogs = reports(autoscale.BACKLOG_METRIC, [9e9, 2000.0], [500.0], [])
     front = Context(target_num_replicas=3, raw_metrics=backlogs)
