@@ -16,6 +16,7 @@ from services.common.bases import Base, load_pipeline, load_tiny_decoder
 from services.common.errors import DomainError
 from services.generator.adapter_bank import AdapterBank, Weights
 from services.generator.engine import Engine, Order, Recipe, StepRecord, Stream
+from services.generator.mixed_lora import LoraPair, MixedLora
 from services.generator.presets import SamplerSettings
 from services.generator.sampler import Sampler
 from services.generator.solver import build_solver
@@ -34,6 +35,16 @@ def make_lora(base: Base, spec: lora.LoraSpec, seed: int, scale: float = 0.2) ->
         if ".lora_B." in name:
             parameter.data = scale * torch.randn(parameter.shape, generator=generator)
     return lora.lora_file(pipeline)
+
+
+def bytes_of(
+    base: Base, data: bytes, dtype: torch.dtype = torch.float32, num_classes: int = len(CLASSES)
+) -> int:
+    """Memory that the bank needs for a LoRA file with the prompts of so many classes."""
+    pipeline = load_pipeline(base)
+    mixed = MixedLora(pipeline.unet.to(dtype), 1, pipeline.tokenizer.model_max_length)
+    pairs = {name: LoraPair(*pair) for name, pair in lora.read_lora(pipeline, data).items()}
+    return mixed.num_bytes(mixed.prepare(pairs), 1 + num_classes)
 
 
 def weights_of(adapter: str | None, loras: dict[str, bytes], class_id: str = CLASSES[0]) -> Weights:
@@ -80,29 +91,22 @@ class Studio:
         base: Base,
         dtype: torch.dtype = torch.float32,
         num_rows: int = 8,
-        num_adapters: int = 4,
-        num_prompts: int = 24,
+        memory_bytes: int = 2**24,
         others_hurry: Callable[[], bool] = lambda: False,
     ) -> None:
         pipeline = load_pipeline(base)
-        self.num_states, self.num_adapters, self.num_prompts = (
-            2 * num_rows,
-            num_adapters,
-            num_prompts,
-        )
+        self.num_states = 2 * num_rows
         self.records: list[StepRecord] = []
         self.sampler = Sampler(
             pipeline,
             num_rows,
             self.num_states,
-            num_adapters,
-            num_prompts,
             dtype,
             tiny_decoder=load_tiny_decoder(base),
         )
         self.engine = Engine(
             self.sampler,
-            lambda wake: AdapterBank(pipeline, self.sampler.lora, num_adapters, num_prompts, wake),
+            lambda wake: AdapterBank(pipeline, self.sampler.lora, memory_bytes, wake),
             self.num_states,
             self.records.append,
             others_hurry=others_hurry,

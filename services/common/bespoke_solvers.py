@@ -123,5 +123,5 @@ def _number(value: Any) -> float:
 
 
 def _wrong(base_folder: Path, problem: str) -> FailedPrecondition:
-    remedy = "fit it again (models/recipes/fit_solver.py), or take the file away"
+    remedy = "take the file away; models/recipes/fit_solver.py may then fit it again"
     return FailedPrecondition(base_folder.name, f"its {BESPOKE_SOLVER_FILE} {problem}", remedy)

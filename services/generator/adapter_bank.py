@@ -2,11 +2,13 @@
 
 An entry is one file of LoRA weights with the prompts of its classes, encoded once with the text
 encoder's LoRA.  Loading reads the store and runs the text encoder on a thread of its own; the
-sampler goes on meanwhile, and takes the result in between two steps.
+sampler goes on meanwhile, and takes the result in between two steps.  The memory of all entries
+together stays within a budget, whatever the rank of each.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections import OrderedDict
@@ -14,8 +16,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-import torch
 
 from services.common.bases import PromptEmbeddings
 from services.common.cell_classes import class_prompt
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 LEAST_SECONDS = 5.0
 """So long an entry may be used before it has to make room for others that wait."""
+MOST_LOADING = 2
+"""So many entries are read, or wait for room, beside those within the budget."""
 MOST_FAILURES = 16
 """So many failures are kept for who has yet to ask; who asks after that loads again."""
 
@@ -56,12 +58,14 @@ class Weights:
 class _Loaded:
     adapter: PreparedAdapter
     prompts: dict[str, PromptEmbeddings]
+    num_bytes: int
 
 
 @dataclass
 class _Entry:
     adapter: int
     prompts: dict[str, int]
+    num_bytes: int
     num_users: int = 0
     installed: float = field(default_factory=time.monotonic)
     leaving: bool = False
@@ -75,8 +79,7 @@ class AdapterBank:
         self,
         pipeline: Pipeline,
         lora: MixedLora,
-        num_adapters: int,
-        num_prompts: int,
+        memory_bytes: int,
         wake: Callable[[], None],
     ) -> None:
         """An empty bank.
@@ -84,35 +87,34 @@ class AdapterBank:
         Args:
             pipeline: Its text encoders are used on the bank's own thread only.
             lora: Takes what is loaded.
-            num_adapters: Entries of ``lora`` for adapters.
-            num_prompts: Entries of ``lora`` for prompts.
+            memory_bytes: What the entries may take together; one that is larger is refused.
             wake: Called from the bank's thread when something has been loaded.
         """
         self._pipeline, self._lora, self._wake = pipeline, lora, wake
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._wanted: OrderedDict[str, Weights] = OrderedDict()
         self._loading: dict[str, tuple[Weights, Future[_Loaded]]] = {}
         self._failed: dict[int, tuple[Weights, DomainError]] = {}
-        self._free_adapters = list(range(num_adapters, 0, -1))
-        self._free_prompts = list(range(num_prompts, 0, -1))
-        self._num_prompts = num_prompts
+        self._memory_bytes = self._free_bytes = memory_bytes
+        self._numbers = itertools.count(1)
         self._loader = ThreadPoolExecutor(1, "adapters")
 
     def want(self, weights: Weights) -> bool:
         """Start loading, unless they are there or on their way; says whether it does."""
-        if weights.key in self._entries or weights.key in self._loading:
+        if any(weights.key in known for known in (self._entries, self._loading, self._wanted)):
             return False
-        future = self._loader.submit(self._load, weights)
-        self._loading[weights.key] = weights, future
-        future.add_done_callback(lambda _: self._wake())
+        self._wanted[weights.key] = weights
+        self._load_next()
         return True
 
     def settle(self) -> None:
         """Take in what has been loaded since; entries in use are never given up for it.
 
-        Where all are in use, the one that has been there longest takes no more users: requests
-        for more adapters than there is room for take turns.
+        Nor are those that were taken in just now, which nobody had the time to use.  Where all are
+        in use, the one that has been there longest takes no more users: requests for more adapters
+        than there is room for take turns.
         """
-        full = False
+        full, new = False, set[str]()
         for key, (weights, future) in list(self._loading.items()):
             if not future.done():
                 continue
@@ -121,10 +123,13 @@ class AdapterBank:
                 self._keep_failure(weights, error)
             elif error is not None:
                 raise error
-            elif full or not self._install(weights, future.result()):
+            elif full or not self._install(weights, future.result(), new):
                 full = True  # no room until images are finished; who came first gets it first
                 continue
+            else:
+                new.add(key)
             del self._loading[key]
+        self._load_next()
         if not full:
             for entry in self._entries.values():
                 entry.leaving = False
@@ -162,69 +167,81 @@ class AdapterBank:
         """Load nothing more."""
         self._loader.shutdown(wait=False, cancel_futures=True)
 
+    def _load_next(self) -> None:
+        while self._wanted and len(self._loading) < MOST_LOADING:
+            key, weights = self._wanted.popitem(last=False)
+            future = self._loader.submit(self._load, weights)
+            self._loading[key] = weights, future
+            future.add_done_callback(lambda _: self._wake())
+
     def _load(self, weights: Weights) -> _Loaded:
         prompts = ["", *dict.fromkeys(class_prompt(class_id) for class_id in weights.class_ids)]
-        if len(prompts) > self._num_prompts:
-            problem = f"has {len(weights.class_ids)} classes"
-            remedy = "raise CYTOSYNTH_GENERATOR_ADAPTER_MEMORY_MB, or fit one adapter per class"
-            raise FailedPrecondition("adapter", problem, remedy)
         data = _read(weights)
         try:
             pairs = read_lora(self._pipeline, data) if data is not None else {}
             adapter = self._lora.prepare({name: LoraPair(*pair) for name, pair in pairs.items()})
+            num_bytes = self._lora.num_bytes(adapter, len(prompts))
+            self._check_size(weights, num_bytes)
             embeddings = encode_with_lora(self._pipeline, data, prompts)
+        except DomainError:
+            raise
         except Exception as error:  # peft, diffusers and safetensors each raise their own
             _logger.warning("%s does not fit the base", weights.key, exc_info=True)
             remedy = "fit the adapter again on this base"
             raise DataLoss("the adapter's weights do not fit the base", remedy) from error
-        return _Loaded(adapter, dict(zip(prompts, embeddings, strict=True)))
+        return _Loaded(adapter, dict(zip(prompts, embeddings, strict=True)), num_bytes)
+
+    def _check_size(self, weights: Weights, num_bytes: int) -> None:
+        if num_bytes > self._memory_bytes:
+            takes, most = (f"{n / 2**20:.1f} MB" for n in (num_bytes, self._memory_bytes))
+            problem = f"takes {takes} of memory ({len(weights.class_ids)} classes) of {most}"
+            remedy = "raise CYTOSYNTH_GENERATOR_ADAPTER_MEMORY_MB, or fit it with a smaller rank"
+            raise FailedPrecondition("adapter" if weights.read else "base", problem, remedy)
 
     def _keep_failure(self, weights: Weights, error: DomainError) -> None:
         self._failed[id(weights)] = weights, error  # with the weights, so that the id stays theirs
         if len(self._failed) > MOST_FAILURES:
             del self._failed[next(iter(self._failed))]  # most likely of a stream that was cancelled
 
-    def _install(self, weights: Weights, loaded: _Loaded) -> bool:
-        num_adapters = 1 if loaded.adapter.layers else 0
-        if not self._make_room(num_adapters, len(loaded.prompts)):
-            self._ask_to_leave(num_adapters, len(loaded.prompts))
+    def _install(self, weights: Weights, loaded: _Loaded, keep: set[str]) -> bool:
+        if not self._make_room(loaded.num_bytes, keep):
+            self._ask_to_leave(loaded.num_bytes)
             return False
-        adapter = self._free_adapters.pop() if num_adapters else EMPTY
-        if adapter != EMPTY:
+        adapter = EMPTY
+        if loaded.adapter.layers:
+            adapter = next(self._numbers)
             self._lora.put_adapter(adapter, loaded.adapter)
-        entry = _Entry(adapter, {})
+        entry = _Entry(adapter, {}, loaded.num_bytes)
         for prompt, embeddings in loaded.prompts.items():
-            entry.prompts[prompt] = self._free_prompts.pop()
+            entry.prompts[prompt] = next(self._numbers)
             self._lora.put_prompt(entry.prompts[prompt], embeddings, loaded.adapter)
+        self._free_bytes -= entry.num_bytes
         self._entries[weights.key] = entry
         return True
 
-    def _make_room(self, num_adapters: int, num_prompts: int) -> bool:
+    def _make_room(self, num_bytes: int, keep: set[str]) -> bool:
         """Give up unused entries, oldest first, until there is room; says whether there is."""
-        for key in [key for key, entry in self._entries.items() if not entry.num_users]:
-            if self._fits(num_adapters, num_prompts):
+        unused = [key for key, entry in self._entries.items() if not entry.num_users]
+        for key in unused:
+            if self._free_bytes >= num_bytes:
                 break
+            if key in keep:
+                continue
             entry = self._entries.pop(key)
-            if entry.adapter != EMPTY:
-                self._free_adapters.append(entry.adapter)
-            self._free_prompts += entry.prompts.values()
-        return self._fits(num_adapters, num_prompts)
+            self._lora.adapters.drop(entry.adapter)
+            for prompt in entry.prompts.values():
+                self._lora.prompts.drop(prompt)
+            self._free_bytes += entry.num_bytes
+        return self._free_bytes >= num_bytes
 
-    def _ask_to_leave(self, num_adapters: int, num_prompts: int) -> None:
+    def _ask_to_leave(self, num_bytes: int) -> None:
         """Let entries run out of users until there would be room, the longest there first."""
-        num_adapters -= len(self._free_adapters)
-        num_prompts -= len(self._free_prompts)
+        num_bytes -= self._free_bytes
         latest = time.monotonic() - LEAST_SECONDS
         for entry in sorted(self._entries.values(), key=lambda entry: entry.installed):
-            helps = num_prompts > 0 or (num_adapters > 0 and entry.adapter != EMPTY)
-            if helps and (entry.leaving or entry.installed <= latest):
+            if num_bytes > 0 and (entry.leaving or entry.installed <= latest):
                 entry.leaving = True
-                num_adapters -= entry.adapter != EMPTY
-                num_prompts -= len(entry.prompts)
-
-    def _fits(self, num_adapters: int, num_prompts: int) -> bool:
-        enough = len(self._free_adapters) >= num_adapters
-        return enough and len(self._free_prompts) >= num_prompts
+                num_bytes -= entry.num_bytes
 
 
 def _read(weights: Weights) -> bytes | None:
@@ -235,29 +252,3 @@ def _read(weights: Weights) -> bytes | None:
     except Exception as error:  # whatever the store's client raises while the store is away
         _logger.exception("an adapter could not be read")
         raise Unavailable("the adapter cannot be read for the moment") from error
-
-
-def num_entries(pipeline: Pipeline, memory_bytes: int, itemsize: int, rank: int) -> tuple[int, int]:
-    """Adapters and prompts that a memory budget holds; at least 2 and 32.
-
-    Args:
-        pipeline: For the sizes of its layers; every linear and convolution layer is counted.
-        memory_bytes: The budget.
-        itemsize: Bytes of one number.
-        rank: LoRA rank that is counted on; larger adapters take accordingly more.
-    """
-    unet, per_adapter = pipeline.unet, 0
-    for module in unet.modules():
-        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-            out, *inner = module.weight.shape
-            per_adapter += rank * (out + torch.Size(inner).numel()) * itemsize
-    num_tokens = pipeline.tokenizer.model_max_length
-    widths = [
-        layer.out_features
-        for name, layer in unet.named_modules()
-        if name.endswith(("attn2.to_k", "attn2.to_v"))
-    ]
-    per_prompt = num_tokens * (sum(widths) + unet.config.cross_attention_dim) * itemsize
-    fitting = memory_bytes // (per_adapter + 4 * per_prompt)
-    adapters = max(2, min(1024, fitting))
-    return adapters, max(32, 4 * adapters)

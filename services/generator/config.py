@@ -61,7 +61,10 @@ class GeneratorSettings(CommonSettings):
     generator_replica_num_gpus: float = Field(0.0, ge=0)
     """GPUs that Ray reserves for a sampler replica."""
     generator_adapter_memory_mb: int = Field(512, ge=1)
-    """Memory for loaded adapters and their prompts per base; the least recently used give way."""
+    """Memory for loaded adapters and their prompts per base; the least recently used give way.
+
+    Apart from it: two adapters on their way, and for each slot the adapter that it uses now.
+    """
     generator_max_loaded_bases: int = Field(3, ge=1)
     """Base models kept in a replica; one with its accelerator counts as another."""
     generator_recovery_seconds: float = Field(120.0, gt=0)

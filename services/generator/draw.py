@@ -25,10 +25,9 @@ from services.common.bases import Base, TinyDecoder, load_pipeline, load_tiny_de
 from services.common.errors import FailedPrecondition
 from services.common.images import encode_image
 from services.common.resource_names import ADAPTERS
-from services.generator.adapter_bank import AdapterBank, Weights, num_entries
+from services.generator.adapter_bank import AdapterBank, Weights
 from services.generator.config import GeneratorSettings
 from services.generator.engine import Engine, Order, Recipe, StepRecord, Stream
-from services.generator.mixed_lora import MIN_RANK
 from services.generator.presets import BESPOKE, SamplerSettings, preset_of
 from services.generator.sampler import Sampler
 from services.generator.shards import Shard
@@ -202,14 +201,11 @@ class Drawer:
         dtype = getattr(torch, self._execution.dtype)
         pipeline = load_pipeline(base, self._device, accelerator=accelerator)
         num_bytes = self._settings.generator_adapter_memory_mb * 2**20
-        num_adapters, num_prompts = num_entries(pipeline, num_bytes, dtype.itemsize, MIN_RANK)
         num_states = 2 * self._execution.num_slots
         sampler = Sampler(
             pipeline,
             self._execution.num_slots,
             num_states,
-            num_adapters,
-            num_prompts,
             dtype,
             self._execution.compiled,
             self._execution.decode_batch_size,
@@ -218,7 +214,7 @@ class Drawer:
         )
         engine: Engine = Engine(
             sampler,
-            lambda wake: AdapterBank(pipeline, sampler.lora, num_adapters, num_prompts, wake),
+            lambda wake: AdapterBank(pipeline, sampler.lora, num_bytes, wake),
             num_states,
             self._observe,
             self._settings.generator_num_threads,

@@ -50,26 +50,17 @@ class PreparedAdapter:
 class MixedLora:
     """Takes over a UNet: its layers add LoRA per row, its cross-attention takes keys per row."""
 
-    def __init__(
-        self,
-        unet: UNet2DConditionModel,
-        num_rows: int,
-        num_adapters: int,
-        num_prompts: int,
-        num_tokens: int,
-    ) -> None:
+    def __init__(self, unet: UNet2DConditionModel, num_rows: int, num_tokens: int) -> None:
         """Prepare an unadapted UNet.
 
         Args:
             unet: Stays what it is for rows without an adapter.
             num_rows: Rows of the largest batch.
-            num_adapters: Adapters that can be loaded at once.
-            num_prompts: Prompts (per adapter) that can be loaded at once.
             num_tokens: Length of a prompt.
         """
         self._unet, self._num_rows = unet, num_rows
-        self.adapters = RowTable(num_adapters, num_rows, unet.dtype, unet.device)
-        self.prompts = RowTable(num_prompts, num_rows, unet.dtype, unet.device)
+        self.adapters = RowTable(num_rows, unet.dtype, unet.device)
+        self.prompts = RowTable(num_rows, unet.dtype, unet.device)
         self._layers: dict[str, _LoraLinear | _LoraConv] = {}
         self._crosses = {name: a for name, a in _attentions(unet) if a.is_cross_attention}
         width = int(unet.config.cross_attention_dim)
@@ -82,6 +73,8 @@ class MixedLora:
         if pooled:
             shapes["pooled"] = (pooled,)
         self.prompts.grow(shapes)
+        numbers = sum(torch.Size(shape).numel() for shape in shapes.values())
+        self._bytes_per_prompt = numbers * unet.dtype.itemsize
         for _, attention in _attentions(unet):
             attention.set_processor(_SelfAttention())
         for name, attention in self._crosses.items():
@@ -120,6 +113,11 @@ class MixedLora:
                 own_down, own_up = (send(m.to(dtype), device) for m in _arranged(pair, rank))
                 prepared.layers[name] = rank, own_down, own_up
         return prepared
+
+    def num_bytes(self, adapter: PreparedAdapter, num_prompts: int) -> int:
+        """Memory of an adapter and its prompts once loaded, in the arithmetic of the UNet."""
+        matrices = sum(down.nbytes + up.nbytes for _, down, up in adapter.layers.values())
+        return matrices + num_prompts * self._bytes_per_prompt
 
     def put_adapter(self, entry: int, adapter: PreparedAdapter) -> None:
         """Fill adapter ``entry``; its cross-attention keys and values come with its prompts."""
@@ -298,7 +296,8 @@ def _arranged(pair: LoraPair, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     extra = rank - down.shape[0]
     down = F.pad(down, (0, 0, 0, 0, 0, 0, 0, extra))
     down = down.permute(1, 2, 3, 0).reshape(down.shape[1], -1)
-    return down, F.pad(pair.up.float(), (0, extra)).T
+    up = F.pad(pair.up.float(), (0, extra)).T
+    return down.contiguous(), up.contiguous()  # rows copy them from step to step
 
 
 def _parts(name: str, rank: int) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """What differs from row to row of a batch, kept so that a step copies only what changed.
 
-A *table* holds one entry per adapter or prompt that is loaded; the *rows* hold, for each row of
-the batch, the entry it uses now. Layers of the UNet read the rows.
+A *table* holds one entry per adapter or prompt that is loaded, each of its own size; the *rows*
+hold, for each row of the batch, the entry it uses now. Layers of the UNet read the rows.
 """
 
 from __future__ import annotations
@@ -25,36 +25,35 @@ class RowTable:
     Entry ``EMPTY`` is all zeros. Use from one thread.
     """
 
-    def __init__(
-        self, num_entries: int, num_rows: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        self._num_entries, self._num_rows = num_entries, num_rows
-        self._dtype, self._device = dtype, device
-        self._tables: dict[str, torch.Tensor] = {}
+    def __init__(self, num_rows: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._num_rows, self._dtype, self._device = num_rows, dtype, device
         self._rows: dict[str, torch.Tensor] = {}
+        self._views: dict[int, dict[str, torch.Tensor]] = {}
+        self._entries: dict[int, dict[str, torch.Tensor]] = {EMPTY: {}}
         self._used = np.zeros(num_rows, np.int64)
-        self._filled: dict[int, None] = {}
-        self._views: dict[tuple[bool, int], list[torch.Tensor]] = {}
 
     @property
     def filled(self) -> list[int]:
-        """Entries that were ever filled; ``EMPTY`` where none was."""
-        return list(self._filled) or [EMPTY]
+        """Entries that there are; ``EMPTY`` where there is none."""
+        return list(self._entries)[1:] or [EMPTY]
 
     @property
     def used(self) -> np.ndarray:
         """Entry that each row uses, int64 (num_rows,), -1 where it holds an old one."""
         return self._used
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the entries; that of the rows is apart."""
+        return sum(part.nbytes for parts in self._entries.values() for part in parts.values())
+
     def grow(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-        """Make room for parts that entries did not have yet; says whether there were any."""
-        new = {name: shape for name, shape in shapes.items() if name not in self._tables}
+        """Let rows hold parts that entries did not have yet; says whether there were any."""
+        new = {name: shape for name, shape in shapes.items() if name not in self._rows}
         for name, shape in new.items():
-            for tensors, count in (
-                (self._tables, self._num_entries + 1),
-                (self._rows, self._num_rows),
-            ):
-                tensors[name] = torch.zeros(count, *shape, dtype=self._dtype, device=self._device)
+            self._rows[name] = torch.zeros(
+                self._num_rows, *shape, dtype=self._dtype, device=self._device
+            )
             self._views.clear()
         return bool(new)
 
@@ -63,30 +62,35 @@ class RowTable:
         return self._rows[name]
 
     def put(self, entry: int, parts: Mapping[str, torch.Tensor]) -> None:
-        """Fill an entry (1 to num_entries); parts that are not given are zero."""
-        for name, table in self._tables.items():
-            if name in parts:
-                table[entry].copy_(parts[name])
-            else:
-                table[entry].zero_()
-        self._filled[entry] = None
-        self._used[self._used == entry] = -1  # those rows hold what the entry was
+        """Fill an entry (from 1 on), which keeps ``parts``; those that are not given are zero."""
+        self.drop(entry)
+        self._entries[entry] = {
+            name: part.to(self._device, self._dtype) for name, part in parts.items()
+        }
+
+    def drop(self, entry: int) -> None:
+        """Give up an entry's memory, if there is such an entry."""
+        if entry != EMPTY and self._entries.pop(entry, None) is not None:
+            self._used[self._used == entry] = -1  # those rows hold what the entry was
 
     def select(self, entries: Sequence[int]) -> None:
         """Let the first rows use ``entries``; rows beyond keep what they have."""
         wanted = np.asarray(entries, np.int64)
         for row in np.flatnonzero(self._used[: len(wanted)] != wanted).tolist():
             entry = int(wanted[row])
-            if self._tables:  # hundreds of small parts: one call instead of one for each
-                torch._foreach_copy_(self._parts(row, of_rows=True), self._parts(entry))
+            parts, views = self._entries[entry], self._parts(row)
+            if parts:  # hundreds of small tensors: one call instead of one for each
+                torch._foreach_copy_([views[name] for name in parts], list(parts.values()))
+            absent = [view for name, view in views.items() if name not in parts]
+            if absent:
+                torch._foreach_zero_(absent)
             self._used[row] = entry
 
-    def _parts(self, index: int, of_rows: bool = False) -> list[torch.Tensor]:
-        """Views of all parts of one entry or one row."""
-        views = self._views.get((of_rows, index))
+    def _parts(self, row: int) -> dict[str, torch.Tensor]:
+        """Views of all parts of one row, by name."""
+        views = self._views.get(row)
         if views is None:
-            tensors = (self._rows if of_rows else self._tables).values()
-            views = self._views[of_rows, index] = [tensor[index] for tensor in tensors]
+            views = self._views[row] = {name: rows[row] for name, rows in self._rows.items()}
         return views
 
 

@@ -116,8 +116,6 @@ class Sampler:
         pipeline: Pipeline,
         num_rows: int,
         num_states: int,
-        num_adapters: int,
-        num_prompts: int,
         dtype: torch.dtype,
         compiled: bool = False,
         decode_batch_size: int = 4,
@@ -130,8 +128,6 @@ class Sampler:
             pipeline: From :func:`services.common.bases.load_pipeline`, without adapters.
             num_rows: Rows of the largest batch.
             num_states: Images that can be in progress.
-            num_adapters: Adapters that can be loaded at once.
-            num_prompts: Prompts (per adapter) that can be loaded at once.
             dtype: Arithmetic of UNet and decoder; solvers keep float32.
             compiled: Use ``torch.compile``.
             decode_batch_size: Images decoded at a time.
@@ -150,9 +146,7 @@ class Sampler:
         if self.device.type == "cpu" and not compiled:
             for model in (unet, vae.decoder):
                 replace_group_norms(model)
-        self.lora = MixedLora(
-            unet, num_rows, num_adapters, num_prompts, pipeline.tokenizer.model_max_length
-        )
+        self.lora = MixedLora(unet, num_rows, pipeline.tokenizer.model_max_length)
         graphed = cuda_graphs and self.device.type == "cuda"
         self.lora.fixed_kernels = compiled or graphed
         self._graphed = GraphedEvaluation(self._evaluate_now) if graphed else None

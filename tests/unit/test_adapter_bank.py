@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -12,11 +13,11 @@ from services.common.bases import Base, load_pipeline
 from services.common.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
 from services.common.lora import LoraSpec
 from services.generator import adapter_bank
-from services.generator.adapter_bank import AdapterBank, Weights, num_entries
+from services.generator.adapter_bank import AdapterBank, Weights
 from services.generator.mixed_lora import MixedLora
 from services.generator.row_tables import EMPTY
 from tests import fakes
-from tests.studio import CLASSES, Studio, make_lora, orders_of
+from tests.studio import CLASSES, EVERYTHING, Studio, bytes_of, make_lora, orders_of
 
 SPEC = LoraSpec(rank=4, alpha=4.0)
 
@@ -29,11 +30,11 @@ def lora_bytes(base: Base) -> bytes:
 class Shelf:
     """A bank that counts what it reads."""
 
-    def __init__(self, base: Base, data: bytes, num_adapters: int, num_prompts: int = 32) -> None:
+    def __init__(self, base: Base, data: bytes, memory_bytes: int) -> None:
         pipeline = load_pipeline(base)
-        self.lora = MixedLora(pipeline.unet, 4, num_adapters, num_prompts, fakes.NUM_TOKENS)
+        self.lora = MixedLora(pipeline.unet, 4, fakes.NUM_TOKENS)
         self.woken = threading.Event()
-        self.bank = AdapterBank(pipeline, self.lora, num_adapters, num_prompts, self.woken.set)
+        self.bank = AdapterBank(pipeline, self.lora, memory_bytes, self.woken.set)
         self.data, self.reads = data, list[str]()
         self.trouble: dict[str, Exception] = {}
 
@@ -46,6 +47,19 @@ class Shelf:
         self.bank.want(weights)
         assert self.woken.wait(30)
         self.bank.settle()
+
+    def settle_until(self, condition: Callable[[], bool]) -> None:
+        """As the engine does, in between its steps."""
+        deadline = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+            self.bank.settle()
+
+    @property
+    def num_bytes(self) -> int:
+        """What is loaded takes, measured."""
+        return self.lora.adapters.num_bytes + self.lora.prompts.num_bytes
 
     def use(self, key: str) -> bool:
         """Use once, loading first where needed, and release; says whether it was there."""
@@ -66,7 +80,7 @@ class Shelf:
 
 @pytest.fixture
 def shelf(base: Base, lora_bytes: bytes) -> Iterator[Shelf]:
-    shelf = Shelf(base, lora_bytes, num_adapters=2)
+    shelf = Shelf(base, lora_bytes, 2 * bytes_of(base, lora_bytes))
     yield shelf
     shelf.bank.close()
 
@@ -96,8 +110,8 @@ def test_entries_in_use_are_never_given_up(shelf: Shelf) -> None:
         shelf.bank.release(shelf.weights("b"))
     shelf.bank.settle()
     taken = shelf.bank.use(shelf.weights("c"), CLASSES[0])
-    assert taken is not None and used["b"] is not None
-    assert taken[0].adapter == used["b"][0].adapter
+    assert taken is not None and used["a"] is not None
+    assert set(shelf.lora.adapters.filled) == {taken[0].adapter, used["a"][0].adapter}
     assert shelf.bank.use(shelf.weights("a"), CLASSES[0]) == used["a"]
     assert shelf.bank.use(shelf.weights("b"), CLASSES[0]) is None
 
@@ -143,17 +157,65 @@ def test_the_base_alone_takes_prompts_and_no_adapter(shelf: Shelf) -> None:
         assert used is not None
         assert used[0].adapter == used[1].adapter == EMPTY
         assert used[0].prompt != used[1].prompt
+        shelf.bank.release(one)
+    assert shelf.num_bytes == shelf.lora.prompts.num_bytes > 0
     assert not shelf.use("a") and not shelf.use("b")
     assert shelf.use("a") and shelf.use("b")
 
 
-def test_more_classes_than_prompts_fit_are_refused(base: Base, lora_bytes: bytes) -> None:
-    shelf = Shelf(base, lora_bytes, num_adapters=2, num_prompts=3)
+def test_more_classes_than_fit_are_refused(base: Base, lora_bytes: bytes) -> None:
+    shelf = Shelf(base, lora_bytes, bytes_of(base, lora_bytes, num_classes=2))
     many = shelf.weights("a", ("basophil", "monocyte", "myeloblast"))
     shelf.load(many)
     failure = shelf.bank.failure(many)
     assert isinstance(failure, FailedPrecondition) and "3 classes" in failure.message
+    assert "ADAPTER_MEMORY_MB" in failure.message
     assert not shelf.use("b"), "two classes and the empty prompt fit"
+
+
+def test_what_is_loaded_stays_within_the_budget_whatever_its_rank(
+    base: Base, lora_bytes: bytes
+) -> None:
+    ranks = {
+        f"{rank}": make_lora(base, LoraSpec(rank, 8.0, EVERYTHING), seed=rank)
+        for rank in (4, 40, 120, 24, 100)
+    }
+    sizes = {key: bytes_of(base, data) for key, data in ranks.items()}
+    assert max(sizes.values()) > 4 * min(sizes.values())
+    budget = sizes["120"] + sizes["24"]
+    shelf = Shelf(base, lora_bytes, budget)
+    for key in ["4", "40", "120", "24", "4", "100", "40", "120", "24"]:
+        shelf.data = ranks[key]
+        shelf.use(key)
+        assert sizes[key] <= shelf.num_bytes <= budget
+    assert shelf.use("120") and shelf.use("24"), "they fill it to the last byte"
+    assert shelf.num_bytes == budget
+    over = Shelf(base, ranks["120"], sizes["120"] - 1)
+    weights = over.weights("a")
+    over.load(weights)
+    assert isinstance(over.bank.failure(weights), FailedPrecondition)
+    assert over.num_bytes == 0
+
+
+def test_few_are_read_ahead_of_the_room_for_them(shelf: Shelf) -> None:
+    used = [shelf.weights(key) for key in "ab"]
+    for weights in used:
+        shelf.load(weights)
+        assert shelf.bank.use(weights, CLASSES[0])
+    waiting = [shelf.weights(f"{i}") for i in range(adapter_bank.MOST_LOADING + 3)]
+    for weights in waiting:
+        assert shelf.bank.want(weights)
+    assert not any(shelf.bank.want(weights) for weights in waiting), "once each"
+    most = 2 + adapter_bank.MOST_LOADING
+    shelf.settle_until(lambda: len(shelf.reads) == most)
+    time.sleep(0.1)
+    shelf.bank.settle()
+    assert len(shelf.reads) == most
+    shelf.bank.release(used[0])
+    for weights in waiting:
+        shelf.settle_until(lambda w=weights: shelf.bank.use(w, CLASSES[0]) is not None)
+        shelf.bank.release(weights)
+    assert shelf.reads[2:] == [weights.key for weights in waiting], "who came first, first"
 
 
 @pytest.mark.parametrize("bad", [b"", b"not safetensors", "truncated"])
@@ -294,7 +356,7 @@ def test_more_adapters_at_once_than_fit_all_draw_and_none_waits_for_the_longest(
     base: Base, lora_bytes: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(adapter_bank, "LEAST_SECONDS", 0.05)
-    studio = Studio(base, num_adapters=2, num_prompts=6)
+    studio = Studio(base, memory_bytes=2 * bytes_of(base, lora_bytes))
     long = [
         studio.submit(
             orders_of(Weights(f"long{i}", CLASSES, lambda: lora_bytes), 10_000),
@@ -310,12 +372,3 @@ def test_more_adapters_at_once_than_fit_all_draw_and_none_waits_for_the_longest(
         assert len(reader.wait()) == 2
     assert not any(reader.over.is_set() for reader in long)
     studio.engine.close()
-
-
-def test_budget_decides_the_number_of_entries(base: Base) -> None:
-    pipeline = load_pipeline(base)
-    few, prompts = num_entries(pipeline, 1, 4, 16)
-    assert (few, prompts) == (2, 32)
-    some, more = (num_entries(pipeline, n * 2**20, 4, 16)[0] for n in (4, 8))
-    assert 2 < some < more <= 2 * some + 1
-    assert num_entries(pipeline, 8 * 2**20, 2, 16)[0] in (2 * more, 2 * more + 1)

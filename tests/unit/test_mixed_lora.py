@@ -73,7 +73,7 @@ class Mixed:
     def __post_init__(self) -> None:
         self.pipeline = load_pipeline(self.base)
         self.pipeline.unet.to(memory_format=torch.channels_last)
-        self.lora = MixedLora(self.pipeline.unet, self.num_rows, 8, 9, fakes.NUM_TOKENS)
+        self.lora = MixedLora(self.pipeline.unet, self.num_rows, fakes.NUM_TOKENS)
         self.put(EMPTY, 9, None)
 
     @torch.inference_mode()

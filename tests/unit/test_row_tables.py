@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from services.generator.row_tables import EMPTY, RowTable, place_rows
 
 NUM_ENTRIES, NUM_ROWS = 4, 6
+DROP = st.tuples(st.just("drop"), st.integers(1, NUM_ENTRIES), st.none())
 PUT = st.tuples(st.just("put"), st.integers(1, NUM_ENTRIES), st.sets(st.sampled_from("xyz")))
 SELECT = st.tuples(
     st.just("select"),
@@ -19,15 +20,15 @@ GROW = st.tuples(st.just("grow"), st.sampled_from("xyz"), st.none())
 
 
 def table_of(*names: str) -> RowTable:
-    table = RowTable(NUM_ENTRIES, NUM_ROWS, torch.float32, torch.device("cpu"))
+    table = RowTable(NUM_ROWS, torch.float32, torch.device("cpu"))
     table.grow(dict.fromkeys(names, (2,)))
     return table
 
 
-@given(operations=st.lists(st.one_of(PUT, SELECT, GROW), max_size=30))
+@given(operations=st.lists(st.one_of(PUT, DROP, SELECT, GROW), max_size=30))
 def test_selected_rows_hold_what_their_entries_hold_now(operations: list) -> None:
     table = table_of("x")
-    parts, entries = {"x"}, {e: dict.fromkeys("xyz", 0.0) for e in range(NUM_ENTRIES + 1)}
+    parts, entries = {"x"}, {EMPTY: dict.fromkeys("xyz", 0.0)}
     value = 0.0
     for kind, what, names in operations:
         if kind == "put":
@@ -35,10 +36,15 @@ def test_selected_rows_hold_what_their_entries_hold_now(operations: list) -> Non
             given_parts = names & parts
             table.put(what, {name: torch.full((2,), value) for name in given_parts})
             entries[what] = {name: value if name in given_parts else 0.0 for name in "xyz"}
+        elif kind == "drop":
+            table.drop(what)
+            entries.pop(what, None)
+            assert what not in table.used
         elif kind == "grow":
             assert table.grow({what: (2,)}) == (what not in parts)
             parts.add(what)
         else:
+            what = [entry if entry in entries else EMPTY for entry in what]
             table.select(what)
             for name in parts:
                 expected = [[entries[entry][name]] * 2 for entry in what]
@@ -60,7 +66,21 @@ def test_filled_entries_are_listed_once_and_an_empty_table_gives_the_empty_entry
     assert table.filled == [EMPTY]
     for entry in (3, 1, 3):
         table.put(entry, {"x": torch.ones(2)})
-    assert table.filled == [3, 1]
+    assert table.filled == [1, 3]
+    table.drop(1)
+    table.drop(EMPTY)
+    assert table.filled == [3]
+
+
+def test_entries_take_what_they_hold_and_nothing_once_dropped() -> None:
+    table = table_of("x")
+    table.grow({"y": (1000,)})
+    table.put(1, {"x": torch.ones(2)})
+    assert table.num_bytes == 2 * 4
+    table.put(2, {"y": torch.ones(1000)})
+    assert table.num_bytes == 1002 * 4
+    table.drop(2)
+    assert table.num_bytes == 2 * 4
 
 
 KEY = st.tuples(st.integers(0, 3), st.integers(0, 2))

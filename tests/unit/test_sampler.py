@@ -20,7 +20,16 @@ from services.generator.adapter_bank import Weights
 from services.generator.engine import Order
 from services.generator.presets import DECODERS, SCHEDULERS, SamplerSettings
 from services.generator.sampler import Sampler, starting_noise
-from tests.studio import CLASSES, EVERYTHING, QUICK, Reader, Studio, make_lora, weights_of
+from tests.studio import (
+    CLASSES,
+    EVERYTHING,
+    QUICK,
+    Reader,
+    Studio,
+    bytes_of,
+    make_lora,
+    weights_of,
+)
 
 SPECS = {
     "attention": LoraSpec(4, 8.0),
@@ -50,9 +59,10 @@ class Studios:
         self.loras = {
             key: make_lora(base, spec, seed) for seed, (key, spec) in enumerate(SPECS.items())
         }
-        # As few entries as to be given up all the time where images are mixed.
+        largest = bytes_of(base, self.loras["wide"], dtype)
+        # As little memory as to be given up all the time where images are mixed.
         self.mixing, self.other, self.alone = (
-            Studio(base, dtype, num_adapters=num) for num in (2, 3, 4)
+            Studio(base, dtype, memory_bytes=num * largest) for num in (1, 2, 4)
         )
         self._references: dict[tuple[object, ...], np.ndarray] = {}
 
