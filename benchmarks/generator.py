@@ -140,11 +140,12 @@ def adapter_switch(files: dict[str, bytes]) -> dict[str, float]:
             studio.draw([plan])
     [engine] = studio.drawer.engines
     sampler = engine._sampler
-    times = []
+    times, adapters = [], sampler.lora.adapters.filled
+    prompt = sampler.lora.prompts.filled[0]
     with torch.inference_mode():
         for i in range(20):
             started = time.monotonic()
-            sampler.lora.select([1 + i % 2] * sampler.num_rows, [1] * sampler.num_rows)
+            sampler.lora.select([adapters[i % 2]] * sampler.num_rows, [prompt] * sampler.num_rows)
             times.append(time.monotonic() - started)
     return {"adapter_switch_ms": 1e3 * statistics.median(times), "recompiles": recompiles.count}
 
