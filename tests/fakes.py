@@ -285,7 +285,11 @@ def load_lora(
 
 
 def write_tiny_clip(
-    models_dir: Path, name: str = "tiny-clip", seed: int = 0, digests: Sequence[str] = ()
+    models_dir: Path,
+    name: str = "tiny-clip",
+    seed: int = 0,
+    digests: Sequence[str] = (),
+    phashes: Sequence[str] = (),
 ) -> Path:
     """Write a random open_clip ViT (32 px, two layers a tower) as a CLIP base folder."""
     import open_clip
@@ -320,6 +324,7 @@ def write_tiny_clip(
         {key: value.contiguous() for key, value in state.items()},
         folder / "open_clip_model.safetensors",
     )
-    manifest = {"name": name, "kind": "clip_base", "digests": list(digests), "phashes": []}
+    manifest = {"name": name, "kind": "clip_base", "digests": list(digests)}
+    manifest["phashes"] = list(phashes)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder

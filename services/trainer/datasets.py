@@ -36,6 +36,25 @@ def image_path(sha256: str) -> str:
     return f"images/{sha256}"
 
 
+def image_home(manifest: dict[str, Any]) -> str:
+    """Id of the dataset that holds the images: another one for a split that was drawn again."""
+    name = manifest["body"].get("images_of") or manifest["name"]
+    return resource_names.parse(DATASETS, name, "dataset")
+
+
+def delete_dataset(store: ArtifactStore, tenant: str, dataset_id: str) -> dict[str, Any]:
+    """Deletes a dataset, and before it every split that was drawn again of its images.
+
+    Returns:
+        Proof for the dataset itself, as ``ArtifactStore.delete`` gives it.
+    """
+    name = resource_names.build(DATASETS, dataset_id)
+    for manifest in store.list(tenant, DATASETS):
+        if manifest["body"].get("images_of") == name:
+            store.delete(tenant, DATASETS, resource_names.parse(DATASETS, manifest["name"], "name"))
+    return store.delete(tenant, DATASETS, dataset_id)
+
+
 def usable_classes(manifest: dict[str, Any]) -> list[str]:
     """Class ids of a dataset that were not left out, sorted."""
     classes = manifest["body"]["classes"]
@@ -63,10 +82,10 @@ def load_images(
         DataLoss: If a stored image is missing or damaged.
     """
     manifest = store.get_manifest(tenant, DATASETS, dataset_id)
-    crop = manifest["body"]["center_crop"]
+    crop, home = manifest["body"]["center_crop"], image_home(manifest)
     arrays, class_ids, digests = [], [], []
     for class_id, members in side_digests(manifest, side).items():
-        for digest, data in _read_in_order(store, tenant, dataset_id, members):
+        for digest, data in read_in_order(store, tenant, home, members):
             arrays.append(
                 center_square(decode_image(data, digest, settings.image_limits), crop, size)
             )
@@ -89,9 +108,10 @@ def dataset_id_of(store: ArtifactStore, tenant: str, name: str, field_path: str)
     return dataset_id
 
 
-def _read_in_order(
+def read_in_order(
     store: ArtifactStore, tenant: str, dataset_id: str, digests: Sequence[str]
 ) -> Iterator[tuple[str, bytes]]:
+    """Digest and encoded bytes of images that a dataset holds itself; raises as ``load_images``."""
     for start in range(0, len(digests), 64):
         group = digests[start : start + 64]
         files = store.read_many(tenant, DATASETS, dataset_id, [image_path(d) for d in group])

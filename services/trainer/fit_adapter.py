@@ -12,7 +12,8 @@ from services.common.errors import FailedPrecondition
 from services.common.resource_names import ADAPTERS, DATASETS
 from services.trainer.adapter_recipe import AdapterSettings
 from services.trainer.config import TrainerSettings
-from services.trainer.datasets import dataset_id_of, load_images, side_digests, usable_classes
+from services.trainer.contamination import check_blind, training_phashes
+from services.trainer.datasets import dataset_id_of, load_images, usable_classes
 
 if TYPE_CHECKING:
     from services.trainer.jobs import JobContext
@@ -87,6 +88,7 @@ def run(spec: dict[str, Any], ctx: JobContext) -> str:
             "code_version": code_version(),
             "metrics": fitted.metrics,
             "digests": sorted(data.digests),
+            "phashes": training_phashes(dataset),
             "body": {
                 "dataset": spec["dataset"],
                 "layout": "per_class" if recipe.per_class else SHARED,
@@ -100,14 +102,5 @@ def run(spec: dict[str, Any], ctx: JobContext) -> str:
 
 
 def _check_base_is_blind(base: Base, dataset: dict[str, Any]) -> None:
-    """Refuses a base that was trained on images which this dataset keeps for the test."""
-    seen = set(base.manifest.get("digests", ()))
-    locked = [each for side in side_digests(dataset, "test").values() for each in side]
-    num_seen = sum(digest in seen for digest in locked)
-    if num_seen:
-        raise FailedPrecondition(
-            f"base {base.name}",
-            f"it was trained on {num_seen} of the {len(locked)} locked test images of "
-            f"{dataset['name']}, so nothing measured with it there would count",
-            "use a base that has not seen them, for example cyto-small-phantoms",
-        )
+    remedy = "use a base that has not seen them, for example cyto-small-phantoms"
+    check_blind(f"base {base.name}", base.manifest, dataset, remedy)

@@ -27,7 +27,7 @@ from services.common.errors import (
 from services.common.resource_names import ADAPTERS, CLASSIFIERS, DATASETS
 from services.trainer.classifier_recipe import MAX_SEED, ClassifierRecipe, recipe_from_spec
 from services.trainer.config import TrainerSettings
-from services.trainer.contamination import check_contamination
+from services.trainer.contamination import check_contamination, training_phashes
 from services.trainer.datasets import load_images, usable_classes
 from services.trainer.image_sets import SyntheticPlan
 
@@ -122,6 +122,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     for path, data in files.items():
         draft.write(path, data)
     adapter = (spec.get("synthetic") or {}).get("adapter", "")
+    base_manifest = clip_base.manifest if clip_base else {}
     draft.commit(
         {
             "parents": [name for name in (spec["dataset"], adapter, image_set) if name],
@@ -131,9 +132,8 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
             "seed": recipe.seed,
             "code_version": code_version(),
             "metrics": evaluation.metrics,
-            "digests": sorted(
-                {*train_side.digests, *(clip_base.manifest.get("digests", []) if clip_base else [])}
-            ),
+            "digests": sorted({*train_side.digests, *base_manifest.get("digests", ())}),
+            "phashes": sorted({*training_phashes(dataset), *base_manifest.get("phashes", ())}),
             "body": {
                 "dataset": spec["dataset"],
                 "split_digest": dataset["body"]["split_digest"],

@@ -18,6 +18,7 @@ from services.common.resource_names import ADAPTERS, CLASSIFIERS, DATASETS, JOBS
 from services.common.status import Call, client_stream, server_stream, unary
 from services.trainer import fit_adapter, fit_classifier, messages, report
 from services.trainer.config import TrainerSettings
+from services.trainer.datasets import delete_dataset
 from services.trainer.import_folder import import_folder
 from services.trainer.jobs import forget_checkpoints
 from services.trainer.receive_dataset import receive_dataset
@@ -77,7 +78,9 @@ class TrainerService:
         self, request: pb.DeleteDatasetRequest, call: Call
     ) -> pb.DeleteDatasetResponse:
         """Delete a dataset with proof."""
-        return pb.DeleteDatasetResponse(proof=await self._delete(DATASETS, request.name, call))
+        id = resource_names.parse(DATASETS, request.name, "name")
+        proof = await asyncio.to_thread(delete_dataset, self._store, call.tenant, id)
+        return pb.DeleteDatasetResponse(proof=messages.proof_message(proof))
 
     @unary(pb.CreateAdapterResponse)
     async def CreateAdapter(

@@ -1,0 +1,98 @@
+"""Draws another few-shot split of a dataset: a dataset of its own that borrows the images.
+
+A study needs several draws of the same images. Each is an artifact with a digest, locked before
+anything is trained on it, as an uploaded dataset's split is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from services.common import resource_names
+from services.common.artifact_store import ArtifactStore
+from services.common.code_version import code_version
+from services.common.errors import AlreadyExists
+from services.common.images import decode_image
+from services.common.resource_names import DATASETS
+from services.trainer.center_crop import estimate_center_crop
+from services.trainer.config import TrainerSettings
+from services.trainer.dataset_upload import MAX_CROP_IMAGES
+from services.trainer.datasets import image_home, read_in_order
+from services.trainer.few_shot import ImageRecord, Split, SplitSettings, draw_split
+
+
+def redraw(
+    store: ArtifactStore,
+    tenant: str,
+    source_id: str,
+    split: SplitSettings,
+    dataset_id: str,
+    settings: TrainerSettings,
+) -> dict[str, Any]:
+    """Makes ``datasets/{dataset_id}``, unless it exists: the images of another under a new split.
+
+    The centre crop is estimated anew from the training images of this draw, so that no test
+    image has a say in it.
+
+    Returns:
+        Its manifest; ``body["images_of"]`` names the dataset that holds the images.
+
+    Raises:
+        NotFound: If there is no such source.
+        InvalidArgument: If the split cannot be drawn.
+        AlreadyExists: If the id is taken by another split.
+    """
+    source = store.get_manifest(tenant, DATASETS, source_id)
+    body = source["body"]
+    records = [
+        ImageRecord(
+            digest, *(image[key] for key in ("class_id", "file_name", "patient_id", "phash"))
+        )
+        for digest, image in body["images"].items()
+    ]
+    drawn = draw_split(records, split, "settings")
+    if store.exists(tenant, DATASETS, dataset_id):
+        existing = store.get_manifest(tenant, DATASETS, dataset_id)
+        if existing["body"]["split_digest"] != drawn.digest:
+            name = resource_names.build(DATASETS, dataset_id)
+            raise AlreadyExists(name, "it holds another split; use another id")
+        return existing
+    train = sorted(digest for each in drawn.classes for digest in each.train)
+    draft = store.new_draft(tenant, DATASETS, dataset_id)
+    draft.commit(
+        {
+            "parents": [source["name"]],
+            "seed": split.seed,
+            "settings": {"split": asdict(split)},
+            "code_version": code_version(),
+            "metrics": {},
+            "digests": train,
+            "body": {
+                "display_name": body["display_name"],
+                "images": body["images"],
+                "images_of": resource_names.build(DATASETS, image_home(source)),
+                "center_crop": _crop(store, tenant, source, drawn, settings),
+                "split_digest": drawn.digest,
+                "notices": list(drawn.notices),
+                "classes": {each.class_id: asdict(each) for each in drawn.classes},
+            },
+        }
+    )
+    return store.get_manifest(tenant, DATASETS, dataset_id)
+
+
+def _crop(
+    store: ArtifactStore,
+    tenant: str,
+    source: dict[str, Any],
+    drawn: Split,
+    settings: TrainerSettings,
+) -> float:
+    digests = sorted(digest for each in drawn.classes for digest in each.train)
+    sample = digests[:: max(1, len(digests) // MAX_CROP_IMAGES)]
+    arrays = [
+        decode_image(data, digest, settings.image_limits)
+        for digest, data in read_in_order(store, tenant, image_home(source), sample)
+    ]
+    return round(float(estimate_center_crop(arrays)), 3)
