@@ -229,6 +229,11 @@ class ToyTrainer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> trainer_pb2.CreateReportResponse:
         return trainer_pb2.CreateReportResponse(job=self._job("report", "reports/r", request))
 
+    def CreateStudy(
+        self, request: trainer_pb2.CreateStudyRequest, context: grpc.ServicerContext
+    ) -> trainer_pb2.CreateStudyResponse:
+        return trainer_pb2.CreateStudyResponse(job=self._job("study", "reports/study", request))
+
     def _job(self, kind: str, result: str, request: Any) -> job_pb2.Job:
         key = request.idempotency_key
         if key not in self.jobs_by_key:
@@ -332,6 +337,12 @@ class ToyTrainer(trainer_pb2_grpc.TrainerServiceServicer):
         if request.name == "reports/evil":
             yield trainer_pb2.DownloadReportResponse(file_name="../evil", chunk=b"x")
             return
+        if request.name.startswith("reports/study"):
+            text = json.dumps(TOY_STUDY).encode()
+            yield trainer_pb2.DownloadReportResponse(file_name="report.json", chunk=text)
+            page = b"<html>Research use only</html>"
+            yield trainer_pb2.DownloadReportResponse(file_name="report.html", chunk=page)
+            return
         made = next(r for r in reversed(self.requests) if hasattr(r, "phase_seconds"))
         arms: dict[str, Any] = {}
         for number, arm in enumerate(made.arms):
@@ -352,6 +363,16 @@ class ToyTrainer(trainer_pb2_grpc.TrainerServiceServicer):
             for start in range(0, len(data), 20):
                 chunk = data[start : start + 20]
                 yield trainer_pb2.DownloadReportResponse(file_name=name, chunk=chunk)
+
+
+_TOY_FIGURES = {"macro_f1": 0.5, "intervals": {"macro_f1": [0.4, 0.6]}}
+_TOY_CHANGE = {"mean": 0.05, "low": 0.01, "high": 0.09}
+TOY_STUDY: dict[str, Any] = {
+    "arms": {"clip": {"real_only": _TOY_FIGURES, "real_plus_synthetic_4": _TOY_FIGURES}},
+    "differences": {"clip": {"real_plus_synthetic_4": {"macro_f1": _TOY_CHANGE}}},
+    "paired_difference": {"clip": {"macro_f1": _TOY_CHANGE}},
+    "draws": [{}, {}],
+}
 
 
 class ToyClassifier(classifier_pb2_grpc.ClassifierServiceServicer):

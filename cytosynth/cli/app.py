@@ -12,6 +12,7 @@ from cytosynth.cli import (
     job_commands,
     stack_commands,
     story_commands,
+    study_commands,
     synthesis_commands,
     training_commands,
 )
@@ -66,6 +67,7 @@ def root(
 
 for commands in (
     story_commands,
+    study_commands,
     stack_commands,
     training_commands,
     job_commands,

@@ -249,6 +249,30 @@ class TrainerClient(ServiceClient):
         )
         return self._handle(self._connection.call(self._trainer.CreateReport, request).job)
 
+    def create_study(
+        self,
+        dataset: str,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        title: str = "",
+        idempotency_key: str | None = None,
+    ) -> JobHandle:
+        """Start a study of ``datasets/{dataset}``; its job's result is a report.
+
+        Args:
+            dataset: Its images are split anew for every draw.
+            settings: Fields of the API's ``StudySettings`` by name.
+            title: Title of the report.
+            idempotency_key: See the class.
+        """
+        request = trainer_pb2.CreateStudyRequest(
+            dataset=dataset,
+            settings=_message(trainer_pb2.StudySettings, **dict(settings or {})),
+            title=title,
+            idempotency_key=_key(idempotency_key),
+        )
+        return self._handle(self._connection.call(self._trainer.CreateStudy, request).job)
+
     def download_report(self, name: str, folder: str | Path) -> list[Path]:
         """Write the files of ``reports/{report}`` to ``folder``; each appears whole or not."""
         return download_report(self._connection, self._trainer, name, Path(folder))

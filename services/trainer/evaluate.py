@@ -90,16 +90,26 @@ def evaluate(predictions: Predictions) -> Evaluation:
     return evaluate_runs([predictions])
 
 
-def evaluate_runs(runs: list[Predictions]) -> Evaluation:
+def evaluate_runs(runs: list[Predictions], resample_runs: bool = False) -> Evaluation:
     """Point figures and intervals of an arm: metrics are means over its runs, counts are sums.
 
+    Args:
+        runs: With ``resample_runs`` each may have test images of its own.
+        resample_runs: Resamples draw runs too, so that intervals are also over what changes
+            from run to run (split, training, drawn images).
+
     Raises:
-        ValueError: If the runs were not all tested on the same images.
+        ValueError: If the runs have other classes, or, without ``resample_runs``, were tested on
+            different images.
     """
-    _check_same_images(runs)
-    class_ids, labels = runs[0].class_ids, runs[0].labels
-    exact = _mean_metrics(runs, np.ones((1, len(labels))))
-    drawn = _mean_metrics(runs, resample_weights(labels))
+    if resample_runs:
+        _check_same_classes(runs)
+    else:
+        _check_same_images(runs)
+    class_ids = runs[0].class_ids
+    shares = _run_shares(len(runs)) if resample_runs else None
+    exact = _mean_metrics(runs, _unit_weights(runs))
+    drawn = _mean_metrics(runs, _drawn_weights(runs), shares)
     low, high = np.percentile(drawn["recall"], [2.5, 97.5], axis=0)
     metrics = {name: float(exact[name][0]) for name in HEADLINE_METRICS}
     metrics["ece"] = float(np.mean([calibration_error(run) for run in runs]))
@@ -120,7 +130,7 @@ def evaluate_runs(runs: list[Predictions]) -> Evaluation:
 
 def paired_difference(
     candidate: list[Predictions], baseline: list[Predictions], resample_runs: bool = False
-) -> dict[str, dict[str, object]]:
+) -> dict[str, dict[str, Any]]:
     """Candidate minus baseline on the same test images, with 95 % intervals.
 
     Each list holds the runs of an arm over seeds; a resample averages the metric over them.
@@ -128,20 +138,26 @@ def paired_difference(
     Args:
         candidate: Runs of one arm.
         baseline: Runs of the other.
-        resample_runs: The runs are pairs, in the same order; resamples draw pairs too, so that
-            the interval is also over what changes from run to run (training, drawn images).
+        resample_runs: The runs are pairs, in the same order; each pair may have test images of
+            its own. Resamples draw pairs too, so that the interval is also over what changes from
+            run to run (split, training, drawn images).
 
     Raises:
-        ValueError: If the runs were not all tested on the same images, or do not pair.
+        ValueError: If the runs were not tested on the same images (without ``resample_runs`` all
+            of them, with it those of a pair), or do not pair.
     """
-    _check_same_images([*candidate, *baseline])
-    if resample_runs and len(candidate) != len(baseline):
-        raise ValueError(f"{len(candidate)} runs and {len(baseline)} make no pairs")
-    ones, weights = np.ones((1, len(baseline[0].labels))), resample_weights(baseline[0].labels)
-    exact_a, exact_b = _mean_metrics(candidate, ones), _mean_metrics(baseline, ones)
+    if resample_runs:
+        if len(candidate) != len(baseline):
+            raise ValueError(f"{len(candidate)} runs and {len(baseline)} make no pairs")
+        _check_same_classes([*candidate, *baseline])
+        for pair in zip(candidate, baseline, strict=True):
+            _check_same_images(list(pair))
+    else:
+        _check_same_images([*candidate, *baseline])
+    exact_a, exact_b = (_mean_metrics(runs, _unit_weights(runs)) for runs in (candidate, baseline))
     shares = _run_shares(len(baseline)) if resample_runs else None
-    drawn_a = _mean_metrics(candidate, weights, shares)
-    drawn_b = _mean_metrics(baseline, weights, shares)
+    drawn_a = _mean_metrics(candidate, _drawn_weights(candidate), shares)
+    drawn_b = _mean_metrics(baseline, _drawn_weights(baseline), shares)
     return {
         name: {
             "difference": float(exact_a[name][0] - exact_b[name][0]),
@@ -158,27 +174,52 @@ def _run_shares(num_runs: int) -> np.ndarray:
     return drawn.T / num_runs
 
 
+def _check_same_classes(runs: list[Predictions]) -> None:
+    if any(run.class_ids != runs[0].class_ids for run in runs):
+        raise ValueError("the classifiers have different classes")
+
+
 def _check_same_images(runs: list[Predictions]) -> None:
     if any(run.digests != runs[0].digests for run in runs):
         raise ValueError("the classifiers were tested on different images")
 
 
+def _unit_weights(runs: list[Predictions]) -> list[np.ndarray]:
+    """Every image of every run once."""
+    return [np.ones((1, len(run.labels))) for run in runs]
+
+
+def _drawn_weights(runs: list[Predictions]) -> list[np.ndarray]:
+    """Resamples for each run; runs that were tested on the same images share theirs."""
+    known: dict[tuple[str, ...], np.ndarray] = {}
+    for run in runs:
+        if run.digests not in known:
+            known[run.digests] = resample_weights(run.labels, number=len(known))
+    return [known[run.digests] for run in runs]
+
+
 def _mean_metrics(
-    runs: list[Predictions], weights: np.ndarray, shares: np.ndarray | None = None
+    runs: list[Predictions], weights: list[np.ndarray], shares: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Metrics per resample, each the mean over the runs; ``shares``: the runs' (N, R) weights."""
-    each = [resampled_metrics(run, weights) for run in runs]
+    each = [resampled_metrics(run, w) for run, w in zip(runs, weights, strict=True)]
     if shares is None:
         return {name: np.mean([metrics[name] for metrics in each], axis=0) for name in each[0]}
-    return {
-        name: (np.stack([metrics[name] for metrics in each]) * shares).sum(axis=0)
-        for name in HEADLINE_METRICS
-    }
+    means = {}
+    for name in each[0]:
+        values = np.stack([metrics[name] for metrics in each])
+        means[name] = (values * shares.reshape(*shares.shape, *[1] * (values.ndim - 2))).sum(axis=0)
+    return means
 
 
-def resample_weights(labels: np.ndarray, num_resamples: int = NUM_RESAMPLES) -> np.ndarray:
-    """How often each image is in each resample (num_resamples, N), drawn within the classes."""
-    rng = np.random.default_rng(_SEED)
+def resample_weights(
+    labels: np.ndarray, num_resamples: int = NUM_RESAMPLES, number: int = 0
+) -> np.ndarray:
+    """How often each image is in each resample (num_resamples, N), drawn within the classes.
+
+    ``number`` tells test sets apart, whose resamples are to be independent.
+    """
+    rng = np.random.default_rng(_SEED + 2 * number)
     weights = np.zeros((num_resamples, len(labels)))
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)

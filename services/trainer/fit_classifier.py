@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from services.common import resource_names
 from services.common.artifact_store import ArtifactStore
 from services.common.classifier_config import ClassifierConfig
-from services.common.clip_bases import ClipBase, resolve_clip_base
+from services.common.clip_bases import resolve_clip_base
 from services.common.code_version import code_version
 from services.common.errors import (
     DataLoss,
@@ -32,7 +31,6 @@ from services.trainer.datasets import load_images, usable_classes
 from services.trainer.image_sets import SyntheticPlan
 
 if TYPE_CHECKING:
-    from services.common.classifier_models import ImageClassifier
     from services.trainer.evaluate import Evaluation, Predictions
     from services.trainer.jobs import JobContext
 
@@ -41,7 +39,6 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 PREDICTIONS_FILE = "test_predictions.json"
 EVALUATION_FILE = "evaluation.json"
-_BATCH_SIZE = 32
 
 
 def validate(
@@ -68,7 +65,7 @@ def validate(
             "upload at least two classes of two images each",
         )
     if spec.get("synthetic"):
-        _synthetic_plan(spec["synthetic"], class_ids, store, tenant)
+        synthetic_plan(spec["synthetic"], class_ids, store, tenant)
     check_contamination(spec, recipe, dataset, store, tenant, settings)
 
 
@@ -82,11 +79,9 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
         Cancelled: If a cancel was asked.
         DomainError: As ``validate``; or the generator refused or was lost.
     """
-    import torch  # the front imports this module and needs no torch
-
-    from services.common.classifier_models import build_model, save_model
+    from services.common.classifier_models import save_model  # the front needs no torch
+    from services.trainer.classifier_run import classifier_config, labelled, train_and_test
     from services.trainer.evaluate import evaluate
-    from services.trainer.train_classifier import LabelledImages, train
 
     if ctx.store.exists(ctx.tenant, CLASSIFIERS, ctx.artifact_id):
         return ctx.artifact_id
@@ -95,30 +90,32 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     dataset_id = resource_names.parse(DATASETS, spec["dataset"], "dataset")
     dataset = ctx.store.get_manifest(ctx.tenant, DATASETS, dataset_id)
     class_ids = usable_classes(dataset)
-    config, clip_base = _config(recipe, class_ids, ctx.settings)
+    config, clip_base = classifier_config(recipe, class_ids, ctx.settings)
     ctx.progress("reading images", 0, 0, {})
-    train_side = load_images(
-        ctx.store, ctx.tenant, dataset_id, "train", config.image_size, ctx.settings
-    )
-    real = LabelledImages(train_side.images, _labels(train_side.class_ids, class_ids))
-    device = torch.device(ctx.settings.torch_device())
-    torch.manual_seed(recipe.seed)
-    model = build_model(config, ctx.settings.models_dir)
+    load = partial(load_images, ctx.store, ctx.tenant, dataset_id)
+    train_side = load("train", config.image_size, ctx.settings)
     image_set = ""
     with ExitStack() as stack:
         pool = None
         if spec.get("synthetic"):
-            plan = _synthetic_plan(spec["synthetic"], class_ids, ctx.store, ctx.tenant)
-            pool = stack.enter_context(_pool(plan, config.image_size, ctx))
-        figures = train(model, real, pool, recipe, device, ctx.progress, ctx.checkpoints)
+            plan = synthetic_plan(spec["synthetic"], class_ids, ctx.store, ctx.tenant)
+            pool = stack.enter_context(open_pool(plan, config.image_size, ctx))
+        done = train_and_test(
+            recipe,
+            config,
+            labelled(train_side, config.class_ids),
+            pool,
+            lambda: load("test", config.image_size, ctx.settings),
+            ctx.settings,
+            ctx.progress,
+            ctx.checkpoints,
+        )
         if pool is not None:
             image_set = pool.image_set()
-    ctx.progress("testing classifier", 0, 0, {})
-    predictions = _predict(model, class_ids, dataset_id, config, device, ctx)
-    evaluation = evaluate(predictions)
+    evaluation = evaluate(done.predictions)
     draft = ctx.store.new_draft(ctx.tenant, CLASSIFIERS, ctx.artifact_id)
     center_crop = dataset["body"]["center_crop"]
-    files = save_model(model) | _documents(config, center_crop, predictions, evaluation)
+    files = save_model(done.model) | _documents(config, center_crop, done.predictions, evaluation)
     for path, data in files.items():
         draft.write(path, data)
     adapter = (spec.get("synthetic") or {}).get("adapter", "")
@@ -143,7 +140,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
                 "config": config.to_dict(),
                 "synthetic": _synthetic_body(spec, recipe),
                 "image_set": image_set,
-                "training": figures
+                "training": done.figures
                 | {
                     "batch_size": recipe.batch_size,
                     "synthetic_batch_size": recipe.synthetic_batch_size if image_set else 0,
@@ -155,9 +152,16 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     return ctx.artifact_id
 
 
-def _synthetic_plan(
+def synthetic_plan(
     synthetic: Mapping[str, Any], class_ids: list[str], store: ArtifactStore, tenant: str
 ) -> SyntheticPlan:
+    """What a request's ``synthetic`` part asks for.
+
+    Raises:
+        InvalidArgument: Naming the field.
+        NotFound: If there is no such adapter.
+        FailedPrecondition: If it has not learned all classes.
+    """
     count = synthetic.get("num_per_class") or 0
     if not 1 <= count <= MAX_NUM_PER_CLASS:
         path = "synthetic.num_per_class"
@@ -183,8 +187,8 @@ def _synthetic_plan(
     )
 
 
-def _pool(plan: SyntheticPlan, image_size: int, ctx: JobContext) -> Any:
-    """A pool that pulls from the generator in the background."""
+def open_pool(plan: SyntheticPlan, image_size: int, ctx: JobContext) -> Any:
+    """A pool that pulls a plan's images from the generator, over gRPC, in the background."""
     from cytosynth.client import CytosynthError, GeneratorClient
     from services.trainer.synthetic_batches import SyntheticPool
 
@@ -212,48 +216,6 @@ def _as_domain_error(code: str, message: str) -> DomainError:
     return FailedPrecondition("generator", message, "correct the request's synthetic part")
 
 
-def _config(
-    recipe: ClassifierRecipe, class_ids: list[str], settings: TrainerSettings
-) -> tuple[ClassifierConfig, ClipBase | None]:
-    base = resolve_clip_base(recipe.clip_base, settings.models_dir) if recipe.clip_base else None
-    config = ClassifierConfig(
-        architecture=recipe.architecture,
-        class_ids=tuple(class_ids),
-        image_size=recipe.image_size or (base.image_size_px if base else 0) or 224,
-        clip_base=recipe.clip_base,
-        clip_revision=base.revision if base else "",
-        lora_rank=recipe.lora_rank,
-        lora_alpha=recipe.lora_alpha,
-        lora_mlp=recipe.lora_mlp,
-    )
-    return config, base
-
-
-def _predict(
-    model: ImageClassifier,
-    class_ids: list[str],
-    dataset_id: str,
-    config: ClassifierConfig,
-    device: Any,
-    ctx: JobContext,
-) -> Predictions:
-    """Answers on the locked test set, in the arithmetic in which the classifier serves."""
-    from services.common.classifier_models import probabilities
-    from services.trainer.evaluate import Predictions
-
-    test = load_images(ctx.store, ctx.tenant, dataset_id, "test", config.image_size, ctx.settings)
-    answers = []
-    for start in range(0, len(test.images), _BATCH_SIZE):
-        ctx.progress("testing classifier", start, len(test.images), {})
-        answers.append(probabilities(model, test.images[start : start + _BATCH_SIZE], device))
-    return Predictions(
-        class_ids=tuple(class_ids),
-        digests=test.digests,
-        labels=_labels(test.class_ids, class_ids),
-        probabilities=np.concatenate(answers),
-    )
-
-
 def _documents(
     config: ClassifierConfig, center_crop: float, predictions: Predictions, evaluation: Evaluation
 ) -> dict[str, bytes]:
@@ -268,8 +230,3 @@ def _documents(
 def _synthetic_body(spec: Mapping[str, Any], recipe: ClassifierRecipe) -> dict[str, Any] | None:
     synthetic = spec.get("synthetic")
     return {**synthetic, "loss_weight": recipe.loss_weight} if synthetic else None
-
-
-def _labels(of_images: tuple[str, ...], class_ids: list[str]) -> np.ndarray:
-    position = {class_id: i for i, class_id in enumerate(class_ids)}
-    return np.array([position[class_id] for class_id in of_images], dtype=np.int64)

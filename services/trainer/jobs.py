@@ -38,6 +38,7 @@ KINDS = {
     "fit_adapter": ("services.trainer.fit_adapter", ADAPTERS),
     "fit_classifier": ("services.trainer.fit_classifier", CLASSIFIERS),
     "report": ("services.trainer.report", REPORTS),
+    "study": ("services.trainer.study", REPORTS),
 }
 
 #: How often a job may be taken up when something it needs (store, generator) is away.

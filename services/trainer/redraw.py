@@ -6,6 +6,7 @@ anything is trained on it, as an uploaded dataset's split is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -44,14 +45,7 @@ def redraw(
         AlreadyExists: If the id is taken by another split.
     """
     source = store.get_manifest(tenant, DATASETS, source_id)
-    body = source["body"]
-    records = [
-        ImageRecord(
-            digest, *(image[key] for key in ("class_id", "file_name", "patient_id", "phash"))
-        )
-        for digest, image in body["images"].items()
-    ]
-    drawn = draw_split(records, split, "settings")
+    body, drawn = source["body"], split_of(source, split)
     if store.exists(tenant, DATASETS, dataset_id):
         existing = store.get_manifest(tenant, DATASETS, dataset_id)
         if existing["body"]["split_digest"] != drawn.digest:
@@ -80,6 +74,16 @@ def redraw(
         }
     )
     return store.get_manifest(tenant, DATASETS, dataset_id)
+
+
+def split_of(source: Mapping[str, Any], split: SplitSettings) -> Split:
+    """The split that ``redraw`` makes of a dataset's images; raises InvalidArgument."""
+    names = ("class_id", "file_name", "patient_id", "phash")
+    records = [
+        ImageRecord(digest, *(image[name] for name in names))
+        for digest, image in source["body"]["images"].items()
+    ]
+    return draw_split(records, split, "settings")
 
 
 def _crop(

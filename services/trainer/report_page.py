@@ -31,6 +31,7 @@ MODEL_LABELS = {
     "resnet34": "ResNet-34",
     "resnet50": "ResNet-50",
     "clip": "CLIP + LoRA",
+    "resnet": "ResNet",
 }
 
 
@@ -120,8 +121,8 @@ def sheet(arrays: list[np.ndarray]) -> str:
     return "data:image/png;base64," + base64.b64encode(encode_image(canvas)).decode()
 
 
-def render_page(content: Mapping[str, Any], cells: Cells) -> str:
-    """The page as one HTML file that fetches nothing."""
+def page_environment() -> jinja2.Environment:
+    """What all pages are written with: templates and the words for figures."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -137,7 +138,13 @@ def render_page(content: Mapping[str, Any], cells: Cells) -> str:
         "phrase": class_phrase,
         "duration": duration,
     }
-    return environment.get_template("report.html.j2").render(
+    return environment
+
+
+def render_page(content: Mapping[str, Any], cells: Cells) -> str:
+    """The page as one HTML file that fetches nothing."""
+    template = page_environment().get_template("report.html.j2")
+    return template.render(
         report=content,
         cells=cells,
         confusion_svg=confusion_svg,

@@ -16,7 +16,7 @@ from services.common.errors import InvalidArgument, NotFound
 from services.common.job_database import Job, JobDatabase
 from services.common.resource_names import ADAPTERS, CLASSIFIERS, DATASETS, JOBS, REPORTS
 from services.common.status import Call, client_stream, server_stream, unary
-from services.trainer import fit_adapter, fit_classifier, messages, report
+from services.trainer import fit_adapter, fit_classifier, messages, report, study
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets import delete_dataset
 from services.trainer.import_folder import import_folder
@@ -144,6 +144,14 @@ class TrainerService:
         """Check the request and make a job of it."""
         job = await self._create("report", report.validate, request, call)
         return pb.CreateReportResponse(job=messages.job_message(job))
+
+    @unary(pb.CreateStudyResponse)
+    async def CreateStudy(
+        self, request: pb.CreateStudyRequest, call: Call
+    ) -> pb.CreateStudyResponse:
+        """Check the request and make a job of it."""
+        job = await self._create("study", study.validate, request, call)
+        return pb.CreateStudyResponse(job=messages.job_message(job))
 
     @server_stream
     async def DownloadReport(

@@ -457,3 +457,33 @@ def test_phantoms_write_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[s
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+# study
+
+
+def test_study_asks_for_one_job_and_shows_every_arm(
+    toy: ToyServices, cyto: Cyto, cells: Path, tmp_path: Path
+) -> None:
+    asked = ["--shots", "2,1", "--per-class", "2,4", "--draws", "3", "--models", "clip"]
+    asked += ["--base", "toy", "--steps", "7", "--seed", "5", "--title", "T"]
+    code, out, _ = cyto("study", "--data", cells, "--out", tmp_path / "out", *asked)
+    assert code == 0
+    [request] = toy.trainer.requests
+    assert (request.dataset, request.title) == ("datasets/d1", "T")
+    settings = request.settings
+    assert (list(settings.models), list(settings.num_per_class)) == (["clip"], [2, 4])
+    assert dict(settings.class_shots) == {"blast": 2, "mono": 1}
+    assert (settings.num_draws, settings.num_steps, settings.seed) == (3, 7, 5)
+    assert settings.base == "toy" and not settings.HasField("max_test_per_class")
+    assert "real_plus_synthetic_4" in out and "+0.050 [+0.010, +0.090]" in out
+    assert "Means of 3 draws" not in out and "Means of 2 draws" in out, "as the report says"
+    assert (tmp_path / "out/report.html").is_file()
+
+
+def test_study_with_wrong_amounts_is_refused_before_anything_is_sent(
+    toy: ToyServices, cyto: Cyto, cells: Path, tmp_path: Path
+) -> None:
+    code, _, err = cyto("study", "--data", cells, "--out", tmp_path / "o", "--per-class", "many")
+    assert code == 2 and "--per-class" in err
+    assert not toy.trainer.requests and not toy.trainer.uploads

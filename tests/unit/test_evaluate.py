@@ -128,3 +128,27 @@ def test_predictions_survive_json() -> None:
     again = Predictions.from_dict(answers.to_dict())
     assert again.digests == answers.digests and (again.predicted == answers.predicted).all()
     np.testing.assert_allclose(again.probabilities, answers.probabilities, atol=1e-6)
+
+
+def test_draws_with_test_images_of_their_own_are_compared_pair_by_pair() -> None:
+    def on(first: int, skill: float) -> Predictions:
+        answers = some_predictions(first, skill)
+        digests = tuple(f"{first + i:064x}" for i in range(len(answers.labels)))
+        return Predictions(CLASSES, digests, answers.labels, answers.probabilities)
+
+    weak, strong = ([on(1000 * draw, skill) for draw in range(3)] for skill in (0.5, 4.0))
+    found = paired_difference(strong, weak, resample_runs=True)["macro_f1"]
+    each = [paired_difference([s], [w])["macro_f1"] for s, w in zip(strong, weak, strict=True)]
+    assert found["difference"] == pytest.approx(np.mean([one["difference"] for one in each]))
+    assert 0 < found["interval"][0] < found["difference"] < found["interval"][1]
+    figures = evaluate_runs(strong, resample_runs=True)
+    assert figures.confusion.sum() == 270
+    low, high = figures.per_class_recall_intervals["monocyte"]
+    assert low <= figures.per_class_recall["monocyte"] <= high
+    with pytest.raises(ValueError, match="different images"):
+        evaluate_runs(strong)
+    with pytest.raises(ValueError, match="different images"):
+        paired_difference(strong, weak[::-1], resample_runs=True)
+    other = Predictions(CLASSES[::-1], weak[0].digests, weak[0].labels, weak[0].probabilities)
+    with pytest.raises(ValueError, match="different classes"):
+        evaluate_runs([weak[0], other], resample_runs=True)

@@ -409,6 +409,65 @@ class CreateReportResponse(_message.Message):
     job: _job_pb2.Job
     def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...
 
+class StudySettings(_message.Message):
+    __slots__ = ("preset", "models", "arms", "num_per_class", "num_draws", "shots", "class_shots", "max_test_per_class", "seed", "base", "clip_base", "num_steps", "adapter_steps", "sampler_preset", "loss_weight")
+    class ClassShotsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    PRESET_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    ARMS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PER_CLASS_FIELD_NUMBER: _ClassVar[int]
+    NUM_DRAWS_FIELD_NUMBER: _ClassVar[int]
+    SHOTS_FIELD_NUMBER: _ClassVar[int]
+    CLASS_SHOTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TEST_PER_CLASS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    CLIP_BASE_FIELD_NUMBER: _ClassVar[int]
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_STEPS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLER_PRESET_FIELD_NUMBER: _ClassVar[int]
+    LOSS_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    preset: str
+    models: _containers.RepeatedScalarFieldContainer[str]
+    arms: _containers.RepeatedScalarFieldContainer[str]
+    num_per_class: _containers.RepeatedScalarFieldContainer[int]
+    num_draws: int
+    shots: int
+    class_shots: _containers.ScalarMap[str, int]
+    max_test_per_class: int
+    seed: int
+    base: str
+    clip_base: str
+    num_steps: int
+    adapter_steps: int
+    sampler_preset: str
+    loss_weight: float
+    def __init__(self, preset: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., arms: _Optional[_Iterable[str]] = ..., num_per_class: _Optional[_Iterable[int]] = ..., num_draws: _Optional[int] = ..., shots: _Optional[int] = ..., class_shots: _Optional[_Mapping[str, int]] = ..., max_test_per_class: _Optional[int] = ..., seed: _Optional[int] = ..., base: _Optional[str] = ..., clip_base: _Optional[str] = ..., num_steps: _Optional[int] = ..., adapter_steps: _Optional[int] = ..., sampler_preset: _Optional[str] = ..., loss_weight: _Optional[float] = ...) -> None: ...
+
+class CreateStudyRequest(_message.Message):
+    __slots__ = ("dataset", "settings", "title", "idempotency_key")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    settings: StudySettings
+    title: str
+    idempotency_key: str
+    def __init__(self, dataset: _Optional[str] = ..., settings: _Optional[_Union[StudySettings, _Mapping]] = ..., title: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+
+class CreateStudyResponse(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: _job_pb2.Job
+    def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...
+
 class DownloadReportRequest(_message.Message):
     __slots__ = ("name",)
     NAME_FIELD_NUMBER: _ClassVar[int]

@@ -100,6 +100,11 @@ class TrainerServiceStub:
                 request_serializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateReportRequest.SerializeToString,
                 response_deserializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateReportResponse.FromString,
                 _registered_method=True)
+        self.CreateStudy = channel.unary_unary(
+                '/cytosynth.trainer.v1.TrainerService/CreateStudy',
+                request_serializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateStudyRequest.SerializeToString,
+                response_deserializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateStudyResponse.FromString,
+                _registered_method=True)
         self.DownloadReport = channel.unary_stream(
                 '/cytosynth.trainer.v1.TrainerService/DownloadReport',
                 request_serializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.DownloadReportRequest.SerializeToString,
@@ -217,6 +222,14 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateStudy(self, request, context):
+        """Starts a study: several draws of a dataset, each with an adapter, synthetic images and
+        classifiers of all arms. Its result is a report.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DownloadReport(self, request, context):
         """Streams the files of a report (report.html, report.json, …) in chunks.
         """
@@ -317,6 +330,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.CreateReport,
                     request_deserializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateReportRequest.FromString,
                     response_serializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateReportResponse.SerializeToString,
+            ),
+            'CreateStudy': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateStudy,
+                    request_deserializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateStudyRequest.FromString,
+                    response_serializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateStudyResponse.SerializeToString,
             ),
             'DownloadReport': grpc.unary_stream_rpc_method_handler(
                     servicer.DownloadReport,
@@ -696,6 +714,33 @@ class TrainerService:
             '/cytosynth.trainer.v1.TrainerService/CreateReport',
             cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateReportRequest.SerializeToString,
             cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateStudy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cytosynth.trainer.v1.TrainerService/CreateStudy',
+            cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateStudyRequest.SerializeToString,
+            cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateStudyResponse.FromString,
             options,
             channel_credentials,
             insecure,

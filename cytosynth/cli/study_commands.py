@@ -1,0 +1,132 @@
+"""``study``: does synthesis help, over several draws of one collection of cells?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cytosynth.cli import show
+from cytosynth.cli.options import (
+    Address,
+    AsJson,
+    interruptible,
+    parse_shots,
+    resolve,
+    split_shots,
+)
+from cytosynth.cli.story_commands import Keep
+from cytosynth.cli.training_commands import Seed
+
+if TYPE_CHECKING:
+    from cytosynth.study import StudyOutcome
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this file."""
+    app.command(rich_help_panel="The whole story")(study)
+
+
+def study(
+    data: Annotated[Path, typer.Option("--data", help="ImageFolder tree: <class>/<image>.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for report.html and report.json.")],
+    preset: Annotated[str, typer.Option(help="evidence (small models) or paper (GPUs).")] = "",
+    shots: Annotated[
+        str,
+        typer.Option(
+            help="Training images per class: 16, or 16,12,8 by class in alphabetical order, "
+            "or class=16,class=12. Default: the preset's."
+        ),
+    ] = "",
+    per_class: Annotated[
+        str, typer.Option(help="Synthetic images per class, ascending: 50,200.")
+    ] = "",
+    draws: Annotated[int | None, typer.Option(min=1, max=50, help="Splits of the cells.")] = None,
+    models: Annotated[str, typer.Option(help="Classifiers: resnet18,clip.")] = "",
+    arms: Annotated[str, typer.Option(help="What is compared: real_only,…")] = "",
+    max_test_per_class: Annotated[
+        int | None, typer.Option(min=0, help="Most test images per class; 0: all that remain.")
+    ] = None,
+    base: Annotated[str, typer.Option(help="Base diffusion model.")] = "",
+    clip_base: Annotated[str, typer.Option(help="CLIP base.")] = "",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimizer steps of every classifier.")
+    ] = None,
+    seed: Seed = 0,
+    title: Annotated[str, typer.Option(help="Title of the report.")] = "",
+    address: Address = None,
+    keep_stack: Keep = False,
+    json: AsJson = False,
+) -> None:
+    """Measure whether synthesis helps: several draws, all arms, intervals over draws and images.
+
+    Starts the services unless they are up. Killed at any moment, the same command again goes on
+    and repeats no finished classifier.
+    """
+    from cytosynth.cli.stack_session import services
+    from cytosynth.cli.story_view import Teller
+    from cytosynth.client import read_image_tree
+    from cytosynth.study import StudyOptions, run_study
+
+    settings: dict[str, Any] = {
+        "preset": preset,
+        "models": _names(models),
+        "arms": _names(arms),
+        "num_per_class": _amounts(per_class),
+        "base": base,
+        "clip_base": clip_base,
+        "num_draws": draws,
+        "max_test_per_class": max_test_per_class,
+        "num_steps": steps,
+        "seed": seed,
+    }
+    if shots:
+        settings |= split_shots(parse_shots(shots), read_image_tree(data).class_ids)
+    settings = {key: value for key, value in settings.items() if value not in ("", [], None)}
+    options = StudyOptions(data, out, settings, title)
+    resolve(address)  # A bad address or certificate is told before anything starts.
+    with (
+        interruptible("the same command again goes on from here"),
+        show.meter(quiet=json) as meter,
+        services(address, keep_stack, meter) as (client, start_seconds),
+    ):
+        teller = Teller(meter)
+        if start_seconds:
+            teller.end("start_services", start_seconds)
+        outcome = run_study(client, options, teller)
+    if json:
+        show.as_json(outcome)
+    else:
+        _show(outcome)
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _amounts(text: str) -> list[int]:
+    try:
+        return [int(part) for part in _names(text)]
+    except ValueError:
+        raise typer.BadParameter("numbers, for example 50,200", param_hint="--per-class") from None
+
+
+def _show(outcome: StudyOutcome) -> None:
+    """Print all arms with macro-F1 and its difference to real images alone, and the paths."""
+    rows = []
+    for model, by_arm in outcome.report["arms"].items():
+        for arm, figures in by_arm.items():
+            low, high = figures["intervals"]["macro_f1"]
+            found = outcome.report["differences"][model].get(arm, {}).get("macro_f1")
+            change = (
+                f"{found['mean']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]" if found else ""
+            )
+            rows.append((model, arm, f"{figures['macro_f1']:.3f} [{low:.3f}, {high:.3f}]", change))
+    columns = ("model", "arm", "macro-F1", "against real only")
+    num_draws = len(outcome.report["draws"])
+    title = f"Means of {num_draws} draws (95 % interval over draws and test images)"
+    show.table(columns, rows, title=title, numeric=columns[2:])
+    typer.echo(f"{show.duration(sum(outcome.seconds.values()))} in all. {show.RESEARCH_USE}")
+    typer.echo(str(outcome.html_path))
+    typer.echo(str(outcome.json_path))

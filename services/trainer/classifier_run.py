@@ -1,0 +1,113 @@
+"""One classifier from images to answers: built, trained, tested. What it is kept as is another's.
+
+Imports torch; the trainer's front does not load it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from services.common.classifier_config import ClassifierConfig
+from services.common.classifier_models import ImageClassifier, build_model, probabilities
+from services.common.clip_bases import ClipBase, resolve_clip_base
+from services.trainer import datasets
+from services.trainer.classifier_recipe import ClassifierRecipe
+from services.trainer.config import TrainerSettings
+from services.trainer.evaluate import Predictions
+from services.trainer.train_classifier import (
+    Checkpoints,
+    LabelledImages,
+    ProgressFn,
+    SyntheticImages,
+    train,
+)
+
+PHASE_TEST = "testing classifier"
+_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class TestedClassifier:
+    """A trained model, the figures of its training and its answers on the test images."""
+
+    model: ImageClassifier
+    figures: dict[str, float]
+    predictions: Predictions
+
+
+def classifier_config(
+    recipe: ClassifierRecipe, class_ids: list[str], settings: TrainerSettings
+) -> tuple[ClassifierConfig, ClipBase | None]:
+    """What the recipe builds, and the CLIP base it builds on."""
+    base = resolve_clip_base(recipe.clip_base, settings.models_dir) if recipe.clip_base else None
+    config = ClassifierConfig(
+        architecture=recipe.architecture,
+        class_ids=tuple(class_ids),
+        image_size=recipe.image_size or (base.image_size_px if base else 0) or 224,
+        clip_base=recipe.clip_base,
+        clip_revision=base.revision if base else "",
+        lora_rank=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_mlp=recipe.lora_mlp,
+    )
+    return config, base
+
+
+def labelled(images: datasets.LabelledImages, class_ids: tuple[str, ...]) -> LabelledImages:
+    """A side of a dataset with positions in ``class_ids`` as labels."""
+    position = {class_id: i for i, class_id in enumerate(class_ids)}
+    labels = np.array([position[class_id] for class_id in images.class_ids], dtype=np.int64)
+    return LabelledImages(images.images, labels)
+
+
+def train_and_test(
+    recipe: ClassifierRecipe,
+    config: ClassifierConfig,
+    real: LabelledImages,
+    synthetic: SyntheticImages | None,
+    load_test: Callable[[], datasets.LabelledImages],
+    settings: TrainerSettings,
+    progress: ProgressFn,
+    checkpoints: Checkpoints,
+) -> TestedClassifier:
+    """Trains a fresh classifier and asks it about the locked test images.
+
+    Args:
+        recipe: How to train; its seed decides about everything that is drawn.
+        config: What to build.
+        real: Few-shot images, uint8 (N, S, S, 3) with S ``config.image_size``.
+        synthetic: Synthetic images, or None.
+        load_test: Gives the locked side, of the same size; not read before training is over.
+        settings: Models folder and device.
+        progress: Called once a step; may raise to stop.
+        checkpoints: Saved to when due, and resumed from.
+    """
+    device = torch.device(settings.torch_device())
+    torch.manual_seed(recipe.seed)
+    model = build_model(config, settings.models_dir)
+    figures = train(model, real, synthetic, recipe, device, progress, checkpoints)
+    return TestedClassifier(model, figures, predict(model, config, load_test(), settings, progress))
+
+
+def predict(
+    model: ImageClassifier,
+    config: ClassifierConfig,
+    test: datasets.LabelledImages,
+    settings: TrainerSettings,
+    progress: ProgressFn,
+) -> Predictions:
+    """Answers on the locked test images, in the arithmetic in which the classifier serves."""
+    device, answers = torch.device(settings.torch_device()), []
+    for start in range(0, len(test.images), _BATCH_SIZE):
+        progress(PHASE_TEST, start, len(test.images), {})
+        answers.append(probabilities(model, test.images[start : start + _BATCH_SIZE], device))
+    return Predictions(
+        class_ids=config.class_ids,
+        digests=test.digests,
+        labels=labelled(test, config.class_ids).labels,
+        probabilities=np.concatenate(answers),
+    )

@@ -1,0 +1,214 @@
+"""What a study compares: arms, models, amounts of synthetic images, draws.
+
+Light to import: the trainer's front checks requests with it and never trains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cytosynth.phantoms import CELL_TYPES
+from services.common.classifier_config import ARCHITECTURES
+from services.common.errors import InvalidArgument
+from services.trainer.few_shot import SplitSettings
+
+REAL_ONLY = "real_only"
+REAL_PLUS_SYNTHETIC = "real_plus_synthetic"
+SYNTHETIC_ONLY = "synthetic_only"
+REAL_PLUS_PHANTOMS = "real_plus_phantoms"
+ZERO_SHOT = "zero_shot"
+ARMS = (REAL_ONLY, REAL_PLUS_SYNTHETIC, SYNTHETIC_ONLY, REAL_PLUS_PHANTOMS, ZERO_SHOT)
+SYNTHETIC_ARMS = (REAL_PLUS_SYNTHETIC, SYNTHETIC_ONLY)
+
+RARE_CLASSES = ("promyelocyte", "metamyelocyte", "myelocyte", "basophil")
+"""Classes of which the preset ``evidence`` has few images, as clinics do."""
+_PHANTOM_OF = {"neutrophil": "neutrophil_segmented"}
+MAX_DRAWS = 50
+MAX_PER_CLASS = 5000
+MAX_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One classifier of the sweep.
+
+    Attributes:
+        draw: Number of the split, from 0.
+        model: Architecture.
+        arm: One of ``ARMS``.
+        num_per_class: Synthetic (or phantom) images per class; 0: none.
+    """
+
+    draw: int
+    model: str
+    arm: str
+    num_per_class: int
+
+    @property
+    def path(self) -> str:
+        """Where its answers are kept."""
+        return f"cells/draw-{self.draw:02d}/{self.model}.{self.arm}.{self.num_per_class}.json"
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """A study, every value resolved.
+
+    Attributes:
+        preset: Name of the preset that it started from.
+        models: Architectures.
+        arms: What is compared; ``real_only`` is always one of them.
+        num_per_class: Amounts of synthetic images per class, ascending; the last is the one whose
+            difference is the headline.
+        num_draws: Splits, each with an adapter, synthetic images and classifiers of its own.
+        seed: Draw *k* uses ``seed + k`` for everything that is drawn.
+        shots: Few-shot training images per class.
+        class_shots: Of single classes.
+        max_test_per_class: Most test images per class; 0: all that remain.
+        base: Diffusion base.
+        clip_base: CLIP base.
+        num_steps: Optimizer steps of every classifier, the same for all arms; 0: the recipe's.
+        adapter_steps: Optimizer steps of every adapter; 0: the recipe's.
+        sampler_preset: How images are drawn.
+        loss_weight: Weight of the synthetic part of the loss.
+    """
+
+    preset: str
+    models: tuple[str, ...]
+    arms: tuple[str, ...]
+    num_per_class: tuple[int, ...]
+    num_draws: int
+    shots: int
+    class_shots: Mapping[str, int] = field(default_factory=dict)
+    max_test_per_class: int = 150
+    seed: int = 0
+    base: str = "cyto-small-phantoms"
+    clip_base: str = "cyto-clip-phantoms"
+    num_steps: int = 0
+    adapter_steps: int = 0
+    sampler_preset: str = "fast"
+    loss_weight: float = 0.5
+
+    def split(self, draw: int, class_ids: list[str]) -> SplitSettings:
+        """How draw ``draw`` of a dataset of these classes is split.
+
+        The preset's own rare classes need not be there; classes that the request names must.
+        """
+        shots = dict(self.class_shots)
+        if not shots and self.preset == "evidence":
+            shots = {class_id: 8 for class_id in RARE_CLASSES if class_id in class_ids}
+        return SplitSettings(self.shots, shots, self.max_test_per_class, self.seed + draw)
+
+    def cells(self, draw: int) -> Iterator[Cell]:
+        """Everything that is trained on one draw, in the order in which it is done."""
+        for model in self.models:
+            for arm in self.arms:
+                if arm == ZERO_SHOT:
+                    if model == "clip":
+                        yield Cell(draw, model, arm, 0)
+                elif arm == REAL_ONLY:
+                    yield Cell(draw, model, arm, 0)
+                elif arm == REAL_PLUS_PHANTOMS:
+                    yield Cell(draw, model, arm, self.num_per_class[-1])
+                else:
+                    for count in self.num_per_class:
+                        yield Cell(draw, model, arm, count)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return dataclasses.asdict(self) | {"class_shots": dict(self.class_shots)}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> StudySettings:
+        """The settings that ``to_dict`` wrote."""
+        lists = {name: tuple(data[name]) for name in ("models", "arms", "num_per_class")}
+        return StudySettings(**{**data, **lists})
+
+    @staticmethod
+    def from_spec(spec: Mapping[str, Any], path: str = "settings") -> StudySettings:
+        """A preset with what ``spec`` sets.
+
+        Args:
+            spec: The request's fields; missing, None or empty: the preset's.
+            path: Request field of the settings, for errors.
+
+        Raises:
+            InvalidArgument: Naming the field whose value cannot be.
+        """
+        asked = {key: value for key, value in spec.items() if value not in (None, "", [], {})}
+        preset = asked.pop("preset", "evidence")
+        _one_of(f"{path}.preset", preset, tuple(PRESETS))
+        for name in ("models", "arms", "num_per_class"):
+            if name in asked:
+                asked[name] = tuple(asked[name])
+        settings = dataclasses.replace(PRESETS[preset], **asked)
+        for number, model in enumerate(settings.models):
+            _one_of(f"{path}.models[{number}]", model, ARCHITECTURES)
+        for number, arm in enumerate(settings.arms):
+            _one_of(f"{path}.arms[{number}]", arm, ARMS)
+        if REAL_ONLY not in settings.arms:
+            problem = "real_only is missing"
+            raise InvalidArgument(f"{path}.arms", problem, "add it: the others are compared to it")
+        for name in ("models", "arms", "num_per_class"):
+            values = getattr(settings, name)
+            if len(set(values)) != len(values):
+                raise InvalidArgument(f"{path}.{name}", "names something twice", "name each once")
+        for number, count in enumerate(settings.num_per_class):
+            _within(f"{path}.num_per_class[{number}]", count, 1, MAX_PER_CLASS)
+        if list(settings.num_per_class) != sorted(settings.num_per_class):
+            raise InvalidArgument(f"{path}.num_per_class", "is not ascending", "sort the amounts")
+        _within(f"{path}.num_draws", settings.num_draws, 1, MAX_DRAWS)
+        _within(f"{path}.seed", settings.seed, 0, MAX_SEED)
+        for name in ("num_steps", "adapter_steps"):
+            _within(f"{path}.{name}", getattr(settings, name), 0, 1_000_000)
+        weight = settings.loss_weight
+        if not 0 <= weight <= 1:
+            raise InvalidArgument(f"{path}.loss_weight", f"is {weight}", "send 0 to 1")
+        settings.split(0, []).validate(path)
+        return settings
+
+
+PRESETS = {
+    "evidence": StudySettings(
+        preset="evidence",
+        models=("resnet18", "clip"),
+        arms=ARMS,
+        num_per_class=(200,),
+        num_draws=5,
+        shots=32,
+        num_steps=640,
+    ),
+    "paper": StudySettings(
+        preset="paper",
+        models=("resnet50", "clip"),
+        arms=ARMS,
+        num_per_class=(100, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 2000, 3000, 5000),
+        num_draws=5,
+        shots=16,
+        max_test_per_class=0,
+        base="",
+        clip_base="",
+        sampler_preset="paper",
+    ),
+}
+"""``evidence``: S1 of our own protocol, long-tailed few-shot; ``paper``: its table (5 draws for 5
+folds, 16 shots)."""
+
+
+def phantom_classes(class_ids: list[str]) -> list[str]:
+    """The phantom that stands for each class; empty if there is a class without one."""
+    names = [_PHANTOM_OF.get(class_id, class_id) for class_id in class_ids]
+    return names if set(names) <= set(CELL_TYPES) else []
+
+
+def _one_of(path: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InvalidArgument(path, f"is {str(value)[:80]!r}", f"send {' or '.join(allowed)}")
+
+
+def _within(path: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise InvalidArgument(path, f"is {value}", f"send {low} to {high}")

@@ -1,0 +1,138 @@
+"""What a study found, as ``report.json``, ``metrics.csv`` and a page.
+
+Figures are means over draws. Their 95 % intervals are over draws and, within each, over test images
+(evaluate.py); differences are paired by draw.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from services.trainer.evaluate import Predictions, evaluate, evaluate_runs, paired_difference
+from services.trainer.report import RESEARCH_USE, dataset_facts
+from services.trainer.study_page import render_study
+from services.trainer.study_recipe import (
+    REAL_ONLY,
+    REAL_PLUS_SYNTHETIC,
+    Cell,
+    StudySettings,
+)
+
+Answers = Mapping[Cell, Predictions]
+
+
+def study_files(
+    spec: Mapping[str, Any],
+    study: StudySettings,
+    answers: Answers,
+    draws: Sequence[Mapping[str, Any]],
+    source: Mapping[str, Any],
+) -> dict[str, bytes]:
+    """The files of the report by name.
+
+    Args:
+        spec: The job's request.
+        study: Its settings.
+        answers: Of every classifier.
+        draws: Names, digests and seeds of each draw.
+        source: Manifest of the dataset that all draws are of.
+    """
+    content = study_content(spec, study, answers, draws, source)
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    return {
+        "report.json": text.encode(),
+        "report.html": render_study(content).encode(),
+        "metrics.csv": metrics_table(content).encode(),
+    }
+
+
+def study_content(
+    spec: Mapping[str, Any],
+    study: StudySettings,
+    answers: Answers,
+    draws: Sequence[Mapping[str, Any]],
+    source: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything that ``report.json`` says."""
+    by_arm: dict[str, dict[str, list[Predictions]]] = {}
+    for cell in sorted(answers, key=lambda cell: cell.draw):
+        by_arm.setdefault(cell.model, {}).setdefault(arm_key(cell), []).append(answers[cell])
+    headline = arm_key(Cell(0, "", REAL_PLUS_SYNTHETIC, study.num_per_class[-1]))
+    differences = {
+        model: {
+            key: _difference(runs, by_key[REAL_ONLY])
+            for key, runs in by_key.items()
+            if key != REAL_ONLY
+        }
+        for model, by_key in by_arm.items()
+    }
+    return {
+        "notice": RESEARCH_USE,
+        "title": spec["title"] or f"Study: {source['body']['display_name'] or source['name']}",
+        "headline_arm": headline,
+        "paired_difference": {
+            _family(model): found[headline]
+            for model, found in differences.items()
+            if headline in found
+        },
+        "arms": {
+            model: {key: _figures(runs) for key, runs in by_key.items()}
+            for model, by_key in by_arm.items()
+        },
+        "differences": differences,
+        "settings": study.to_dict(),
+        "dataset": dataset_facts(source["name"], dict(source)),
+        "draws": [dict(draw) for draw in draws],
+    }
+
+
+def arm_key(cell: Cell) -> str:
+    """How an arm with its amount of images is called: ``real_plus_synthetic_200``."""
+    return f"{cell.arm}_{cell.num_per_class}" if cell.num_per_class else cell.arm
+
+
+def _family(model: str) -> str:
+    return "resnet" if model.startswith("resnet") else model
+
+
+def _figures(runs: list[Predictions]) -> dict[str, Any]:
+    found = evaluate_runs(runs, resample_runs=True).to_dict()
+    return {
+        **found.pop("metrics"),
+        **found,
+        "class_ids": list(runs[0].class_ids),
+        "num_draws": len(runs),
+        "num_tested": [len(run.labels) for run in runs],
+        "per_draw_macro_f1": [evaluate(run).metrics["macro_f1"] for run in runs],
+    }
+
+
+def _difference(runs: list[Predictions], baseline: list[Predictions]) -> dict[str, Any]:
+    found = paired_difference(runs, baseline, resample_runs=True)
+    return {
+        metric: {"mean": d["difference"], "low": d["interval"][0], "high": d["interval"][1]}
+        for metric, d in found.items()
+    }
+
+
+def metrics_table(content: Mapping[str, Any]) -> str:
+    """CSV: model, arm, metric, value and 95 % interval; differences as ``difference:<metric>``."""
+    buffer = io.StringIO()
+    table = csv.writer(buffer, lineterminator="\n")
+    table.writerow(["model", "arm", "metric", "value", "low", "high"])
+    for model, by_arm in content["arms"].items():
+        for arm, figures in by_arm.items():
+            for metric, bounds in figures["intervals"].items():
+                table.writerow([model, arm, metric, figures[metric], *bounds])
+            table.writerow([model, arm, "ece", figures["ece"], "", ""])
+            for class_id, bounds in figures["per_class_recall_intervals"].items():
+                value = figures["per_class_recall"][class_id]
+                table.writerow([model, arm, f"recall:{class_id}", value, *bounds])
+            for metric, d in content["differences"][model].get(arm, {}).items():
+                row = [model, arm, f"difference:{metric}", d["mean"], d["low"], d["high"]]
+                table.writerow(row)
+    return buffer.getvalue()

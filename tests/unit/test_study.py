@@ -1,0 +1,305 @@
+"""A study repeats nothing that is finished, tests on real images only, and says what it found."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from services.common.artifact_store import ArtifactStore
+from services.common.errors import Cancelled, FailedPrecondition, InvalidArgument
+from services.common.images import encode_image
+from services.trainer import classifier_run, study, train_classifier
+from services.trainer.study_recipe import ARMS, StudySettings, phantom_classes
+from tests import fakes
+from tests.few_shot import (
+    CLASSES,
+    TENANT,
+    DrawnImage,
+    FakeGenerator,
+    cell_image,
+    job_context,
+    settings_for,
+    upload_dataset,
+)
+
+QUICK = {
+    "models": ["resnet18", "clip"],
+    "num_per_class": [2, 4],
+    "num_draws": 2,
+    "shots": 3,
+    "max_test_per_class": 5,
+    "base": "tiny",
+    "clip_base": "tiny-clip",
+    "num_steps": 2,
+    "adapter_steps": 2,
+}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread, so that sums are the same every time, and short recalibration."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(train_classifier, "_BATCHNORM_BATCHES", 1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Any:
+    fakes.write_tiny_clip(tmp_path / "models")
+    fakes.write_tiny_base(tmp_path / "models")
+    return settings_for(tmp_path)
+
+
+@pytest.fixture
+def store(settings: Any) -> ArtifactStore:
+    return ArtifactStore(settings.store_uri)
+
+
+@pytest.fixture
+def generator(monkeypatch: pytest.MonkeyPatch) -> FakeGenerator:
+    import cytosynth.client
+
+    fake = FakeGenerator()
+
+    class Client:
+        def __init__(self, address: str, tenant: str) -> None:
+            assert tenant == TENANT
+
+        def synthesize(self, class_counts: dict[str, int], *, seed: int, **_: Any) -> Any:
+            return fake(class_counts, seed)
+
+    monkeypatch.setattr(cytosynth.client, "GeneratorClient", Client)
+    return fake
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, int, str]]:
+    """How often each classifier was trained: architecture, seed, images."""
+    counts: Counter[tuple[str, int, str]] = Counter()
+    really = classifier_run.train_and_test
+
+    def count(recipe: Any, config: Any, real: Any, synthetic: Any, *rest: Any) -> Any:
+        added = 0 if synthetic is None else len(synthetic.wait_for(1.0).labels)
+        counts[recipe.architecture, recipe.seed, f"{len(real.labels)}+{added}"] += 1
+        return really(recipe, config, real, synthetic, *rest)
+
+    monkeypatch.setattr(classifier_run, "train_and_test", count)
+    return counts
+
+
+def begin(store: ArtifactStore, settings: Any, **changes: Any) -> dict[str, Any]:
+    """A validated request."""
+    spec = {"dataset": upload_dataset(store, settings), "settings": QUICK | changes, "title": "T"}
+    return study.validate(spec, store, TENANT, settings)
+
+
+def read_report(store: ArtifactStore, report: str) -> dict[str, Any]:
+    return json.loads(store.read(TENANT, "reports", report, "report.json"))
+
+
+def test_every_arm_of_every_draw_is_trained_once_and_compared(
+    settings: Any, store: ArtifactStore, generator: FakeGenerator, trained: Counter[Any]
+) -> None:
+    spec = begin(store, settings)
+    report = study.run(spec, job_context(store, settings))
+    # Per draw and model: real alone; with 2, 4 synthetic and 4 phantoms a class; 2 and 4 alone.
+    wanted = {"9+0": 1, "9+6": 1, "9+12": 2, "6+0": 1, "12+0": 1}
+    assert trained == {
+        (model, seed, sizes): count
+        for model in ("resnet18", "clip")
+        for seed in (0, 1)
+        for sizes, count in wanted.items()
+    }
+    assert generator.num_drawn == 2 * 4 * 3, "one set of images a draw serves all its arms"
+    content = read_report(store, report)
+    arms = {"real_only", "real_plus_synthetic_2", "real_plus_synthetic_4", "synthetic_only_2"}
+    arms |= {"synthetic_only_4", "real_plus_phantoms_4"}
+    assert set(content["arms"]["resnet18"]) == arms
+    assert set(content["arms"]["clip"]) == arms | {"zero_shot"}
+    headline = content["paired_difference"]
+    assert set(headline) == {"resnet", "clip"}
+    for model, family in (("resnet18", "resnet"), ("clip", "clip")):
+        for metric in ("macro_f1", "balanced_accuracy", "top1", "macro_auc"):
+            found = headline[family][metric]
+            with_, without = (
+                content["arms"][model][arm][metric]
+                for arm in ("real_plus_synthetic_4", "real_only")
+            )
+            assert found["mean"] == pytest.approx(with_ - without)
+            assert found["low"] <= found["mean"] <= found["high"]
+    figures = content["arms"]["clip"]["real_only"]
+    assert figures["num_tested"] == [15, 15] and figures["macro_f1"] == pytest.approx(
+        np.mean(figures["per_draw_macro_f1"])
+    )
+    first, second = content["draws"]
+    assert first["split_digest"] != second["split_digest"]
+    assert first["num_train"] == dict.fromkeys(CLASSES, 3)
+    assert [draw["seed"] for draw in content["draws"]] == [0, 1]
+    assert first["adapter_files"] != second["adapter_files"] and first["image_set"]
+    manifest = store.get_manifest(TENANT, "reports", report)
+    assert spec["dataset"] in manifest["parents"] and len(manifest["digests"]) >= 9
+
+
+def test_its_page_and_its_table_hold_the_figures(
+    settings: Any, store: ArtifactStore, generator: FakeGenerator
+) -> None:
+    report = study.run(begin(store, settings, models=["clip"]), job_context(store, settings))
+    content = read_report(store, report)
+    page = store.read(TENANT, "reports", report, "report.html").decode()
+    shown = f"{100 * content['arms']['clip']['real_only']['macro_f1']:.1f}"
+    assert shown in page and "Research use only" in page and "real + synthetic 4" in page
+    assert "http" not in page.replace("http-equiv", ""), "it fetches nothing"
+    text = store.read(TENANT, "reports", report, "metrics.csv").decode()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    [row] = [
+        row
+        for row in rows
+        if (row["arm"], row["metric"]) == ("real_plus_synthetic_4", "difference:macro_f1")
+    ]
+    assert float(row["value"]) == content["paired_difference"]["clip"]["macro_f1"]["mean"]
+
+
+@pytest.mark.parametrize("job_id", ["job-1", ""])
+def test_killed_anywhere_it_ends_with_the_same_report_and_repeats_nothing(
+    settings: Any,
+    store: ArtifactStore,
+    generator: FakeGenerator,
+    trained: Counter[Any],
+    tmp_path: Path,
+    job_id: str,
+) -> None:
+    small = {
+        "models": ["resnet18"],
+        "num_per_class": [2],
+        "arms": ["real_only", "real_plus_synthetic"],
+    }
+    spec = begin(store, settings, **small)
+    whole = read_report(store, study.run(spec, job_context(store, settings, "undisturbed")))
+    num_drawn, once = generator.num_drawn, dict(trained)
+    for folder in ("adapters", "imageSets"):
+        for manifest in store.list(TENANT, folder):
+            store.delete(TENANT, folder, manifest["name"].split("/")[1])
+    trained.clear()
+    num_kills = 0
+    for steps in (3, 4, 6, 9, 14, 20, 10**9):
+        left = steps
+
+        def dying(phase: str, step: int, total: int, metrics: dict[str, float]) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Cancelled
+
+        try:
+            # With the same job, or with a new one after a cancel.
+            job = job_id or f"job-{steps}"
+            report = study.run(spec, job_context(store, settings, job, dying))
+            break
+        except Cancelled:
+            num_kills += 1
+    assert num_kills > 2
+    again = read_report(store, report)
+    for content in (whole, again):
+        for draw in content["draws"]:
+            del draw["adapter_files"], draw["image_set"]
+    assert again == whole
+    assert trained.total() <= len(once) + num_kills, "only what was cut off is begun again"
+    assert generator.num_drawn <= 2 * num_drawn + num_kills * 6, "a round is the smallest part"
+
+
+def test_the_base_must_be_blind_to_the_test_images(settings: Any, store: ArtifactStore) -> None:
+    dataset = upload_dataset(store, settings)
+    manifest = store.get_manifest(TENANT, "datasets", dataset.split("/")[1])
+    images = manifest["body"]["images"]
+    for name, seen in (
+        ("digests", list(images)),
+        ("phashes", [i["phash"] for i in images.values()]),
+    ):
+        fakes.write_tiny_clip(settings.models_dir, "informed", **{name: seen})
+        spec = {"dataset": dataset, "settings": QUICK | {"clip_base": "informed"}}
+        with pytest.raises(FailedPrecondition, match="of the 15 locked test images") as caught:
+            study.validate(spec, store, TENANT, settings)
+        assert caught.value.subject == "CLIP base informed"
+
+
+def test_a_synthetic_image_in_the_test_set_stops_the_study(
+    settings: Any, store: ArtifactStore, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copying(class_counts: dict[str, int], seed: int) -> Any:
+        index = 0
+        for class_id, count in class_counts.items():
+            for number in range(count):
+                data = encode_image(cell_image(class_id, number))  # what was uploaded
+                yield DrawnImage(index, class_id, index, data, "d", {"base": "tiny"})
+                index += 1
+
+    monkeypatch.setattr(FakeGenerator, "__call__", lambda _, *args: copying(*args))
+    spec = begin(store, settings, num_per_class=[14], models=["resnet18"])
+    with pytest.raises(FailedPrecondition, match="15 of its locked test images are synthetic"):
+        study.run(spec, job_context(store, settings))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"preset": "huge"}, "settings.preset"),
+        ({"models": ["resnet18", "vgg"]}, "settings.models[1]"),
+        ({"models": ["clip", "clip"]}, "settings.models"),
+        ({"arms": ["real_plus_synthetic"]}, "settings.arms"),
+        ({"arms": ["real_only", "magic"]}, "settings.arms[1]"),
+        ({"num_per_class": [0]}, "settings.num_per_class[0]"),
+        ({"num_per_class": [5001]}, "settings.num_per_class[0]"),
+        ({"num_per_class": [4, 2]}, "settings.num_per_class"),
+        ({"num_draws": 51}, "settings.num_draws"),
+        ({"seed": -1}, "settings.seed"),
+        ({"num_steps": -5}, "settings.num_steps"),
+        ({"loss_weight": float("nan")}, "settings.loss_weight"),
+        ({"shots": -1}, "settings.shots"),
+        ({"class_shots": {"monocyte": 0}}, "settings.class_shots['monocyte']"),
+        ({"class_shots": {"dragon": 3}}, "settings.class_shots['dragon']"),
+        ({"base": "nope"}, "settings.base"),
+        ({"clip_base": "nope"}, "settings.clip_base"),
+    ],
+)
+def test_bad_settings_are_refused_by_field(
+    changes: dict[str, Any], field: str, settings: Any, store: ArtifactStore
+) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        begin(store, settings, **changes)
+    assert caught.value.field == field and caught.value.remedy
+
+
+def test_the_preset_has_few_of_the_rare_classes_that_are_there() -> None:
+    evidence = StudySettings.from_spec({})
+    assert evidence.split(2, ["basophil", "monocyte"]).class_shots == {"basophil": 8}
+    assert evidence.split(2, ["basophil"]).seed == 2 and evidence.num_draws >= 5
+    assert StudySettings.from_dict(json.loads(json.dumps(evidence.to_dict()))) == evidence
+    own = StudySettings.from_spec({"class_shots": {"monocyte": 2}, "seed": 7})
+    assert own.split(1, ["basophil", "monocyte"]).class_shots == {"monocyte": 2}
+    assert own.split(1, []).seed == 8
+
+
+def test_classes_without_a_phantom_leave_that_arm_out(settings: Any, store: ArtifactStore) -> None:
+    assert phantom_classes(["neutrophil"]) == ["neutrophil_segmented"]
+    assert phantom_classes(["neutrophil", "unicorn"]) == []
+    assert "real_plus_phantoms" in begin(store, settings)["settings"]["arms"]
+    from services.trainer.dataset_upload import DatasetHeader, DatasetUpload
+
+    with DatasetUpload(store, TENANT, DatasetHeader(center_crop=1.0), settings) as upload:
+        for number in range(12):
+            class_id = ("unicorn", "monocyte")[number % 2]
+            upload.add(class_id, f"{number}.png", "", encode_image(cell_image(class_id, number)))
+        name = upload.commit(12)["name"]
+    spec = study.validate({"dataset": name, "settings": QUICK}, store, TENANT, settings)
+    assert set(spec["settings"]["arms"]) == set(ARMS) - {"real_plus_phantoms"}
