@@ -39,6 +39,7 @@ class Options:
         max_test_per_class: Most test images per class; 0: all that remain.
         preset: ``cpu`` or ``paper``.
         seed: Seed of split, training and synthesis.
+        num_steps: Optimizer steps of every classifier; 0: the preset's.
         num_runs: Classifiers per arm, with seeds one apart; the report averages over them.
         title: Title of the report.
     """
@@ -53,6 +54,7 @@ class Options:
     max_test_per_class: int = 0
     preset: str = "cpu"
     seed: int = 0
+    num_steps: int = 0
     num_runs: int = 1
     title: str = ""
 
@@ -129,6 +131,7 @@ def tell(
                 clip_base=options.clip_base if model == "clip" else "",
                 synthetic=synthetic if arm == "real_plus_synthetic" else None,
                 preset=options.preset,
+                num_steps=options.num_steps or None,
                 seed=options.seed + run,
             )
             arms.append(ReportArm(model, arm, classifier))

@@ -54,6 +54,9 @@ def run(
     clip_base: Annotated[str, typer.Option(help="CLIP base.")] = "",
     max_test_per_class: MaxTest = 0,
     preset: Preset = "cpu",
+    steps: Annotated[
+        int, typer.Option(min=0, help="Optimizer steps of every classifier; 0: the preset's.")
+    ] = 0,
     seed: Seed = 0,
     repeats: Repeats = 1,
     address: Address = None,
@@ -82,6 +85,7 @@ def run(
         clip_base=clip_base,
         max_test_per_class=max_test_per_class,
         preset=preset,
+        num_steps=steps,
         seed=seed,
         num_runs=repeats,
     )

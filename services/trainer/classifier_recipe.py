@@ -112,12 +112,12 @@ def preset_recipe(preset: str, architecture: str) -> ClassifierRecipe:
         preset=preset,
         architecture=architecture,
         image_size=0 if clip else 64,
-        num_steps=160,
+        num_steps=480,
         batch_size=32,
         synthetic_batch_size=32,
         learning_rate=2e-3,
         weight_decay=1e-2 if clip else 5e-2,
-        warmup_steps=16,
+        warmup_steps=48,
     )
 
 

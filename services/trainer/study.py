@@ -209,7 +209,7 @@ class _Draw:
         self._ctx = dataclasses.replace(
             ctx,
             job_id=f"{study_id(spec)}-draw{number}",
-            progress=overall.of(number, "fitting the adapter"),
+            progress=overall.of(number, "adapter and synthetic images"),
         )
         source_id = resource_names.parse(DATASETS, spec["dataset"], "dataset")
         source = ctx.store.get_manifest(ctx.tenant, DATASETS, source_id)

@@ -179,7 +179,6 @@ PRESETS = {
         num_per_class=(200,),
         num_draws=5,
         shots=32,
-        num_steps=640,
     ),
     "paper": StudySettings(
         preset="paper",
