@@ -13,11 +13,12 @@ import jinja2
 import numpy as np
 
 from services.common.cell_classes import class_phrase
-from services.common.images import center_square, decode_image, encode_image, perceptual_hash
+from services.common.images import center_square, decode_image, encode_image
 from services.common.resource_names import IMAGE_SETS
 from services.trainer.datasets import load_images
 from services.trainer.few_shot import NEAR_COPY_BITS
 from services.trainer.image_sets import read_image_set
+from services.trainer.near_copies import METHOD, is_near_copy, training_hashes
 
 if TYPE_CHECKING:
     from services.trainer.jobs import JobContext
@@ -78,32 +79,15 @@ def sample_cells(
                 array = center_square(decode_image(data, f"image {number}"), 1.0, _TILE_PX)
                 arrays.append(array)
                 num_searched += 1
-                num_copies += bool(np.any(_distance(array, known) <= NEAR_COPY_BITS))
+                num_copies += is_near_copy(array, known)
             synthetic.setdefault(class_id, sheet(arrays[:_TILES]))
     near_copies = {
         "num_near_copies": num_copies,
         "num_searched": num_searched,
         "max_bits": NEAR_COPY_BITS,
-        "method": "64-bit perceptual hash against every training image in its 8 orientations",
+        "method": METHOD,
     }
     return Cells(sheets, synthetic, num_synthetic, near_copies if image_set_ids else {})
-
-
-def training_hashes(images: np.ndarray) -> np.ndarray:
-    """Perceptual hashes (uint64) of images (N, H, W, 3) in all 8 orientations."""
-    return np.array(
-        [
-            int(perceptual_hash(np.ascontiguousarray(np.rot90(flipped, turns))), 16)
-            for image in images
-            for flipped in (image, image[:, ::-1])
-            for turns in range(4)
-        ],
-        dtype=np.uint64,
-    )
-
-
-def _distance(array: np.ndarray, known: np.ndarray) -> np.ndarray:
-    return np.bitwise_count(known ^ np.uint64(int(perceptual_hash(array), 16)))
 
 
 def sheet(arrays: list[np.ndarray]) -> str:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from services.common import resource_names
@@ -21,31 +21,23 @@ from services.common.bases import resolve_base
 from services.common.clip_bases import resolve_clip_base
 from services.common.code_version import code_version
 from services.common.errors import FailedPrecondition
-from services.common.images import sha256_hex
-from services.common.resource_names import ADAPTERS, DATASETS, IMAGE_SETS, JOBS, REPORTS
-from services.trainer import fit_adapter
-from services.trainer.classifier_recipe import ClassifierRecipe, recipe_from_spec
+from services.common.resource_names import DATASETS, JOBS, REPORTS
 from services.trainer.config import TrainerSettings
-from services.trainer.contamination import check_blind, check_contamination
-from services.trainer.datasets import image_home, load_images, side_digests, usable_classes
-from services.trainer.fit_classifier import open_pool, synthetic_plan
-from services.trainer.image_sets import SyntheticPlan, read_image_set
-from services.trainer.redraw import redraw, split_of
+from services.trainer.contamination import check_blind
+from services.trainer.datasets import usable_classes
+from services.trainer.redraw import split_of
 from services.trainer.study_recipe import (
-    REAL_ONLY,
     REAL_PLUS_PHANTOMS,
     SYNTHETIC_ARMS,
-    SYNTHETIC_ONLY,
     ZERO_SHOT,
     Cell,
     StudySettings,
     phantom_classes,
+    recipe_of,
 )
 
 if TYPE_CHECKING:
-    from services.trainer.evaluate import Predictions
-    from services.trainer.jobs import Checkpoints, JobContext, ProgressFn
-    from services.trainer.train_classifier import LabelledImages
+    from services.trainer.jobs import JobContext, ProgressFn
 
 BLIND_DIFFUSION = "use a base that has not, for example cyto-small-phantoms"
 BLIND_CLIP = "use a CLIP base that has not, for example cyto-clip-phantoms"
@@ -107,6 +99,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
         DomainError: As ``validate``; or the generator refused or was lost.
     """
     from services.trainer.evaluate import Predictions
+    from services.trainer.study_draw import StudyDraw
     from services.trainer.study_report import study_files
 
     study = StudySettings.from_dict(spec["settings"])
@@ -115,7 +108,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     overall = _Overall(ctx, study)
     draws = []
     for number in range(study.num_draws):
-        draw = _Draw(spec, number, study, ctx, overall)
+        draw = StudyDraw(spec, number, study, ctx, work, partial(overall.of, number))
         for cell in study.cells(number):
             if not work.exists(cell.path):
                 predictions = draw.train(cell)
@@ -179,221 +172,3 @@ class _Overall:
 
     def _steps(self, cell: Cell) -> int:
         return 0 if cell.arm == ZERO_SHOT else recipe_of(self._study, cell).num_steps
-
-
-def recipe_of(study: StudySettings, cell: Cell) -> ClassifierRecipe:
-    """The recipe of one classifier: the same for all arms but for the synthetic part."""
-    settings: dict[str, Any] = {
-        "preset": "paper" if study.preset == "paper" else "cpu",
-        "architecture": cell.model,
-        "seed": study.seed + cell.draw,
-    }
-    if study.num_steps:
-        settings["num_steps"] = study.num_steps
-    spec = {"settings": settings, "synthetic": {"loss_weight": study.loss_weight}}
-    return recipe_from_spec(spec, study.clip_base)
-
-
-class _Draw:
-    """One split with everything that is trained on it."""
-
-    def __init__(
-        self,
-        spec: Mapping[str, Any],
-        number: int,
-        study: StudySettings,
-        ctx: JobContext,
-        overall: _Overall,
-    ) -> None:
-        self._number, self._study, self._overall = number, study, overall
-        self._ctx = dataclasses.replace(
-            ctx,
-            job_id=f"{study_id(spec)}-draw{number}",
-            progress=overall.of(number, "adapter and synthetic images"),
-        )
-        source_id = resource_names.parse(DATASETS, spec["dataset"], "dataset")
-        source = ctx.store.get_manifest(ctx.tenant, DATASETS, source_id)
-        split = study.split(number, sorted(source["body"]["classes"]))
-        self._dataset_id = self._ctx.job_id
-        self._dataset = redraw(
-            ctx.store, ctx.tenant, source_id, split, self._dataset_id, ctx.settings
-        )
-        self._class_ids = usable_classes(self._dataset)
-        self._sides: dict[tuple[str, int], Any] = {}
-        self._checked: set[str] = set()
-
-    def train(self, cell: Cell) -> Predictions:
-        """Trains one classifier and gives its answers on the locked test images."""
-        from services.common.classifier_models import build_model
-        from services.trainer.classifier_run import (
-            classifier_config,
-            labelled,
-            predict,
-            train_and_test,
-        )
-
-        ctx = self._ctx
-        what = f"{cell.model}, {cell.arm}" + (
-            f" {cell.num_per_class}" if cell.num_per_class else ""
-        )
-        progress = self._overall.of(self._number, what)
-        recipe = recipe_of(self._study, cell)
-        config, _ = classifier_config(recipe, self._class_ids, ctx.settings)
-        check_contamination({}, recipe, self._dataset, ctx.store, ctx.tenant, ctx.settings)
-        if cell.arm == ZERO_SHOT:
-            model = build_model(config, ctx.settings.models_dir).eval()
-            return predict(
-                model, config, self._side("test", config.image_size), ctx.settings, progress
-            )
-        real = labelled(self._side("train", config.image_size), config.class_ids)
-        with self._added(cell, config.image_size) as added:
-            alone = cell.arm == SYNTHETIC_ONLY
-            done = train_and_test(
-                recipe,
-                config,
-                added.wait_for(1.0) if alone else real,
-                None if alone else added,
-                lambda: self._side("test", config.image_size),
-                ctx.settings,
-                progress,
-                _Scoped(ctx.checkpoints, cell.path),
-            )
-        return done.predictions
-
-    @contextmanager
-    def _added(self, cell: Cell, image_size: int) -> Iterator[Any]:
-        """What the arm adds to the real images; None for real images alone."""
-        if cell.arm == REAL_ONLY:
-            yield None
-        elif cell.arm == REAL_PLUS_PHANTOMS:
-            from services.trainer.study_phantoms import phantom_images
-
-            yield phantom_images(
-                self._class_ids, cell.num_per_class, self._study.seed + cell.draw, image_size
-            )
-        else:
-            self._fit_adapter()
-            with open_pool(self._plan(), image_size, self._ctx) as pool:
-                if pool.image_set() not in self._checked:
-                    self._check_not_tested(pool.image_set())
-                yield _FirstOfEach(pool, cell.num_per_class)
-
-    def _plan(self) -> SyntheticPlan:
-        """The synthetic images of this draw, of which every arm takes the first ones."""
-        spec = {
-            "adapter": resource_names.build(ADAPTERS, self._ctx.artifact_id),
-            "num_per_class": self._study.num_per_class[-1],
-            "seed": self._study.seed + self._number,
-            "sampler": {"preset": self._study.sampler_preset},
-        }
-        return synthetic_plan(spec, self._class_ids, self._ctx.store, self._ctx.tenant)
-
-    def _check_not_tested(self, image_set: str) -> None:
-        """Makes sure that no synthetic image is one of the locked test images."""
-        ctx = self._ctx
-        locked = {each for side in side_digests(self._dataset, "test").values() for each in side}
-        id = resource_names.parse(IMAGE_SETS, image_set, "image_set")
-        images = read_image_set(ctx.store, ctx.tenant, id, self._study.num_per_class[-1])
-        drawn = {sha256_hex(data) for files in images.values() for data in files}
-        if drawn & locked:
-            problem = f"{len(drawn & locked)} of its locked test images are synthetic"
-            raise FailedPrecondition(self._dataset["name"], problem, "upload real images only")
-        self._checked.add(image_set)
-
-    def _fit_adapter(self) -> None:
-        """Fits this draw's adapter to its training images, if it is not there yet."""
-        ctx = self._ctx
-        name = resource_names.build(ADAPTERS, ctx.artifact_id)
-        if not ctx.store.exists(ctx.tenant, ADAPTERS, ctx.artifact_id):
-            settings: dict[str, Any] = {
-                "preset": "paper" if self._study.preset == "paper" else "cpu",
-                "seed": self._study.seed + self._number,
-            }
-            if self._study.adapter_steps:
-                settings["num_steps"] = self._study.adapter_steps
-            asked = {
-                "dataset": self._dataset["name"],
-                "base": self._study.base,
-                "settings": settings,
-            }
-            spec = fit_adapter.validate(asked, ctx.store, ctx.tenant, ctx.settings)
-            scoped: Any = _Scoped(ctx.checkpoints, name)
-            fit_adapter.run(spec, dataclasses.replace(ctx, checkpoints=scoped))
-
-    def _side(self, side: Any, size: int) -> Any:
-        if (side, size) not in self._sides:
-            ctx = self._ctx
-            self._sides[side, size] = load_images(
-                ctx.store, ctx.tenant, self._dataset_id, side, size, ctx.settings
-            )
-        return self._sides[side, size]
-
-    def facts(self) -> dict[str, Any]:
-        """What repeats this draw: names, digests, seeds."""
-        ctx = self._ctx
-        body = self._dataset["body"]
-        sides = {side: side_digests(self._dataset, side) for side in ("train", "test")}
-        models: dict[str, Any] = {}
-        if set(self._study.arms) & set(SYNTHETIC_ARMS):
-            adapter = ctx.store.get_manifest(ctx.tenant, ADAPTERS, ctx.artifact_id)
-            models = {
-                "adapter": adapter["name"],
-                "adapter_files": adapter["files"],
-                "base": adapter["base"],
-                "base_revision": adapter["base_revision"],
-                "image_set": resource_names.build(IMAGE_SETS, self._plan().image_set_id),
-            }
-        return models | {
-            "dataset": self._dataset["name"],
-            "images_of": resource_names.build(DATASETS, image_home(self._dataset)),
-            "seed": self._dataset["seed"],
-            "split_digest": body["split_digest"],
-            "center_crop": body["center_crop"],
-            "notices": body["notices"],
-            "num_train": {c: len(sides["train"][c]) for c in self._class_ids},
-            "num_test": {c: len(sides["test"][c]) for c in self._class_ids},
-            "train_digests": self._dataset["digests"],
-        }
-
-
-class _FirstOfEach:
-    """The first images of each class of a pool that is complete."""
-
-    def __init__(self, pool: Any, num_per_class: int) -> None:
-        from services.trainer.train_classifier import LabelledImages
-
-        whole = pool.wait_for(1.0)
-        kept: list[int] = []
-        counts: dict[int, int] = {}
-        for index, label in enumerate(whole.labels.tolist()):
-            if counts.get(label, 0) < num_per_class:
-                counts[label] = counts.get(label, 0) + 1
-                kept.append(index)
-        self._images = LabelledImages(whole.images[kept], whole.labels[kept])
-
-    def wait_for(self, share: float) -> LabelledImages:
-        """All of them: nothing is on its way any more."""
-        return self._images
-
-
-class _Scoped:
-    """Checkpoints of one part of the study; those of another part count as none."""
-
-    def __init__(self, checkpoints: Checkpoints, part: str) -> None:
-        self._checkpoints = checkpoints
-        self._part = hashlib.sha256(part.encode()).hexdigest()[:16]
-
-    def load(self) -> tuple[dict[str, Any], dict[str, bytes]] | None:
-        """The state of this part, if the last checkpoint is of it."""
-        found = self._checkpoints.load()
-        if found is None or found[0].get("part") != self._part:
-            return None
-        return found[0]["state"], found[1]
-
-    def due(self) -> bool:
-        """Whether another is worth its time."""
-        return self._checkpoints.due()
-
-    def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
-        """Replaces the checkpoint, whosever it was."""
-        self._checkpoints.save({"part": self._part, "state": state}, files)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from PIL import Image
 
@@ -14,20 +12,9 @@ from services.trainer.train_classifier import LabelledImages
 _RENDERED_PX = 64
 
 
-@dataclass(frozen=True)
-class PhantomImages:
-    """Phantoms, all there from the beginning."""
-
-    images: LabelledImages
-
-    def wait_for(self, share: float) -> LabelledImages:
-        """All of them."""
-        return self.images
-
-
 def phantom_images(
     class_ids: list[str], num_per_class: int, seed: int, image_size: int
-) -> PhantomImages:
+) -> LabelledImages:
     """``num_per_class`` phantoms of every class, each from a laboratory of its own.
 
     Classes must be such that ``phantom_classes`` has a phantom for each.
@@ -41,4 +28,4 @@ def phantom_images(
             square = Image.fromarray(phantom.image).resize((image_size, image_size))
             images.append(np.asarray(square))
             labels.append(label)
-    return PhantomImages(LabelledImages(np.stack(images), np.array(labels, dtype=np.int64)))
+    return LabelledImages(np.stack(images), np.array(labels, dtype=np.int64))

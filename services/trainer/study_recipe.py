@@ -13,6 +13,7 @@ from typing import Any
 from cytosynth.phantoms import CELL_TYPES
 from services.common.classifier_config import ARCHITECTURES
 from services.common.errors import InvalidArgument
+from services.trainer.classifier_recipe import ClassifierRecipe, recipe_from_spec
 from services.trainer.few_shot import SplitSettings
 
 REAL_ONLY = "real_only"
@@ -67,6 +68,8 @@ class StudySettings:
         seed: Draw *k* uses ``seed + k`` for everything that is drawn.
         shots: Few-shot training images per class.
         class_shots: Of single classes.
+        rare_shots: Of ``RARE_CLASSES``, those that are there; 0: as of the others. Where a request
+            says anything about shots, it says all.
         max_test_per_class: Most test images per class; 0: all that remain.
         base: Diffusion base.
         clip_base: CLIP base.
@@ -83,6 +86,7 @@ class StudySettings:
     num_draws: int
     shots: int
     class_shots: Mapping[str, int] = field(default_factory=dict)
+    rare_shots: int = 0
     max_test_per_class: int = 150
     seed: int = 0
     base: str = "cyto-small-phantoms"
@@ -93,13 +97,11 @@ class StudySettings:
     loss_weight: float = 0.5
 
     def split(self, draw: int, class_ids: list[str]) -> SplitSettings:
-        """How draw ``draw`` of a dataset of these classes is split.
-
-        The preset's own rare classes need not be there; classes that the request names must.
-        """
+        """How draw ``draw`` of a dataset of these classes is split."""
         shots = dict(self.class_shots)
-        if not shots and self.preset == "evidence":
-            shots = {class_id: 8 for class_id in RARE_CLASSES if class_id in class_ids}
+        if self.rare_shots:
+            rare = [class_id for class_id in RARE_CLASSES if class_id in class_ids]
+            shots |= dict.fromkeys(rare, self.rare_shots)
         return SplitSettings(self.shots, shots, self.max_test_per_class, self.seed + draw)
 
     def cells(self, draw: int) -> Iterator[Cell]:
@@ -144,6 +146,8 @@ class StudySettings:
         for name in ("models", "arms", "num_per_class"):
             if name in asked:
                 asked[name] = tuple(asked[name])
+        if {"shots", "class_shots"} & set(asked):
+            asked["rare_shots"] = 0
         settings = dataclasses.replace(PRESETS[preset], **asked)
         for number, model in enumerate(settings.models):
             _one_of(f"{path}.models[{number}]", model, ARCHITECTURES)
@@ -179,6 +183,7 @@ PRESETS = {
         num_per_class=(200,),
         num_draws=5,
         shots=32,
+        rare_shots=8,
     ),
     "paper": StudySettings(
         preset="paper",
@@ -195,6 +200,19 @@ PRESETS = {
 }
 """``evidence``: S1 of our own protocol, long-tailed few-shot; ``paper``: its table (5 draws for 5
 folds, 16 shots)."""
+
+
+def recipe_of(study: StudySettings, cell: Cell) -> ClassifierRecipe:
+    """The recipe of one classifier, the same for all arms of a draw."""
+    settings: dict[str, Any] = {
+        "preset": "paper" if study.preset == "paper" else "cpu",
+        "architecture": cell.model,
+        "seed": study.seed + cell.draw,
+    }
+    if study.num_steps:
+        settings["num_steps"] = study.num_steps
+    spec = {"settings": settings, "synthetic": {"loss_weight": study.loss_weight}}
+    return recipe_from_spec(spec, study.clip_base)
 
 
 def phantom_classes(class_ids: list[str]) -> list[str]:

@@ -21,7 +21,8 @@ from services.trainer import report
 from services.trainer.datasets import side_digests
 from services.trainer.evaluate import Predictions, evaluate
 from services.trainer.image_sets import KeptRounds, SyntheticPlan
-from services.trainer.report_page import confusion_svg, duration, recall_svg, training_hashes
+from services.trainer.near_copies import training_hashes
+from services.trainer.report_page import confusion_svg, duration, recall_svg
 from tests.few_shot import (
     CLASSES,
     TENANT,

@@ -16,9 +16,12 @@ import torch
 
 from services.common.artifact_store import ArtifactStore
 from services.common.errors import Cancelled, FailedPrecondition, InvalidArgument
-from services.common.images import encode_image
-from services.trainer import classifier_run, study, train_classifier
+from services.common.images import center_square, encode_image
+from services.trainer import study, study_draw, train_classifier
+from services.trainer.redraw import redraw
+from services.trainer.study_draw import first_of_each
 from services.trainer.study_recipe import ARMS, StudySettings, phantom_classes
+from services.trainer.train_classifier import LabelledImages
 from tests import fakes
 from tests.few_shot import (
     CLASSES,
@@ -87,14 +90,14 @@ def generator(monkeypatch: pytest.MonkeyPatch) -> FakeGenerator:
 def trained(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, int, str]]:
     """How often each classifier was trained: architecture, seed, images."""
     counts: Counter[tuple[str, int, str]] = Counter()
-    really = classifier_run.train_and_test
+    really = study_draw.train_and_test
 
     def count(recipe: Any, config: Any, real: Any, synthetic: Any, *rest: Any) -> Any:
         added = 0 if synthetic is None else len(synthetic.wait_for(1.0).labels)
         counts[recipe.architecture, recipe.seed, f"{len(real.labels)}+{added}"] += 1
         return really(recipe, config, real, synthetic, *rest)
 
-    monkeypatch.setattr(classifier_run, "train_and_test", count)
+    monkeypatch.setattr(study_draw, "train_and_test", count)
     return counts
 
 
@@ -250,6 +253,48 @@ def test_a_synthetic_image_in_the_test_set_stops_the_study(
         study.run(spec, job_context(store, settings))
 
 
+def test_near_copies_of_training_images_are_withheld_and_counted(
+    settings: Any,
+    store: ArtifactStore,
+    generator: FakeGenerator,
+    trained: Counter[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = begin(store, settings, models=["resnet18"], num_draws=1, num_per_class=[4])
+    split = StudySettings.from_dict(spec["settings"]).split(0, list(CLASSES))
+    source_id = spec["dataset"].split("/")[1]
+    body = redraw(store, TENANT, source_id, split, "the-same-split", settings)["body"]
+    planted = body["classes"]["lymphocyte"]["train"][0]
+    number = int(body["images"][planted]["file_name"].split("/")[1][:-4])
+    really = FakeGenerator.__call__
+
+    def memorising(self: FakeGenerator, class_counts: dict[str, int], seed: int) -> Any:
+        for image in really(self, class_counts, seed):
+            if image.class_id == "lymphocyte" and image.index % 4 in (0, 2):
+                copied = center_square(cell_image("lymphocyte", number), body["center_crop"], 64)
+                copied = np.ascontiguousarray(np.rot90(copied, image.index % 4))
+                data = encode_image(copied)
+                yield DrawnImage(image.index, image.class_id, 0, data, "d", image.manifest)
+            else:
+                yield image
+
+    monkeypatch.setattr(FakeGenerator, "__call__", memorising)
+    content = read_report(store, study.run(spec, job_context(store, settings)))
+    [draw] = content["draws"]
+    assert (draw["num_synthetic"], draw["num_withheld"]) == (12, 2)
+    page = store.read(TENANT, "reports", "job-1", "report.html").decode()
+    assert "Of 12 synthetic images 2 were near-copies" in page
+    assert trained["resnet18", 0, "9+10"] == 1 and trained["resnet18", 0, "10+0"] == 1
+
+
+def test_the_first_of_each_class_that_are_not_withheld_are_taken() -> None:
+    labels = np.array([0, 1, 0, 1, 0, 1, 0, 1])
+    images = np.arange(8).reshape(8, 1, 1, 1)
+    ready = first_of_each(LabelledImages(images, labels), {"a": [0, 2], "b": []}, 2)
+    assert ready.wait_for(0.1).images.ravel().tolist() == [1, 2, 3, 6]
+    assert ready.wait_for(1.0).labels.tolist() == [1, 0, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -285,6 +330,8 @@ def test_the_preset_has_few_of_the_rare_classes_that_are_there() -> None:
     assert evidence.split(2, ["basophil", "monocyte"]).class_shots == {"basophil": 8}
     assert evidence.split(2, ["basophil"]).seed == 2 and evidence.num_draws >= 5
     assert StudySettings.from_dict(json.loads(json.dumps(evidence.to_dict()))) == evidence
+    same = StudySettings.from_spec({"shots": 4})
+    assert same.split(0, ["basophil", "monocyte"]).class_shots == {} and same.shots == 4
     own = StudySettings.from_spec({"class_shots": {"monocyte": 2}, "seed": 7})
     assert own.split(1, ["basophil", "monocyte"]).class_shots == {"monocyte": 2}
     assert own.split(1, []).seed == 8

@@ -1,0 +1,283 @@
+"""One draw of a study: its locked split, its adapter, its synthetic images and its classifiers."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from services.common import resource_names
+from services.common.artifact_store import Draft
+from services.common.classifier_models import build_model
+from services.common.errors import FailedPrecondition
+from services.common.images import center_square, decode_image, sha256_hex
+from services.common.resource_names import ADAPTERS, DATASETS, IMAGE_SETS
+from services.trainer import fit_adapter
+from services.trainer.classifier_run import classifier_config, labelled, predict, train_and_test
+from services.trainer.contamination import check_contamination
+from services.trainer.datasets import image_home, load_images, side_digests, usable_classes
+from services.trainer.fit_classifier import open_pool, synthetic_plan
+from services.trainer.image_sets import SyntheticPlan, read_image_set
+from services.trainer.near_copies import is_near_copy, training_hashes
+from services.trainer.redraw import redraw
+from services.trainer.study_phantoms import phantom_images
+from services.trainer.study_recipe import (
+    REAL_ONLY,
+    REAL_PLUS_PHANTOMS,
+    SYNTHETIC_ARMS,
+    SYNTHETIC_ONLY,
+    ZERO_SHOT,
+    Cell,
+    StudySettings,
+    recipe_of,
+)
+from services.trainer.train_classifier import LabelledImages, ProgressFn
+
+if TYPE_CHECKING:
+    from services.trainer.evaluate import Predictions
+    from services.trainer.jobs import Checkpoints, JobContext
+
+ProgressOf = Callable[[str], ProgressFn]
+HASH_PX = 64
+"""Side at which images are compared for near-copies, pixels."""
+
+
+class StudyDraw:
+    """One split with everything that is trained on it."""
+
+    def __init__(
+        self,
+        spec: Mapping[str, Any],
+        number: int,
+        study: StudySettings,
+        ctx: JobContext,
+        work: Draft,
+        progress_of: ProgressOf,
+    ) -> None:
+        """Locks the split, unless it was locked before.
+
+        Args:
+            spec: The job's request.
+            number: Which draw, from 0.
+            study: The settings.
+            ctx: The job's; its id becomes that of the draw's own artifacts.
+            work: Where finished parts are kept.
+            progress_of: Gives the progress function of a part by its description.
+        """
+        self._number, self._study, self._work = number, study, work
+        self._progress_of = progress_of
+        self._ctx = dataclasses.replace(
+            ctx,
+            job_id=f"{work.id}-draw{number}",
+            progress=progress_of("adapter and synthetic images"),
+        )
+        source_id = resource_names.parse(DATASETS, spec["dataset"], "dataset")
+        source = ctx.store.get_manifest(ctx.tenant, DATASETS, source_id)
+        split = study.split(number, sorted(source["body"]["classes"]))
+        self._dataset_id = self._ctx.job_id
+        self._dataset = redraw(
+            ctx.store, ctx.tenant, source_id, split, self._dataset_id, ctx.settings
+        )
+        self._class_ids = usable_classes(self._dataset)
+        self._sides: dict[tuple[str, int], Any] = {}
+
+    def train(self, cell: Cell) -> Predictions:
+        """Trains one classifier and gives its answers on the locked test images."""
+        ctx = self._ctx
+        what = f"{cell.model}, {cell.arm}" + (
+            f" {cell.num_per_class}" if cell.num_per_class else ""
+        )
+        progress = self._progress_of(what)
+        recipe = recipe_of(self._study, cell)
+        config, _ = classifier_config(recipe, self._class_ids, ctx.settings)
+        check_contamination({}, recipe, self._dataset, ctx.store, ctx.tenant, ctx.settings)
+        if cell.arm == ZERO_SHOT:
+            model = build_model(config, ctx.settings.models_dir).eval()
+            return predict(
+                model, config, self._side("test", config.image_size), ctx.settings, progress
+            )
+        real = labelled(self._side("train", config.image_size), config.class_ids)
+        with self._added(cell, config.image_size) as added:
+            alone = cell.arm == SYNTHETIC_ONLY
+            done = train_and_test(
+                recipe,
+                config,
+                added.wait_for(1.0) if alone else real,
+                None if alone else added,
+                lambda: self._side("test", config.image_size),
+                ctx.settings,
+                progress,
+                _Scoped(ctx.checkpoints, cell.path),
+            )
+        return done.predictions
+
+    @contextmanager
+    def _added(self, cell: Cell, image_size: int) -> Iterator[Any]:
+        """What the arm adds to the real images; None for real images alone."""
+        if cell.arm == REAL_ONLY:
+            yield None
+        elif cell.arm == REAL_PLUS_PHANTOMS:
+            seed = self._study.seed + cell.draw
+            yield Ready(phantom_images(self._class_ids, cell.num_per_class, seed, image_size))
+        else:
+            self._fit_adapter()
+            with open_pool(self._plan(), image_size, self._ctx) as pool:
+                pool.image_set()  # complete and committed
+                yield first_of_each(pool.wait_for(1.0), self._withheld(), cell.num_per_class)
+
+    def _plan(self) -> SyntheticPlan:
+        """The synthetic images of this draw, of which every arm takes the first ones."""
+        spec = {
+            "adapter": resource_names.build(ADAPTERS, self._ctx.artifact_id),
+            "num_per_class": self._study.num_per_class[-1],
+            "seed": self._study.seed + self._number,
+            "sampler": {"preset": self._study.sampler_preset},
+        }
+        return synthetic_plan(spec, self._class_ids, self._ctx.store, self._ctx.tenant)
+
+    def _withheld(self) -> dict[str, list[int]]:
+        """Numbers, within their class, of the synthetic images that are near-copies.
+
+        Raises:
+            FailedPrecondition: If a synthetic image is one of the locked test images.
+        """
+        path = f"withheld/draw-{self._number:02d}.json"
+        if not self._work.exists(path):
+            self._work.write(path, json.dumps(self._inspect()).encode())
+        found: dict[str, list[int]] = json.loads(self._work.read(path))
+        return found
+
+    def _inspect(self) -> dict[str, list[int]]:
+        ctx, withheld = self._ctx, dict[str, list[int]]()
+        locked = {each for side in side_digests(self._dataset, "test").values() for each in side}
+        most = self._study.num_per_class[-1]
+        images = read_image_set(ctx.store, ctx.tenant, self._plan().image_set_id, most)
+        num_tested, known = 0, np.zeros(0, np.uint64)
+        for class_id, files in images.items():
+            withheld[class_id] = []
+            for number, data in enumerate(files):
+                num_tested += sha256_hex(data) in locked
+                image = center_square(decode_image(data, f"synthetic image {number}"), 1.0, HASH_PX)
+                if not len(known):
+                    known = training_hashes(self._side("train", HASH_PX).images)
+                if is_near_copy(image, known):
+                    withheld[class_id].append(number)
+        if num_tested:
+            problem = f"{num_tested} of its locked test images are synthetic"
+            raise FailedPrecondition(self._dataset["name"], problem, "upload real images only")
+        return withheld
+
+    def _fit_adapter(self) -> None:
+        """Fits this draw's adapter to its training images, if it is not there yet."""
+        ctx = self._ctx
+        name = resource_names.build(ADAPTERS, ctx.artifact_id)
+        if not ctx.store.exists(ctx.tenant, ADAPTERS, ctx.artifact_id):
+            settings: dict[str, Any] = {
+                "preset": "paper" if self._study.preset == "paper" else "cpu",
+                "seed": self._study.seed + self._number,
+            }
+            if self._study.adapter_steps:
+                settings["num_steps"] = self._study.adapter_steps
+            asked = {
+                "dataset": self._dataset["name"],
+                "base": self._study.base,
+                "settings": settings,
+            }
+            spec = fit_adapter.validate(asked, ctx.store, ctx.tenant, ctx.settings)
+            scoped: Any = _Scoped(ctx.checkpoints, name)
+            fit_adapter.run(spec, dataclasses.replace(ctx, checkpoints=scoped))
+
+    def _side(self, side: Any, size: int) -> Any:
+        if (side, size) not in self._sides:
+            ctx = self._ctx
+            self._sides[side, size] = load_images(
+                ctx.store, ctx.tenant, self._dataset_id, side, size, ctx.settings
+            )
+        return self._sides[side, size]
+
+    def facts(self) -> dict[str, Any]:
+        """What repeats this draw: names, digests, seeds."""
+        ctx = self._ctx
+        body = self._dataset["body"]
+        sides = {side: side_digests(self._dataset, side) for side in ("train", "test")}
+        models: dict[str, Any] = {}
+        if set(self._study.arms) & set(SYNTHETIC_ARMS):
+            adapter = ctx.store.get_manifest(ctx.tenant, ADAPTERS, ctx.artifact_id)
+            models = {
+                "adapter": adapter["name"],
+                "adapter_files": adapter["files"],
+                "base": adapter["base"],
+                "base_revision": adapter["base_revision"],
+                "image_set": resource_names.build(IMAGE_SETS, self._plan().image_set_id),
+                "num_synthetic": self._study.num_per_class[-1] * len(self._class_ids),
+                "num_withheld": sum(map(len, self._withheld().values())),
+            }
+        return models | {
+            "dataset": self._dataset["name"],
+            "images_of": resource_names.build(DATASETS, image_home(self._dataset)),
+            "seed": self._dataset["seed"],
+            "split_digest": body["split_digest"],
+            "center_crop": body["center_crop"],
+            "notices": body["notices"],
+            "num_train": {c: len(sides["train"][c]) for c in self._class_ids},
+            "num_test": {c: len(sides["test"][c]) for c in self._class_ids},
+            "train_digests": self._dataset["digests"],
+        }
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Images that are all there from the beginning."""
+
+    images: LabelledImages
+
+    def wait_for(self, share: float) -> LabelledImages:
+        """All of them."""
+        return self.images
+
+
+def first_of_each(
+    whole: LabelledImages, withheld: Mapping[str, list[int]], num_per_class: int
+) -> Ready:
+    """The first images of each class, those withheld left out.
+
+    Args:
+        whole: Classes in the order of their labels.
+        withheld: Numbers of images within their class, by class in the same order.
+        num_per_class: Most images of each.
+    """
+    kept: list[int] = []
+    for label, out in enumerate(withheld.values()):
+        members = np.flatnonzero(whole.labels == label)
+        kept += np.delete(members, out)[:num_per_class].tolist()
+    order = sorted(kept)
+    return Ready(LabelledImages(whole.images[order], whole.labels[order]))
+
+
+class _Scoped:
+    """Checkpoints of one part of the study; those of another part count as none."""
+
+    def __init__(self, checkpoints: Checkpoints, part: str) -> None:
+        self._checkpoints = checkpoints
+        self._part = hashlib.sha256(part.encode()).hexdigest()[:16]
+
+    def load(self) -> tuple[dict[str, Any], dict[str, bytes]] | None:
+        """The state of this part, if the last checkpoint is of it."""
+        found = self._checkpoints.load()
+        if found is None or found[0].get("part") != self._part:
+            return None
+        return found[0]["state"], found[1]
+
+    def due(self) -> bool:
+        """Whether another is worth its time."""
+        return self._checkpoints.due()
+
+    def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
+        """Replaces the checkpoint, whosever it was."""
+        self._checkpoints.save({"part": self._part, "state": state}, files)
