@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from services.common.artifact_store import ArtifactStore
 from services.common.images import encode_image, sha256_hex
@@ -16,6 +17,7 @@ from services.trainer.config import TrainerSettings
 from services.trainer.dataset_upload import DatasetHeader, DatasetUpload
 from services.trainer.few_shot import SplitSettings
 from services.trainer.jobs import JobContext
+from tests import fakes
 
 TENANT = "lab"
 CLASSES = ("eosinophil", "lymphocyte", "monocyte")
@@ -140,6 +142,30 @@ class FakeGenerator:
                 yield DrawnImage(index, class_id, seed + index, data, digest, manifest)
                 self.num_drawn += 1
                 index += 1
+
+
+def serve_images(monkeypatch: pytest.MonkeyPatch, fake: FakeGenerator) -> None:
+    """Let the trainer's client of the generator draw from ``fake``."""
+    import cytosynth.client
+
+    class Client:
+        def __init__(self, address: str, tenant: str) -> None:
+            assert tenant == TENANT
+
+        def synthesize(
+            self, class_counts: dict[str, int], *, adapter: str, seed: int, **_: Any
+        ) -> Iterator[DrawnImage]:
+            assert adapter.startswith("adapters/")
+            return fake(class_counts, seed)
+
+    monkeypatch.setattr(cytosynth.client, "GeneratorClient", Client)
+
+
+def tiny_settings(root: Path) -> TrainerSettings:
+    """Settings with a tiny base and a tiny CLIP base below ``root``."""
+    fakes.write_tiny_clip(root / "models")
+    fakes.write_tiny_base(root / "models")
+    return settings_for(root)
 
 
 def digest_of(class_id: str, seed: int) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +22,8 @@ from cytosynth.cli.options import (
 from cytosynth.cli.training_commands import MaxTest, Seed
 
 if TYPE_CHECKING:
+    from cytosynth.cli.story_view import Teller
+    from cytosynth.client import Client
     from cytosynth.story import Options
 
 _PANEL = "The whole story"
@@ -175,20 +179,31 @@ def _check_preset(preset: str) -> None:
         raise typer.BadParameter(" or ".join(MODELS), param_hint="--preset")
 
 
-def _tell(options: Options, address: str | None, keep_stack: bool, json: bool) -> None:
+@contextmanager
+def telling(
+    address: str | None, keep_stack: bool, quiet: bool
+) -> Iterator[tuple[Client, Teller, float]]:
+    """Services for something long: a client, who tells how it goes, the seconds of the start."""
     from cytosynth.cli.stack_session import services
-    from cytosynth.cli.story_view import Teller, show_outcome
-    from cytosynth.story import tell
+    from cytosynth.cli.story_view import Teller
 
     resolve(address)  # A bad address or certificate is told before anything starts.
     with (
         interruptible("the same command again goes on from here"),
-        show.meter(quiet=json) as meter,
+        show.meter(quiet=quiet) as meter,
         services(address, keep_stack, meter) as (client, start_seconds),
     ):
         teller = Teller(meter)
         if start_seconds:
             teller.end("start_services", start_seconds)
+        yield client, teller, start_seconds
+
+
+def _tell(options: Options, address: str | None, keep_stack: bool, json: bool) -> None:
+    from cytosynth.cli.story_view import show_outcome
+    from cytosynth.story import tell
+
+    with telling(address, keep_stack, json) as (client, teller, start_seconds):
         outcome = tell(client, options, teller, start_seconds)
     if json:
         show.as_json(outcome)

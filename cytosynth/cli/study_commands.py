@@ -11,12 +11,10 @@ from cytosynth.cli import show
 from cytosynth.cli.options import (
     Address,
     AsJson,
-    interruptible,
     parse_shots,
-    resolve,
     split_shots,
 )
-from cytosynth.cli.story_commands import Keep
+from cytosynth.cli.story_commands import Keep, telling
 from cytosynth.cli.training_commands import Seed
 
 if TYPE_CHECKING:
@@ -64,8 +62,6 @@ def study(
     Starts the services unless they are up. Killed at any moment, the same command again goes on
     and repeats no finished classifier.
     """
-    from cytosynth.cli.stack_session import services
-    from cytosynth.cli.story_view import Teller
     from cytosynth.client import read_image_tree
     from cytosynth.study import StudyOptions, run_study
 
@@ -85,15 +81,7 @@ def study(
         settings |= split_shots(parse_shots(shots), read_image_tree(data).class_ids)
     settings = {key: value for key, value in settings.items() if value not in ("", [], None)}
     options = StudyOptions(data, out, settings, title)
-    resolve(address)  # A bad address or certificate is told before anything starts.
-    with (
-        interruptible("the same command again goes on from here"),
-        show.meter(quiet=json) as meter,
-        services(address, keep_stack, meter) as (client, start_seconds),
-    ):
-        teller = Teller(meter)
-        if start_seconds:
-            teller.end("start_services", start_seconds)
+    with telling(address, keep_stack, json) as (client, teller, _):
         outcome = run_study(client, options, teller)
     if json:
         show.as_json(outcome)

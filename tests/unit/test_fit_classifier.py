@@ -34,8 +34,9 @@ from tests.few_shot import (
     cell_image,
     digest_of,
     job_context,
-    settings_for,
+    serve_images,
     store_adapter,
+    tiny_settings,
     upload_dataset,
 )
 
@@ -45,9 +46,7 @@ QUICK = {"num_steps": 12, "batch_size": 12, "image_size": 32}
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Any:
-    fakes.write_tiny_clip(tmp_path / "models")
-    fakes.write_tiny_base(tmp_path / "models")
-    return settings_for(tmp_path)
+    return tiny_settings(tmp_path)
 
 
 @pytest.fixture
@@ -204,19 +203,8 @@ def test_resnet_learns_colours_from_six_images_a_class(settings: Any, store: Art
 
 @pytest.fixture
 def generator(monkeypatch: pytest.MonkeyPatch) -> FakeGenerator:
-    import cytosynth.client
-
     fake = FakeGenerator()
-
-    class Client:
-        def __init__(self, address: str, tenant: str) -> None:
-            assert tenant == TENANT
-
-        def synthesize(self, class_counts: dict[str, int], *, adapter: str, seed: int, **_: Any):
-            assert adapter == "adapters/adapter-1"
-            return fake(class_counts, seed)
-
-    monkeypatch.setattr(cytosynth.client, "GeneratorClient", Client)
+    serve_images(monkeypatch, fake)
     return fake
 
 

@@ -30,7 +30,8 @@ from tests.few_shot import (
     FakeGenerator,
     cell_image,
     job_context,
-    settings_for,
+    serve_images,
+    tiny_settings,
     upload_dataset,
 )
 
@@ -59,9 +60,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Any:
-    fakes.write_tiny_clip(tmp_path / "models")
-    fakes.write_tiny_base(tmp_path / "models")
-    return settings_for(tmp_path)
+    return tiny_settings(tmp_path)
 
 
 @pytest.fixture
@@ -71,18 +70,8 @@ def store(settings: Any) -> ArtifactStore:
 
 @pytest.fixture
 def generator(monkeypatch: pytest.MonkeyPatch) -> FakeGenerator:
-    import cytosynth.client
-
     fake = FakeGenerator()
-
-    class Client:
-        def __init__(self, address: str, tenant: str) -> None:
-            assert tenant == TENANT
-
-        def synthesize(self, class_counts: dict[str, int], *, seed: int, **_: Any) -> Any:
-            return fake(class_counts, seed)
-
-    monkeypatch.setattr(cytosynth.client, "GeneratorClient", Client)
+    serve_images(monkeypatch, fake)
     return fake
 
 
