@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -252,12 +252,16 @@ def metrics_table(content: Mapping[str, Any]) -> str:
     table.writerow(["model", "arm", "metric", "value", "low", "high"])
     for model, by_arm in content["arms"].items():
         for arm, figures in by_arm.items():
-            for metric, bounds in figures["intervals"].items():
-                table.writerow([model, arm, metric, figures[metric], *bounds])
-            for class_id, bounds in figures["per_class_recall_intervals"].items():
-                value = figures["per_class_recall"][class_id]
-                table.writerow([model, arm, f"recall:{class_id}", value, *bounds])
+            table.writerows([model, arm, *row] for row in metric_rows(figures))
     return buffer.getvalue()
+
+
+def metric_rows(figures: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """Metric, value, low and high end of one arm's figures and recalls."""
+    for metric, bounds in figures["intervals"].items():
+        yield metric, figures[metric], *bounds
+    for class_id, bounds in figures["per_class_recall_intervals"].items():
+        yield f"recall:{class_id}", figures["per_class_recall"][class_id], *bounds
 
 
 def _runs(arms: Arms) -> list[list[Run]]:

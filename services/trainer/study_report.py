@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.trainer.evaluate import Predictions, evaluate, evaluate_runs, paired_difference
-from services.trainer.report import RESEARCH_USE, dataset_facts
+from services.trainer.report import RESEARCH_USE, dataset_facts, metric_rows
 from services.trainer.study_page import render_study
 from services.trainer.study_recipe import (
     REAL_ONLY,
@@ -126,12 +126,8 @@ def metrics_table(content: Mapping[str, Any]) -> str:
     table.writerow(["model", "arm", "metric", "value", "low", "high"])
     for model, by_arm in content["arms"].items():
         for arm, figures in by_arm.items():
-            for metric, bounds in figures["intervals"].items():
-                table.writerow([model, arm, metric, figures[metric], *bounds])
+            table.writerows([model, arm, *row] for row in metric_rows(figures))
             table.writerow([model, arm, "ece", figures["ece"], "", ""])
-            for class_id, bounds in figures["per_class_recall_intervals"].items():
-                value = figures["per_class_recall"][class_id]
-                table.writerow([model, arm, f"recall:{class_id}", value, *bounds])
             for metric, d in content["differences"][model].get(arm, {}).items():
                 row = [model, arm, f"difference:{metric}", d["mean"], d["low"], d["high"]]
                 table.writerow(row)
