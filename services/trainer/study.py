@@ -106,35 +106,49 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     work = ctx.store.new_draft(ctx.tenant, JOBS, study_id(spec))
     cells = [cell for draw in range(study.num_draws) for cell in study.cells(draw)]
     overall = _Overall(ctx, study)
-    draws = []
-    for number in range(study.num_draws):
-        draw = StudyDraw(spec, number, study, ctx, work, partial(overall.of, number))
+    draws = [
+        StudyDraw(spec, number, study, ctx, work, partial(overall.of, number))
+        for number in range(study.num_draws)
+    ]
+    _check_same_classes(spec["dataset"], [draw.class_ids for draw in draws])
+    facts = []
+    for number, draw in enumerate(draws):
         for cell in study.cells(number):
             if not work.exists(cell.path):
                 predictions = draw.train(cell)
                 work.write(cell.path, json.dumps(predictions.to_dict()).encode())
             overall.finished(cell)
-        draws.append(draw.facts())
+        facts.append(draw.facts())
+        draw.release()
     ctx.progress("computing intervals", 0, 0, {})
     answers = {cell: Predictions.from_dict(json.loads(work.read(cell.path))) for cell in cells}
     source_id = resource_names.parse(DATASETS, spec["dataset"], "dataset")
     source = ctx.store.get_manifest(ctx.tenant, DATASETS, source_id)
     draft = ctx.store.new_draft(ctx.tenant, REPORTS, ctx.artifact_id)
-    for path, data in study_files(spec, study, answers, draws, source).items():
+    for path, data in study_files(spec, study, answers, facts, source).items():
         draft.write(path, data)
     draft.commit(
         {
-            "parents": [spec["dataset"], *(draw["dataset"] for draw in draws)],
+            "parents": [spec["dataset"], *(draw["dataset"] for draw in facts)],
             "settings": study.to_dict(),
             "seed": study.seed,
             "code_version": code_version(),
             "metrics": {},
-            "digests": sorted({digest for draw in draws for digest in draw.pop("train_digests")}),
-            "body": {"dataset": spec["dataset"], "draws": draws},
+            "digests": sorted({digest for draw in facts for digest in draw.pop("train_digests")}),
+            "body": {"dataset": spec["dataset"], "draws": facts},
         }
     )
     work.discard()
     return ctx.artifact_id
+
+
+def _check_same_classes(dataset: str, class_ids: list[list[str]]) -> None:
+    everywhere = set(class_ids[0]).intersection(*class_ids)
+    missing = sorted({each for found in class_ids for each in found} - everywhere)
+    if missing:
+        problem = f"not every draw can train and test {', '.join(missing)}"
+        remedy = "send more patients or images of it, leave it out, or ask for fewer shots"
+        raise FailedPrecondition(dataset, problem, remedy)
 
 
 def study_id(spec: Mapping[str, Any]) -> str:

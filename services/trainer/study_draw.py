@@ -84,8 +84,12 @@ class StudyDraw:
         self._dataset = redraw(
             ctx.store, ctx.tenant, source_id, split, self._dataset_id, ctx.settings
         )
-        self._class_ids = usable_classes(self._dataset)
+        self.class_ids = usable_classes(self._dataset)
         self._sides: dict[tuple[str, int], Any] = {}
+
+    def release(self) -> None:
+        """Give up the memory of its images."""
+        self._sides.clear()
 
     def train(self, cell: Cell) -> Predictions:
         """Trains one classifier and gives its answers on the locked test images."""
@@ -95,7 +99,7 @@ class StudyDraw:
         )
         progress = self._progress_of(what)
         recipe = recipe_of(self._study, cell)
-        config, _ = classifier_config(recipe, self._class_ids, ctx.settings)
+        config, _ = classifier_config(recipe, self.class_ids, ctx.settings)
         check_contamination({}, recipe, self._dataset, ctx.store, ctx.tenant, ctx.settings)
         if cell.arm == ZERO_SHOT:
             model = build_model(config, ctx.settings.models_dir).eval()
@@ -124,7 +128,7 @@ class StudyDraw:
             yield None
         elif cell.arm == REAL_PLUS_PHANTOMS:
             seed = self._study.seed + cell.draw
-            yield Ready(phantom_images(self._class_ids, cell.num_per_class, seed, image_size))
+            yield Ready(phantom_images(self.class_ids, cell.num_per_class, seed, image_size))
         else:
             self._fit_adapter()
             with open_pool(self._plan(), image_size, self._ctx) as pool:
@@ -139,7 +143,7 @@ class StudyDraw:
             "seed": self._study.seed + self._number,
             "sampler": {"preset": self._study.sampler_preset},
         }
-        return synthetic_plan(spec, self._class_ids, self._ctx.store, self._ctx.tenant)
+        return synthetic_plan(spec, self.class_ids, self._ctx.store, self._ctx.tenant)
 
     def _withheld(self) -> dict[str, list[int]]:
         """Numbers, within their class, of the synthetic images that are near-copies.
@@ -215,7 +219,7 @@ class StudyDraw:
                 "base": adapter["base"],
                 "base_revision": adapter["base_revision"],
                 "image_set": resource_names.build(IMAGE_SETS, self._plan().image_set_id),
-                "num_synthetic": self._study.num_per_class[-1] * len(self._class_ids),
+                "num_synthetic": self._study.num_per_class[-1] * len(self.class_ids),
                 "num_withheld": sum(map(len, self._withheld().values())),
             }
         return models | {
@@ -225,8 +229,8 @@ class StudyDraw:
             "split_digest": body["split_digest"],
             "center_crop": body["center_crop"],
             "notices": body["notices"],
-            "num_train": {c: len(sides["train"][c]) for c in self._class_ids},
-            "num_test": {c: len(sides["test"][c]) for c in self._class_ids},
+            "num_train": {c: len(sides["train"][c]) for c in self.class_ids},
+            "num_test": {c: len(sides["test"][c]) for c in self.class_ids},
             "train_digests": self._dataset["digests"],
         }
 

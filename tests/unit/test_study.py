@@ -339,3 +339,18 @@ def test_classes_without_a_phantom_leave_that_arm_out(settings: Any, store: Arti
         name = upload.commit(12)["name"]
     spec = study.validate({"dataset": name, "settings": QUICK}, store, TENANT, settings)
     assert set(spec["settings"]["arms"]) == set(ARMS) - {"real_plus_phantoms"}
+
+
+def test_a_class_that_only_some_draws_can_test_stops_the_study_before_training(
+    settings: Any, store: ArtifactStore, trained: Counter[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = study_draw.usable_classes
+    monkeypatch.setattr(
+        study_draw,
+        "usable_classes",
+        lambda manifest: really(manifest)[1 if manifest["seed"] == 1 else 0 :],
+    )
+    spec = begin(store, settings)
+    with pytest.raises(FailedPrecondition, match="not every draw can train and test eosinophil"):
+        study.run(spec, job_context(store, settings))
+    assert not trained
