@@ -328,3 +328,28 @@ def write_tiny_clip(
     manifest["phashes"] = list(phashes)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
+
+
+def write_tiny_resnet(
+    models_dir: Path,
+    name: str = "tiny-resnet",
+    digests: Sequence[str] = (),
+    phashes: Sequence[str] = (),
+) -> Path:
+    """Write a random ResNet-18 without its last layer as a ResNet base folder."""
+    from safetensors.torch import save_file
+
+    from services.common.classifier_config import ClassifierConfig
+    from services.common.classifier_models import build_model
+    from services.common.resnet_bases import HEAD_PREFIX
+
+    torch.manual_seed(0)
+    state = build_model(ClassifierConfig("resnet18", ("a", "b"), 32), models_dir).state_dict()
+    folder = models_dir / name
+    folder.mkdir(parents=True, exist_ok=True)
+    body = {k: v.contiguous() for k, v in state.items() if not k.startswith(HEAD_PREFIX)}
+    save_file(body, folder / "model.safetensors")
+    manifest = {"name": name, "kind": "resnet_base", "architecture": "resnet18"}
+    seen = {"digests": list(digests), "phashes": list(phashes)}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, **seen}))
+    return folder

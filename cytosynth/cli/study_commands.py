@@ -29,7 +29,13 @@ def register(app: typer.Typer) -> None:
 def study(
     data: Annotated[Path, typer.Option("--data", help="ImageFolder tree: <class>/<image>.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for report.html and report.json.")],
-    preset: Annotated[str, typer.Option(help="evidence (small models) or paper (GPUs).")] = "",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="evidence (bases that never saw a real cell), informed (bases that know another "
+            "laboratory's) or paper (GPUs)."
+        ),
+    ] = "",
     shots: Annotated[
         str,
         typer.Option(
@@ -48,6 +54,12 @@ def study(
     ] = None,
     base: Annotated[str, typer.Option(help="Base diffusion model.")] = "",
     clip_base: Annotated[str, typer.Option(help="CLIP base.")] = "",
+    transfer_resnet_base: Annotated[
+        str, typer.Option(help="ResNet base of the transfer arms: cyto-resnet.")
+    ] = "",
+    transfer_clip_base: Annotated[
+        str, typer.Option(help="CLIP base of the transfer arms: cyto-clip.")
+    ] = "",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimizer steps of every classifier.")
     ] = None,
@@ -72,6 +84,8 @@ def study(
         "num_per_class": _amounts(per_class),
         "base": base,
         "clip_base": clip_base,
+        "transfer_resnet_base": transfer_resnet_base,
+        "transfer_clip_base": transfer_clip_base,
         "num_draws": draws,
         "max_test_per_class": max_test_per_class,
         "num_steps": steps,
@@ -113,7 +127,12 @@ def _show(outcome: StudyOutcome) -> None:
             rows.append((model, arm, f"{figures['macro_f1']:.3f} [{low:.3f}, {high:.3f}]", change))
     columns = ("model", "arm", "macro-F1", "against real only")
     num_draws = len(outcome.report["draws"])
-    title = f"Means of {num_draws} draws (95 % interval over draws and test images)"
+    over = (
+        "1 draw (95 % interval over test images"
+        if num_draws == 1
+        else (f"{num_draws} draws, means (95 % interval over draws and test images")
+    )
+    title = f"{over})"
     show.table(columns, rows, title=title, numeric=columns[2:])
     typer.echo(f"{show.duration(sum(outcome.seconds.values()))} in all. {show.RESEARCH_USE}")
     typer.echo(str(outcome.html_path))

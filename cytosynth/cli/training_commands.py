@@ -170,6 +170,9 @@ def fit_classifier(
     sampler_preset: Annotated[str, typer.Option(help="draft, fast, balanced or paper.")] = "",
     preset: Preset = "",
     clip_base: Annotated[str, typer.Option(help="CLIP base; clip only.")] = "",
+    resnet_base: Annotated[
+        str, typer.Option(help="ResNet base to start from; default: from scratch.")
+    ] = "",
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Real images per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
@@ -200,6 +203,7 @@ def fit_classifier(
             synthetic=synthetic,
             preset=preset,
             clip_base=clip_base,
+            resnet_base=resnet_base,
             num_steps=steps,
             batch_size=batch_size,
             learning_rate=learning_rate,

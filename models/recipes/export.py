@@ -3,6 +3,8 @@
     python -m models.recipes.export diffusion_base build/cyto-small --autoencoder build/ae \
         --real ../shared/data/wbc-pbc-barcelona --name cyto-small
     python -m models.recipes.export clip_base build/cyto-clip-phantoms --name cyto-clip-phantoms
+    python -m models.recipes.export resnet_base build/cyto-resnet --name cyto-resnet \
+        --real ../shared/data/wbc-pbc-barcelona
 
 The manifest lists the SHA-256 and the perceptual hash of every real image the model has seen,
 so that a study can refuse to test on one of them.
@@ -214,18 +216,23 @@ def export(kind: str, build: Path, autoencoder: Path | None, name: str, real: Pa
             f"`python -m models.recipes.train_autoencoder{flag}`, then "
             f"`python -m models.recipes.train_diffusion{flag}`"
         )
+    elif kind == "resnet_base":
+        what = "A ResNet-18 without its last layer, to start classifiers of single cells at 64 px."
+        recipe = f"`python -m models.recipes.train_resnet{flag}`"
     else:
         what = "A small open_clip model for single white blood cells at 64 px (ResNet tower)."
         recipe = f"`python -m models.recipes.train_clip{flag}`"
     manifest = new_manifest(kind, out, name, real, records)
     manifest |= {"description": what, "recipe": recipe, "figures": {}}
+    if "architecture" in records[kind]:
+        manifest["architecture"] = records[kind]["architecture"]
     write(out, manifest)
     return out
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=("diffusion_base", "clip_base"))
+    parser.add_argument("kind", choices=("diffusion_base", "clip_base", "resnet_base"))
     parser.add_argument("build", type=Path)
     parser.add_argument("--autoencoder", type=Path)
     parser.add_argument("--name", required=True)

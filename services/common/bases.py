@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from services.common.accelerators import Accelerator, merge_accelerator, read_accelerator
 from services.common.bespoke_solvers import BespokeSolver, read_bespoke_solver
-from services.common.errors import FailedPrecondition, InvalidArgument
+from services.common.errors import FailedPrecondition
 from services.common.file_digests import file_digest
+from services.common.model_folders import check_known
 
 if TYPE_CHECKING:
     import torch
@@ -124,11 +125,7 @@ def resolve_base(name: str, models_dir: Path, field: str = "base") -> Base:
         InvalidArgument: If there is none, listing those that there are.
         FailedPrecondition: If its manifest is unreadable or pins no revision.
     """
-    known = list_bases(models_dir)
-    if name not in known:
-        shown = repr(name if len(name) <= 80 else name[:80] + "…")
-        listed = ", ".join(known) or "none; this server has no base models"
-        raise InvalidArgument(field, f"no base model is called {shown}", f"name one of: {listed}")
+    check_known("base model", name, list_bases(models_dir), field)
     folder = models_dir.resolve() / name
     manifest = _read_manifest(folder)
     if "location" in manifest:

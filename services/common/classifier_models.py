@@ -17,6 +17,8 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from services.common.classifier_config import RESNETS, ClassifierConfig
+from services.common.errors import FailedPrecondition
+from services.common.resnet_bases import HEAD_PREFIX, TORCHVISION, ResNetBase
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -85,6 +87,31 @@ def build_model(config: ClassifierConfig, models_dir: Path) -> ImageClassifier:
     from services.common.clip_models import ClipClassifier  # open_clip takes seconds to import
 
     return ClipClassifier(config, models_dir)
+
+
+def load_initial_weights(model: ImageClassifier, base: ResNetBase) -> None:
+    """Takes over a ResNet base's weights, all but the last layer, in place.
+
+    Args:
+        model: A ResNet of the base's architecture.
+        base: Where the weights lie; torchvision's own are downloaded, or come from torch's cache.
+
+    Raises:
+        FailedPrecondition: If the file holds other tensors than such a ResNet's.
+    """
+    if base.weights.startswith(TORCHVISION):
+        weights = torchvision_models.get_model_weights(base.architecture)
+        found = weights[base.weights.removeprefix(TORCHVISION)].get_state_dict(check_hash=True)
+        tensors = {f"net.{name}": tensor for name, tensor in found.items()}
+    else:
+        tensors = load_tensors(Path(base.weights).read_bytes())
+    body = {name: t.float() for name, t in tensors.items() if not name.startswith(HEAD_PREFIX)}
+    own = model.state_dict()
+    wanted = {name: t.shape for name, t in own.items() if not name.startswith(HEAD_PREFIX)}
+    if wanted != {name: t.shape for name, t in body.items()}:
+        problem = f"its tensors are not those of a {base.architecture}"
+        raise FailedPrecondition(f"ResNet base {base.name}", problem, "write its weights again")
+    model.load_state_dict({**own, **body})
 
 
 def save_model(model: ImageClassifier) -> dict[str, bytes]:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.common.errors import FailedPrecondition, InvalidArgument
+from services.common.errors import FailedPrecondition
+from services.common.model_folders import check_known, read_manifest
 
 CONFIG_FILE = "open_clip_config.json"
 FIELD = "settings.clip_base"
@@ -52,7 +53,7 @@ def list_clip_bases(models_dir: Path) -> list[str]:
     return sorted(
         folder.name
         for folder in models_dir.iterdir()
-        if (folder / CONFIG_FILE).is_file() or _manifest(folder).get("kind") == "clip_base"
+        if (folder / CONFIG_FILE).is_file() or read_manifest(folder).get("kind") == "clip_base"
     )
 
 
@@ -63,13 +64,9 @@ def resolve_clip_base(name: str, models_dir: Path, field: str = FIELD) -> ClipBa
         InvalidArgument: If there is none, listing those that there are.
         FailedPrecondition: If its manifest says not where the model lies.
     """
-    known = list_clip_bases(models_dir)
-    if name not in known:
-        shown = repr(name if len(name) <= 80 else name[:80] + "…")
-        listed = ", ".join(known) or "none; this server has no CLIP bases"
-        raise InvalidArgument(field, f"no CLIP base is called {shown}", f"name one of: {listed}")
+    check_known("CLIP base", name, list_clip_bases(models_dir), field)
     folder = models_dir.resolve() / name
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder)
     size = int(manifest.get("image_size_px", 0))
     location = manifest.get("location", "")
     if location and Path(location).is_dir():
@@ -97,11 +94,3 @@ def _revision(folder: Path) -> str:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         total.update(f"{path.name}\0{digest}\n".encode())
     return total.hexdigest()
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.common.classifier_config import ARCHITECTURES
+from services.common.classifier_config import ARCHITECTURES, RESNETS
 from services.common.errors import InvalidArgument
 
 PRESETS = ("cpu", "paper")
@@ -55,6 +55,7 @@ class ClassifierRecipe:
         synthetic_batch_size: Synthetic images that a step adds where there are any.
         learning_rate: AdamW's peak rate.
         average_decay: Decay per step of the average of weights that is kept in the end.
+        resnet_base: ResNet base whose weights it starts from; empty: from scratch.
         loss_weight: Weight of the synthetic part of the loss, 0 to 1.
         lora_mlp: Whether CLIP's MLPs carry LoRA too, not the attention alone.
     """
@@ -69,6 +70,7 @@ class ClassifierRecipe:
     weight_decay: float
     warmup_steps: int
     clip_base: str = ""
+    resnet_base: str = ""
     label_smoothing: float = 0.1
     average_decay: float = 0.97
     max_gradient_norm: float = 1.0
@@ -85,7 +87,7 @@ class ClassifierRecipe:
 
     def settings(self) -> dict[str, Any]:
         """The filled-in ``ClassifierSettings`` of the API."""
-        names = ["preset", "architecture", "clip_base", "num_steps", "batch_size"]
+        names = ["preset", "architecture", "clip_base", "resnet_base", "num_steps", "batch_size"]
         names += ["learning_rate", "weight_decay", "image_size", "seed"]
         return {name: getattr(self, name) for name in names}
 
@@ -141,6 +143,9 @@ def recipe_from_spec(spec: Mapping[str, Any], default_clip: str) -> ClassifierRe
         raise InvalidArgument(
             "settings.clip_base", f"is set for {architecture}", "leave it empty, or ask for clip"
         )
+    if asked.get("resnet_base") and architecture not in RESNETS:
+        problem, remedy = f"is set for {architecture}", "leave it empty, or ask for a ResNet"
+        raise InvalidArgument("settings.resnet_base", problem, remedy)
     for name, low, high in (
         ("num_steps", 1, 1_000_000),
         ("batch_size", 2, 1024),

@@ -12,9 +12,16 @@ import numpy as np
 import torch
 
 from services.common.classifier_config import ClassifierConfig
-from services.common.classifier_models import ImageClassifier, build_model, probabilities
-from services.common.clip_bases import ClipBase, resolve_clip_base
+from services.common.classifier_models import (
+    ImageClassifier,
+    build_model,
+    load_initial_weights,
+    probabilities,
+)
+from services.common.clip_bases import ClipBase
+from services.common.resnet_bases import ResNetBase
 from services.trainer import datasets
+from services.trainer.classifier_base import classifier_base
 from services.trainer.classifier_recipe import ClassifierRecipe
 from services.trainer.config import TrainerSettings
 from services.trainer.evaluate import Predictions
@@ -41,15 +48,16 @@ class TestedClassifier:
 
 def classifier_config(
     recipe: ClassifierRecipe, class_ids: list[str], settings: TrainerSettings
-) -> tuple[ClassifierConfig, ClipBase | None]:
-    """What the recipe builds, and the CLIP base it builds on."""
-    base = resolve_clip_base(recipe.clip_base, settings.models_dir) if recipe.clip_base else None
+) -> tuple[ClassifierConfig, ClipBase | ResNetBase | None]:
+    """What the recipe builds, and the base it starts from."""
+    base = classifier_base(recipe, settings.models_dir)
+    clip = base if isinstance(base, ClipBase) else None
     config = ClassifierConfig(
         architecture=recipe.architecture,
         class_ids=tuple(class_ids),
-        image_size=recipe.image_size or (base.image_size_px if base else 0) or 224,
+        image_size=recipe.image_size or (clip.image_size_px if clip else 0) or 224,
         clip_base=recipe.clip_base,
-        clip_revision=base.revision if base else "",
+        clip_revision=clip.revision if clip else "",
         lora_rank=recipe.lora_rank,
         lora_alpha=recipe.lora_alpha,
         lora_mlp=recipe.lora_mlp,
@@ -89,6 +97,9 @@ def train_and_test(
     device = torch.device(settings.torch_device())
     torch.manual_seed(recipe.seed)
     model = build_model(config, settings.models_dir)
+    base = classifier_base(recipe, settings.models_dir)
+    if isinstance(base, ResNetBase):
+        load_initial_weights(model, base)
     figures = train(model, real, synthetic, recipe, device, progress, checkpoints)
     return TestedClassifier(model, figures, predict(model, config, load_test(), settings, progress))
 

@@ -14,9 +14,9 @@ import numpy as np
 from services.common import resource_names
 from services.common.artifact_store import ArtifactStore
 from services.common.bases import resolve_base
-from services.common.clip_bases import resolve_clip_base
 from services.common.errors import FailedPrecondition
 from services.common.resource_names import ADAPTERS
+from services.trainer.classifier_base import classifier_base, describe_base
 from services.trainer.classifier_recipe import ClassifierRecipe
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets import side_digests
@@ -96,15 +96,15 @@ def _models(
     settings: TrainerSettings,
 ) -> Iterator[tuple[str, Mapping[str, Any], str]]:
     """Subject, manifest and remedy of every model involved."""
-    if recipe.clip_base:
-        clip = resolve_clip_base(recipe.clip_base, settings.models_dir)
-        remedy = "use a CLIP base that has not, for example cyto-clip-phantoms"
-        yield f"CLIP base {clip.name}", clip.manifest, remedy
+    base = classifier_base(recipe, settings.models_dir)
+    if base is not None:
+        subject, remedy = describe_base(base)
+        yield subject, base.manifest, remedy
     synthetic = spec.get("synthetic")
     if synthetic:
         adapter_id = resource_names.parse(ADAPTERS, synthetic["adapter"], "synthetic.adapter")
         adapter = store.get_manifest(tenant, ADAPTERS, adapter_id)
         yield synthetic["adapter"], adapter, "train the adapter on this dataset"
-        base = resolve_base(adapter["base"], settings.models_dir, "synthetic.adapter")
+        diffusion = resolve_base(adapter["base"], settings.models_dir, "synthetic.adapter")
         remedy = "train the adapter on a base that has not, for example cyto-small-phantoms"
-        yield f"base {base.name}", base.manifest, remedy
+        yield f"base {diffusion.name}", diffusion.manifest, remedy

@@ -2,11 +2,13 @@
 
 Intervals are 95 % percentile bootstraps over the test images, drawn within each class, so
 that every resample has the class counts of the test set; all arms share the same draws, which
-makes the difference of two arms a paired one.
+makes the difference of two arms a paired one. Where patients are known, patients are drawn
+instead, as images of one are not independent.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ NUM_CALIBRATION_BINS = 10
 _SEED = 20_240_229
 
 HEADLINE_METRICS = ("macro_f1", "balanced_accuracy", "top1", "macro_auc")
+METRICS = (*HEADLINE_METRICS, "ece")
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Evaluation:
     Attributes:
         metrics: ``macro_f1``, ``balanced_accuracy``, ``top1``, ``macro_auc`` (one against the
             rest) and ``ece`` (expected calibration error), each 0 to 1.
-        intervals: 95 % interval of each headline metric.
+        intervals: 95 % interval of each.
         per_class_recall: By class id.
         per_class_recall_intervals: 95 % interval, by class id.
         confusion: Counts (classes, classes); rows are true classes.
@@ -90,13 +93,18 @@ def evaluate(predictions: Predictions) -> Evaluation:
     return evaluate_runs([predictions])
 
 
-def evaluate_runs(runs: list[Predictions], resample_runs: bool = False) -> Evaluation:
+def evaluate_runs(
+    runs: list[Predictions],
+    resample_runs: bool = False,
+    patients: Mapping[str, str] | None = None,
+) -> Evaluation:
     """Point figures and intervals of an arm: metrics are means over its runs, counts are sums.
 
     Args:
         runs: With ``resample_runs`` each may have test images of its own.
         resample_runs: Resamples draw runs too, so that intervals are also over what changes
             from run to run (split, training, drawn images).
+        patients: Patient id by image digest, where known.
 
     Raises:
         ValueError: If the runs have other classes, or, without ``resample_runs``, were tested on
@@ -109,14 +117,13 @@ def evaluate_runs(runs: list[Predictions], resample_runs: bool = False) -> Evalu
     class_ids = runs[0].class_ids
     shares = _run_shares(len(runs)) if resample_runs else None
     exact = _mean_metrics(runs, _unit_weights(runs))
-    drawn = _mean_metrics(runs, _drawn_weights(runs), shares)
+    drawn = _mean_metrics(runs, _drawn_weights(runs, patients), shares)
     low, high = np.percentile(drawn["recall"], [2.5, 97.5], axis=0)
-    metrics = {name: float(exact[name][0]) for name in HEADLINE_METRICS}
-    metrics["ece"] = float(np.mean([calibration_error(run) for run in runs]))
+    metrics = {name: float(exact[name][0]) for name in METRICS}
     order = range(len(class_ids))
     return Evaluation(
         metrics=metrics,
-        intervals={name: interval(drawn[name]) for name in HEADLINE_METRICS},
+        intervals={name: interval(drawn[name]) for name in METRICS},
         per_class_recall={c: float(exact["recall"][0, i]) for i, c in enumerate(class_ids)},
         per_class_recall_intervals={
             c: (float(low[i]), float(high[i])) for i, c in enumerate(class_ids)
@@ -129,7 +136,10 @@ def evaluate_runs(runs: list[Predictions], resample_runs: bool = False) -> Evalu
 
 
 def paired_difference(
-    candidate: list[Predictions], baseline: list[Predictions], resample_runs: bool = False
+    candidate: list[Predictions],
+    baseline: list[Predictions],
+    resample_runs: bool = False,
+    patients: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Candidate minus baseline on the same test images, with 95 % intervals.
 
@@ -141,6 +151,11 @@ def paired_difference(
         resample_runs: The runs are pairs, in the same order; each pair may have test images of
             its own. Resamples draw pairs too, so that the interval is also over what changes from
             run to run (split, training, drawn images).
+        patients: Patient id by image digest, where known.
+
+    Returns:
+        ``difference`` and ``interval`` of each of ``METRICS``, and of ``recall_<class id>`` of
+        each class.
 
     Raises:
         ValueError: If the runs were not tested on the same images (without ``resample_runs`` all
@@ -156,14 +171,20 @@ def paired_difference(
         _check_same_images([*candidate, *baseline])
     exact_a, exact_b = (_mean_metrics(runs, _unit_weights(runs)) for runs in (candidate, baseline))
     shares = _run_shares(len(baseline)) if resample_runs else None
-    drawn_a = _mean_metrics(candidate, _drawn_weights(candidate), shares)
-    drawn_b = _mean_metrics(baseline, _drawn_weights(baseline), shares)
+    drawn_a = _mean_metrics(candidate, _drawn_weights(candidate, patients), shares)
+    drawn_b = _mean_metrics(baseline, _drawn_weights(baseline, patients), shares)
+    exact = {name: exact_a[name] - exact_b[name] for name in exact_a}
+    drawn = {name: drawn_a[name] - drawn_b[name] for name in drawn_a}
+    for number, class_id in enumerate(baseline[0].class_ids):
+        for values in (exact, drawn):
+            values[f"recall_{class_id}"] = values["recall"][:, number]
     return {
         name: {
-            "difference": float(exact_a[name][0] - exact_b[name][0]),
-            "interval": list(interval(drawn_a[name] - drawn_b[name])),
+            "difference": float(exact[name][0]),
+            "interval": list(interval(drawn[name])),
         }
-        for name in HEADLINE_METRICS
+        for name in exact
+        if name != "recall"
     }
 
 
@@ -189,13 +210,28 @@ def _unit_weights(runs: list[Predictions]) -> list[np.ndarray]:
     return [np.ones((1, len(run.labels))) for run in runs]
 
 
-def _drawn_weights(runs: list[Predictions]) -> list[np.ndarray]:
-    """Resamples for each run; runs that were tested on the same images share theirs."""
-    known: dict[tuple[str, ...], np.ndarray] = {}
+def _drawn_weights(
+    runs: list[Predictions], patients: Mapping[str, str] | None = None
+) -> list[np.ndarray]:
+    """Resamples for each run: an image weighs the same in every run that was tested on it."""
+    label_of: dict[str, int] = {}
     for run in runs:
-        if run.digests not in known:
-            known[run.digests] = resample_weights(run.labels, number=len(known))
-    return [known[run.digests] for run in runs]
+        label_of |= dict(zip(run.digests, run.labels.tolist(), strict=True))
+    labels = np.array(list(label_of.values()))
+    column = {digest: i for i, digest in enumerate(label_of)}
+    known = {d: patients[d] for d in label_of if patients.get(d)} if patients else {}
+    groups = [known.get(digest, digest) for digest in label_of] if known else None
+    drawn = resample_weights(labels, groups=groups)
+    each = []
+    for run in runs:
+        weights = drawn[:, [column[digest] for digest in run.digests]]
+        for label in np.unique(run.labels):
+            members = np.flatnonzero(run.labels == label)
+            # A resample without any image of a class says nothing of it: it keeps them all.
+            missing = np.flatnonzero(weights[:, members].sum(axis=1) == 0)
+            weights[np.ix_(missing, members)] = 1
+        each.append(weights)
+    return each
 
 
 def _mean_metrics(
@@ -213,13 +249,21 @@ def _mean_metrics(
 
 
 def resample_weights(
-    labels: np.ndarray, num_resamples: int = NUM_RESAMPLES, number: int = 0
+    labels: np.ndarray, num_resamples: int = NUM_RESAMPLES, groups: list[str] | None = None
 ) -> np.ndarray:
     """How often each image is in each resample (num_resamples, N), drawn within the classes.
 
-    ``number`` tells test sets apart, whose resamples are to be independent.
+    Args:
+        labels: Class of each image (N,).
+        num_resamples: How many resamples.
+        groups: Group of each image; whole groups are drawn then, whatever their classes.
     """
-    rng = np.random.default_rng(_SEED + 2 * number)
+    rng = np.random.default_rng(_SEED)
+    if groups is not None:
+        _, member_of = np.unique(groups, return_inverse=True)
+        num_groups = int(member_of.max()) + 1
+        share = np.full(num_groups, 1 / num_groups)
+        return rng.multinomial(num_groups, share, size=num_resamples)[:, member_of].astype(float)
     weights = np.zeros((num_resamples, len(labels)))
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -229,7 +273,7 @@ def resample_weights(
 
 
 def resampled_metrics(predictions: Predictions, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics per resample: each headline metric (R,), and ``recall`` (R, classes).
+    """Metrics per resample: each of ``METRICS`` (R,), and ``recall`` (R, classes).
 
     Macro figures run over the classes that the test set has.
     """
@@ -251,6 +295,7 @@ def resampled_metrics(predictions: Predictions, weights: np.ndarray) -> dict[str
             [_auc(predictions.probabilities[:, c], labels == c, weights)
              for c in np.flatnonzero(tested)], axis=0
         ),
+        "ece": _calibration_error(predictions, weights),
         "recall": recall,
     }  # fmt: skip
 
@@ -271,16 +316,13 @@ def _auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.nd
     return won / (up.sum(axis=1) * down.sum(axis=1))
 
 
-def calibration_error(predictions: Predictions) -> float:
-    """Expected calibration error (Guo et al. 2017) over ten bins of the top probability."""
+def _calibration_error(predictions: Predictions, weights: np.ndarray) -> np.ndarray:
+    """Expected calibration error (Guo et al. 2017) over ten bins of the top probability, (R,)."""
     confidence = predictions.probabilities.max(axis=1)
     right = predictions.predicted == predictions.labels
     bins = np.minimum((confidence * NUM_CALIBRATION_BINS).astype(int), NUM_CALIBRATION_BINS - 1)
-    gaps = [
-        np.mean(bins == b) * abs(right[bins == b].mean() - confidence[bins == b].mean())
-        for b in np.unique(bins)
-    ]
-    return float(np.sum(gaps))
+    gaps = np.eye(NUM_CALIBRATION_BINS)[bins] * (right - confidence)[:, None]
+    return np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1)
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:

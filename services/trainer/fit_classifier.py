@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from services.common import resource_names
 from services.common.artifact_store import ArtifactStore
 from services.common.classifier_config import ClassifierConfig
-from services.common.clip_bases import resolve_clip_base
 from services.common.code_version import code_version
 from services.common.errors import (
     DataLoss,
@@ -24,6 +23,7 @@ from services.common.errors import (
     Unavailable,
 )
 from services.common.resource_names import ADAPTERS, CLASSIFIERS, DATASETS
+from services.trainer.classifier_base import classifier_base
 from services.trainer.classifier_recipe import MAX_SEED, ClassifierRecipe, recipe_from_spec
 from services.trainer.config import TrainerSettings
 from services.trainer.contamination import check_contamination, training_phashes
@@ -53,8 +53,7 @@ def validate(
             can be tested.
     """
     recipe = recipe_from_spec(spec, settings.default_clip)
-    if recipe.clip_base:
-        resolve_clip_base(recipe.clip_base, settings.models_dir)
+    classifier_base(recipe, settings.models_dir)
     dataset_id = resource_names.parse(DATASETS, spec.get("dataset", ""), "dataset")
     dataset = store.get_manifest(tenant, DATASETS, dataset_id)
     class_ids = usable_classes(dataset)
@@ -90,7 +89,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     dataset_id = resource_names.parse(DATASETS, spec["dataset"], "dataset")
     dataset = ctx.store.get_manifest(ctx.tenant, DATASETS, dataset_id)
     class_ids = usable_classes(dataset)
-    config, clip_base = classifier_config(recipe, class_ids, ctx.settings)
+    config, base = classifier_config(recipe, class_ids, ctx.settings)
     ctx.progress("reading images", 0, 0, {})
     load = partial(load_images, ctx.store, ctx.tenant, dataset_id)
     train_side = load("train", config.image_size, ctx.settings)
@@ -119,12 +118,12 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     for path, data in files.items():
         draft.write(path, data)
     adapter = (spec.get("synthetic") or {}).get("adapter", "")
-    base_manifest = clip_base.manifest if clip_base else {}
+    base_manifest = base.manifest if base else {}
     draft.commit(
         {
             "parents": [name for name in (spec["dataset"], adapter, image_set) if name],
-            "base": recipe.clip_base,
-            "base_revision": config.clip_revision,
+            "base": base.name if base else "",
+            "base_revision": base.revision if base else "",
             "settings": recipe.settings() | {"image_size": config.image_size},
             "seed": recipe.seed,
             "code_version": code_version(),

@@ -164,12 +164,14 @@ def report_content(spec: Mapping[str, Any], arms: Arms, dataset: dict[str, Any])
     """Everything that ``report.json`` says, the synthetic images aside."""
     from services.trainer.evaluate import evaluate_runs, paired_difference
 
+    patients = patient_ids(dataset)
     figures: dict[str, dict[str, Any]] = {}
     differences: dict[str, dict[str, Any]] = {}
     for model, by_arm in arms.items():
         figures[model] = {}
         for arm, runs in by_arm.items():
-            evaluation = evaluate_runs([run.predictions for run in runs]).to_dict()
+            answers = [run.predictions for run in runs]
+            evaluation = evaluate_runs(answers, patients=patients).to_dict()
             figures[model][arm] = {
                 **evaluation.pop("metrics"),
                 **evaluation,
@@ -189,7 +191,9 @@ def report_content(spec: Mapping[str, Any], arms: Arms, dataset: dict[str, Any])
             if baseline and arm != BASELINE_ARM:
                 differences.setdefault(model, {})[f"{arm}_minus_{BASELINE_ARM}"] = (
                     paired_difference(
-                        [run.predictions for run in runs], [run.predictions for run in baseline]
+                        [run.predictions for run in runs],
+                        [run.predictions for run in baseline],
+                        patients=patients,
                     )
                 )
     return {
@@ -202,6 +206,12 @@ def report_content(spec: Mapping[str, Any], arms: Arms, dataset: dict[str, Any])
         "dataset": dataset_facts(spec["dataset"], dataset),
         "test_digests": side_digests(dataset, "test"),
     }
+
+
+def patient_ids(dataset: Mapping[str, Any]) -> dict[str, str]:
+    """Patient id by image digest, of the images that have one."""
+    images = dataset["body"]["images"]
+    return {digest: each["patient_id"] for digest, each in images.items() if each["patient_id"]}
 
 
 def dataset_facts(name: str, dataset: dict[str, Any]) -> dict[str, Any]:

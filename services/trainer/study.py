@@ -11,17 +11,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from services.common import resource_names
 from services.common.artifact_store import ArtifactStore
 from services.common.bases import resolve_base
-from services.common.clip_bases import resolve_clip_base
 from services.common.code_version import code_version
 from services.common.errors import FailedPrecondition
 from services.common.resource_names import DATASETS, JOBS, REPORTS
+from services.trainer.classifier_base import classifier_base, describe_base
 from services.trainer.config import TrainerSettings
 from services.trainer.contamination import check_blind
 from services.trainer.datasets import usable_classes
@@ -29,6 +29,7 @@ from services.trainer.redraw import split_of
 from services.trainer.study_recipe import (
     REAL_PLUS_PHANTOMS,
     SYNTHETIC_ARMS,
+    TRANSFER_ARMS,
     ZERO_SHOT,
     Cell,
     StudySettings,
@@ -38,9 +39,6 @@ from services.trainer.study_recipe import (
 
 if TYPE_CHECKING:
     from services.trainer.jobs import JobContext, ProgressFn
-
-BLIND_DIFFUSION = "use a base that has not, for example cyto-small-phantoms"
-BLIND_CLIP = "use a CLIP base that has not, for example cyto-clip-phantoms"
 
 
 def validate(
@@ -75,17 +73,38 @@ def validate(
     if not phantom_classes(class_ids):
         arms = tuple(arm for arm in study.arms if arm != REAL_PLUS_PHANTOMS)
         study = dataclasses.replace(study, arms=arms)
-    if set(study.arms) & set(SYNTHETIC_ARMS):
-        base = resolve_base(study.base, settings.models_dir, "settings.base")
-        check_blind(f"base {base.name}", base.manifest, first, BLIND_DIFFUSION)
-    if "clip" in study.models:
-        clip = resolve_clip_base(study.clip_base, settings.models_dir, "settings.clip_base")
-        check_blind(f"CLIP base {clip.name}", clip.manifest, first, BLIND_CLIP)
+    revisions = {}
+    for subject, revision, manifest, remedy in _bases(study, settings):
+        check_blind(subject, manifest, first, remedy)
+        revisions[subject] = revision
     return {
         "dataset": spec["dataset"],
         "title": spec.get("title") or "",
         "settings": study.to_dict(),
+        "revisions": revisions,
     }
+
+
+def _bases(
+    study: StudySettings, settings: TrainerSettings
+) -> Iterator[tuple[str, str, Mapping[str, Any], str]]:
+    """Every pretrained model: what to call it, revision, manifest, what to use instead.
+
+    Raises:
+        InvalidArgument: Naming the field of a base that is not there.
+    """
+    if set(study.arms) & set(SYNTHETIC_ARMS):
+        base = resolve_base(study.base, settings.models_dir, "settings.base")
+        remedy = "use a base that has not, for example cyto-small-phantoms"
+        yield f"base {base.name}", base.revision, base.manifest, remedy
+    for cell in study.cells(0):
+        recipe, path = recipe_of(study, cell), "clip_base"
+        if cell.arm in TRANSFER_ARMS:
+            path = "transfer_clip_base" if recipe.clip_base else "transfer_resnet_base"
+        found = classifier_base(recipe, settings.models_dir, f"settings.{path}")
+        if found is not None:
+            subject, remedy = describe_base(found)
+            yield subject, found.revision, found.manifest, remedy
 
 
 def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
@@ -103,6 +122,10 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     from services.trainer.study_report import study_files
 
     study = StudySettings.from_dict(spec["settings"])
+    revisions = {subject: revision for subject, revision, *_ in _bases(study, ctx.settings)}
+    for subject, revision in revisions.items():
+        if revision != spec["revisions"][subject]:
+            raise FailedPrecondition(subject, "has changed since the request", "ask again")
     work = ctx.store.new_draft(ctx.tenant, JOBS, study_id(spec))
     cells = [cell for draw in range(study.num_draws) for cell in study.cells(draw)]
     overall = _Overall(ctx, study)

@@ -28,10 +28,12 @@ from services.trainer.near_copies import is_near_copy, training_hashes
 from services.trainer.redraw import redraw
 from services.trainer.study_phantoms import phantom_images
 from services.trainer.study_recipe import (
+    BALANCED,
     REAL_ONLY,
     REAL_PLUS_PHANTOMS,
     SYNTHETIC_ARMS,
     SYNTHETIC_ONLY,
+    TRANSFER_REAL_ONLY,
     ZERO_SHOT,
     Cell,
     StudySettings,
@@ -100,6 +102,7 @@ class StudyDraw:
         progress = self._progress_of(what)
         recipe = recipe_of(self._study, cell)
         config, _ = classifier_config(recipe, self.class_ids, ctx.settings)
+        # Bases were found blind to the first draw's test images; every draw has others.
         check_contamination({}, recipe, self._dataset, ctx.store, ctx.tenant, ctx.settings)
         if cell.arm == ZERO_SHOT:
             model = build_model(config, ctx.settings.models_dir).eval()
@@ -108,12 +111,16 @@ class StudyDraw:
             )
         real = labelled(self._side("train", config.image_size), config.class_ids)
         with self._added(cell, config.image_size) as added:
-            alone = cell.arm == SYNTHETIC_ONLY
+            if cell.arm == SYNTHETIC_ONLY:
+                real, added = added.images, None
+            elif cell.arm == BALANCED:
+                # Few classes need any, so they share batches with the real ones.
+                real, added = joined(real, added.images), None
             done = train_and_test(
                 recipe,
                 config,
-                added.wait_for(1.0) if alone else real,
-                None if alone else added,
+                real,
+                added,
                 lambda: self._side("test", config.image_size),
                 ctx.settings,
                 progress,
@@ -124,7 +131,7 @@ class StudyDraw:
     @contextmanager
     def _added(self, cell: Cell, image_size: int) -> Iterator[Any]:
         """What the arm adds to the real images; None for real images alone."""
-        if cell.arm == REAL_ONLY:
+        if cell.arm in (REAL_ONLY, TRANSFER_REAL_ONLY):
             yield None
         elif cell.arm == REAL_PLUS_PHANTOMS:
             seed = self._study.seed + cell.draw
@@ -133,7 +140,11 @@ class StudyDraw:
             self._fit_adapter()
             with open_pool(self._plan(), image_size, self._ctx) as pool:
                 pool.image_set()  # complete and committed
-                yield first_of_each(pool.wait_for(1.0), self._withheld(), cell.num_per_class)
+                counts = dict.fromkeys(self.class_ids, cell.num_per_class)
+                if cell.arm == BALANCED:
+                    sizes = {c: len(d) for c, d in side_digests(self._dataset, "train").items()}
+                    counts = {c: max(sizes.values()) - sizes[c] for c in self.class_ids}
+                yield first_of_each(pool.wait_for(1.0), self._withheld(), counts)
 
     def _plan(self) -> SyntheticPlan:
         """The synthetic images of this draw, of which every arm takes the first ones."""
@@ -246,20 +257,26 @@ class Ready:
         return self.images
 
 
+def joined(one: LabelledImages, other: LabelledImages) -> LabelledImages:
+    """Both, one after the other."""
+    images = np.concatenate([one.images, other.images])
+    return LabelledImages(images, np.concatenate([one.labels, other.labels]))
+
+
 def first_of_each(
-    whole: LabelledImages, withheld: Mapping[str, list[int]], num_per_class: int
+    whole: LabelledImages, withheld: Mapping[str, list[int]], counts: Mapping[str, int]
 ) -> Ready:
     """The first images of each class, those withheld left out.
 
     Args:
         whole: Classes in the order of their labels.
         withheld: Numbers of images within their class, by class in the same order.
-        num_per_class: Most images of each.
+        counts: Most images of each class.
     """
     kept: list[int] = []
-    for label, out in enumerate(withheld.values()):
+    for label, (class_id, out) in enumerate(withheld.items()):
         members = np.flatnonzero(whole.labels == label)
-        kept += np.delete(members, out)[:num_per_class].tolist()
+        kept += np.delete(members, out)[: counts[class_id]].tolist()
     order = sorted(kept)
     return Ready(LabelledImages(whole.images[order], whole.labels[order]))
 

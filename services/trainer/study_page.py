@@ -12,7 +12,7 @@ from services.trainer.report_page import (
     page_environment,
     recall_svg,
 )
-from services.trainer.study_recipe import REAL_ONLY, SYNTHETIC_ARMS
+from services.trainer.study_recipe import REAL_ONLY, SWEPT_ARMS
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 520, 300, 46, 14, 12, 40
 
@@ -43,8 +43,9 @@ def sweep_svg(by_arm: Mapping[str, Mapping[str, Any]], settings: Mapping[str, An
     counts = list(settings["num_per_class"])
     lines = {
         arm: [(n, by_arm[f"{arm}_{n}"]) for n in counts if f"{arm}_{n}" in by_arm]
-        for arm in SYNTHETIC_ARMS
+        for arm in SWEPT_ARMS
     }
+    lines = {arm: points for arm, points in lines.items() if points}
     baseline = by_arm[REAL_ONLY]
     low, high = baseline["intervals"]["macro_f1"]
     ends = [low, high]

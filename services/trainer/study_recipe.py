@@ -19,10 +19,25 @@ from services.trainer.few_shot import SplitSettings
 REAL_ONLY = "real_only"
 REAL_PLUS_SYNTHETIC = "real_plus_synthetic"
 SYNTHETIC_ONLY = "synthetic_only"
+BALANCED = "balanced"
+"""Real images, and of each class as many synthetic ones as it has fewer than the largest."""
 REAL_PLUS_PHANTOMS = "real_plus_phantoms"
+TRANSFER_REAL_ONLY = "transfer_real_only"
+TRANSFER_REAL_PLUS_SYNTHETIC = "transfer_real_plus_synthetic"
 ZERO_SHOT = "zero_shot"
-ARMS = (REAL_ONLY, REAL_PLUS_SYNTHETIC, SYNTHETIC_ONLY, REAL_PLUS_PHANTOMS, ZERO_SHOT)
-SYNTHETIC_ARMS = (REAL_PLUS_SYNTHETIC, SYNTHETIC_ONLY)
+ARMS = (
+    REAL_ONLY,
+    REAL_PLUS_SYNTHETIC,
+    SYNTHETIC_ONLY,
+    BALANCED,
+    REAL_PLUS_PHANTOMS,
+    TRANSFER_REAL_ONLY,
+    TRANSFER_REAL_PLUS_SYNTHETIC,
+    ZERO_SHOT,
+)
+TRANSFER_ARMS = (TRANSFER_REAL_ONLY, TRANSFER_REAL_PLUS_SYNTHETIC)
+SWEPT_ARMS = (REAL_PLUS_SYNTHETIC, SYNTHETIC_ONLY, TRANSFER_REAL_PLUS_SYNTHETIC)
+SYNTHETIC_ARMS = (*SWEPT_ARMS, BALANCED)
 
 RARE_CLASSES = ("promyelocyte", "metamyelocyte", "myelocyte", "basophil")
 """Classes of which the preset ``evidence`` has few images, as clinics do."""
@@ -77,6 +92,9 @@ class StudySettings:
         adapter_steps: Optimizer steps of every adapter; 0: the recipe's.
         sampler_preset: How images are drawn.
         loss_weight: Weight of the synthetic part of the loss.
+        transfer_resnet_base: ResNet base from which the ``TRANSFER_ARMS`` of ResNets start; empty:
+            there are none.
+        transfer_clip_base: The same of CLIP, whose other arms start from ``clip_base``.
     """
 
     preset: str
@@ -95,6 +113,8 @@ class StudySettings:
     adapter_steps: int = 0
     sampler_preset: str = "fast"
     loss_weight: float = 0.5
+    transfer_resnet_base: str = ""
+    transfer_clip_base: str = ""
 
     def split(self, draw: int, class_ids: list[str]) -> SplitSettings:
         """How draw ``draw`` of a dataset of these classes is split."""
@@ -108,16 +128,18 @@ class StudySettings:
         """Everything that is trained on one draw, in the order in which it is done."""
         for model in self.models:
             for arm in self.arms:
-                if arm == ZERO_SHOT:
-                    if model == "clip":
-                        yield Cell(draw, model, arm, 0)
-                elif arm == REAL_ONLY:
-                    yield Cell(draw, model, arm, 0)
-                elif arm == REAL_PLUS_PHANTOMS:
-                    yield Cell(draw, model, arm, self.num_per_class[-1])
-                else:
-                    for count in self.num_per_class:
-                        yield Cell(draw, model, arm, count)
+                if arm == ZERO_SHOT and model != "clip":
+                    continue
+                if arm in TRANSFER_ARMS and not self.transfer_base(model):
+                    continue
+                counts = {REAL_PLUS_PHANTOMS: self.num_per_class[-1:]}
+                swept = self.num_per_class if arm in SWEPT_ARMS else (0,)
+                for count in counts.get(arm, swept):
+                    yield Cell(draw, model, arm, count)
+
+    def transfer_base(self, model: str) -> str:
+        """Name of the base from which ``TRANSFER_ARMS`` of a model start; empty: none."""
+        return self.transfer_clip_base if model == "clip" else self.transfer_resnet_base
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -185,6 +207,18 @@ PRESETS = {
         shots=32,
         rare_shots=8,
     ),
+    "informed": StudySettings(
+        preset="informed",
+        models=("resnet18", "clip"),
+        arms=(REAL_ONLY, REAL_PLUS_SYNTHETIC, TRANSFER_REAL_ONLY, TRANSFER_REAL_PLUS_SYNTHETIC),
+        num_per_class=(200,),
+        num_draws=10,
+        shots=8,
+        num_steps=240,
+        base="cyto-small",
+        transfer_resnet_base="cyto-resnet",
+        transfer_clip_base="cyto-clip",
+    ),
     "paper": StudySettings(
         preset="paper",
         models=("resnet50", "clip"),
@@ -198,8 +232,9 @@ PRESETS = {
         sampler_preset="paper",
     ),
 }
-"""``evidence``: S1 of our own protocol, long-tailed few-shot; ``paper``: its table (5 draws for 5
-folds, 16 shots)."""
+"""``evidence``: a new laboratory and bases that never saw a real cell, long-tailed few-shot;
+``informed``: a new laboratory and bases that know another's cells, few images; ``paper``: its table
+(5 draws for 5 folds, 16 shots)."""
 
 
 def recipe_of(study: StudySettings, cell: Cell) -> ClassifierRecipe:
@@ -211,8 +246,12 @@ def recipe_of(study: StudySettings, cell: Cell) -> ClassifierRecipe:
     }
     if study.num_steps:
         settings["num_steps"] = study.num_steps
+    transfers = cell.arm in TRANSFER_ARMS
+    if transfers and cell.model != "clip":
+        settings["resnet_base"] = study.transfer_resnet_base
+    clip_base = study.transfer_clip_base if transfers else study.clip_base
     spec = {"settings": settings, "synthetic": {"loss_weight": study.loss_weight}}
-    return recipe_from_spec(spec, study.clip_base)
+    return recipe_from_spec(spec, clip_base)
 
 
 def phantom_classes(class_ids: list[str]) -> list[str]:

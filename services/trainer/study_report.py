@@ -1,7 +1,7 @@
 """What a study found, as ``report.json``, ``metrics.csv`` and a page.
 
 Figures are means over draws. Their 95 % intervals are over draws and, within each, over test images
-(evaluate.py); differences are paired by draw.
+or patients (evaluate.py); differences are paired by draw.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.trainer.evaluate import Predictions, evaluate, evaluate_runs, paired_difference
-from services.trainer.report import RESEARCH_USE, dataset_facts, metric_rows
+from services.trainer.report import RESEARCH_USE, dataset_facts, metric_rows, patient_ids
 from services.trainer.study_page import render_study
 from services.trainer.study_recipe import (
     REAL_ONLY,
     REAL_PLUS_SYNTHETIC,
+    TRANSFER_REAL_ONLY,
+    TRANSFER_REAL_PLUS_SYNTHETIC,
     Cell,
     StudySettings,
 )
@@ -61,10 +63,13 @@ def study_content(
     by_arm: dict[str, dict[str, list[Predictions]]] = {}
     for cell in sorted(answers, key=lambda cell: cell.draw):
         by_arm.setdefault(cell.model, {}).setdefault(arm_key(cell), []).append(answers[cell])
-    headline = arm_key(Cell(0, "", REAL_PLUS_SYNTHETIC, study.num_per_class[-1]))
+    patients = patient_ids(source)
+    most = study.num_per_class[-1]
+    headline = arm_key(Cell(0, "", REAL_PLUS_SYNTHETIC, most))
+    with_transfer = arm_key(Cell(0, "", TRANSFER_REAL_PLUS_SYNTHETIC, most))
     differences = {
         model: {
-            key: _difference(runs, by_key[REAL_ONLY])
+            key: _difference(runs, by_key[REAL_ONLY], patients)
             for key, runs in by_key.items()
             if key != REAL_ONLY
         }
@@ -79,8 +84,13 @@ def study_content(
             for model, found in differences.items()
             if headline in found
         },
+        "paired_difference_transfer": {
+            _family(model): _difference(by_key[with_transfer], by_key[TRANSFER_REAL_ONLY], patients)
+            for model, by_key in by_arm.items()
+            if {with_transfer, TRANSFER_REAL_ONLY} <= by_key.keys()
+        },
         "arms": {
-            model: {key: _figures(runs) for key, runs in by_key.items()}
+            model: {key: _figures(runs, patients) for key, runs in by_key.items()}
             for model, by_key in by_arm.items()
         },
         "differences": differences,
@@ -99,8 +109,8 @@ def _family(model: str) -> str:
     return "resnet" if model.startswith("resnet") else model
 
 
-def _figures(runs: list[Predictions]) -> dict[str, Any]:
-    found = evaluate_runs(runs, resample_runs=True).to_dict()
+def _figures(runs: list[Predictions], patients: Mapping[str, str]) -> dict[str, Any]:
+    found = evaluate_runs(runs, resample_runs=True, patients=patients).to_dict()
     return {
         **found.pop("metrics"),
         **found,
@@ -111,8 +121,10 @@ def _figures(runs: list[Predictions]) -> dict[str, Any]:
     }
 
 
-def _difference(runs: list[Predictions], baseline: list[Predictions]) -> dict[str, Any]:
-    found = paired_difference(runs, baseline, resample_runs=True)
+def _difference(
+    runs: list[Predictions], baseline: list[Predictions], patients: Mapping[str, str]
+) -> dict[str, Any]:
+    found = paired_difference(runs, baseline, resample_runs=True, patients=patients)
     return {
         metric: {"mean": d["difference"], "low": d["interval"][0], "high": d["interval"][1]}
         for metric, d in found.items()
@@ -127,7 +139,6 @@ def metrics_table(content: Mapping[str, Any]) -> str:
     for model, by_arm in content["arms"].items():
         for arm, figures in by_arm.items():
             table.writerows([model, arm, *row] for row in metric_rows(figures))
-            table.writerow([model, arm, "ece", figures["ece"], "", ""])
             for metric, d in content["differences"][model].get(arm, {}).items():
                 row = [model, arm, f"difference:{metric}", d["mean"], d["low"], d["high"]]
                 table.writerow(row)

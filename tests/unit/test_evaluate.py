@@ -9,7 +9,6 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from services.trainer.evaluate import (
     Predictions,
     _auc,
-    calibration_error,
     evaluate,
     evaluate_runs,
     paired_difference,
@@ -118,9 +117,64 @@ def test_runs_are_averaged_and_their_confusions_summed() -> None:
 def test_calibration_error_of_honest_certainty_is_zero() -> None:
     sure = np.eye(3)[[0, 1, 2]]
     digests = ("a", "b", "c")
-    assert calibration_error(Predictions(CLASSES, digests, np.arange(3), sure)) == 0
-    wrong = Predictions(CLASSES, digests, np.array([1, 2, 0]), sure)
-    assert calibration_error(wrong) == pytest.approx(1.0)
+    honest = evaluate(Predictions(CLASSES, digests, np.arange(3), sure))
+    assert honest.metrics["ece"] == 0
+    wrong = evaluate(Predictions(CLASSES, digests, np.array([1, 2, 0]), sure))
+    assert wrong.metrics["ece"] == pytest.approx(1.0)
+
+
+def test_calibration_error_is_the_gap_of_each_bin_by_its_size() -> None:
+    digests, labels = tuple("abcd"), np.array([0, 1, 0, 0])
+    shares = np.array([[0.75, 0.25], [0.75, 0.25], [0.95, 0.05], [0.05, 0.95]])
+    answers = Predictions(("a", "b"), digests, labels, shares)
+    # Two answers of 75 % of which one is right, two of 95 % of which one is right.
+    assert evaluate(answers).metrics["ece"] == pytest.approx(0.5 * 0.25 + 0.5 * 0.45)
+
+
+def test_patients_are_drawn_whole_where_they_are_known() -> None:
+    answers = some_predictions(count=90)
+    # The images of a patient are alike, so 90 of them say less than 90 patients would.
+    order = np.argsort(answers.predicted == answers.labels, kind="stable")
+    patients = {answers.digests[i]: f"patient {place // 9}" for place, i in enumerate(order)}
+    alone, together = evaluate(answers), evaluate_runs([answers], patients=patients)
+    assert together.metrics == alone.metrics
+    (low, high), (lower, higher) = alone.intervals["top1"], together.intervals["top1"]
+    assert higher - lower > 2 * (high - low)
+    each = {digest: digest for digest in answers.digests}
+    assert evaluate_runs([answers], patients=each).intervals["top1"] == pytest.approx(
+        alone.intervals["top1"], abs=0.03
+    )
+    assert evaluate_runs([answers], patients={}).intervals == alone.intervals
+
+
+def test_an_image_that_several_draws_test_is_the_same_image_in_all_of_them() -> None:
+    whole = some_predictions(count=90)
+    kept = np.arange(90) % 10 > 0
+    part = Predictions(
+        CLASSES,
+        tuple(d for d, keep in zip(whole.digests, kept, strict=True) if keep),
+        whole.labels[kept],
+        whole.probabilities[kept],
+    )
+    elsewhere = Predictions(CLASSES, tuple(f"other {d}" for d in part.digests), part.labels,
+                            part.probabilities)  # fmt: skip
+    shared, apart = (
+        evaluate_runs([whole, other], resample_runs=True).intervals["top1"]
+        for other in (part, elsewhere)
+    )
+    # Variances are 1 and 3/4: half of the resamples of two runs hold both, and average them.
+    assert shared[1] - shared[0] > 1.08 * (apart[1] - apart[0])
+
+
+def test_recall_is_compared_class_by_class() -> None:
+    strong, weak = some_predictions(1, 4.0), some_predictions(0, 0.5)
+    found = paired_difference([strong], [weak])
+    by_hand = (
+        evaluate(strong).per_class_recall["monocyte"] - evaluate(weak).per_class_recall["monocyte"]
+    )
+    assert found["recall_monocyte"]["difference"] == pytest.approx(by_hand)
+    low, high = found["recall_monocyte"]["interval"]
+    assert low < by_hand < high
 
 
 def test_predictions_survive_json() -> None:

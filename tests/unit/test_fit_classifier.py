@@ -281,6 +281,8 @@ def test_a_near_copy_of_a_test_image_counts_as_seen(settings: Any, store: Artifa
         ({"settings": {"architecture": "vgg"}}, "settings.architecture"),
         ({"settings": {"clip_base": "tiny-clip"}}, "settings.clip_base"),
         ({"settings": {"architecture": "clip", "clip_base": "nope"}}, "settings.clip_base"),
+        ({"settings": {"resnet_base": "nope"}}, "settings.resnet_base"),
+        ({"settings": {"architecture": "clip", "resnet_base": "r"}}, "settings.resnet_base"),
         ({"settings": {"num_steps": 0}}, "settings.num_steps"),
         ({"settings": {"batch_size": 100_000}}, "settings.batch_size"),
         ({"settings": {"learning_rate": float("nan")}}, "settings.learning_rate"),

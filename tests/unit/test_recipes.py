@@ -1,6 +1,7 @@
 """The recipes of the embedded models run, and keep the promises that the manifests make."""
 
 import copy
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -23,6 +24,7 @@ from models.recipes import (
     train_accelerator,
     train_clip,
     train_diffusion,
+    train_resnet,
     train_tiny_decoder,
 )
 from models.recipes.cell_features import CellFeatures, train_cell_features
@@ -38,6 +40,9 @@ from services.common.bases import (
     resolve_base,
 )
 from services.common.bespoke_solvers import BESPOKE_SOLVER_FILE
+from services.common.classifier_config import ClassifierConfig
+from services.common.classifier_models import build_model, load_initial_weights
+from services.common.resnet_bases import resolve_resnet_base
 from services.generator.solver import build_scheduler
 
 A_STEP_OR_TWO = 0.001  # minutes
@@ -284,6 +289,18 @@ def test_a_clip_base_loads_as_an_open_clip_folder(corpus, tmp_path):
     model = open_clip.create_model(f"local-dir:{tmp_path / 'clip'}").eval()
     with torch.no_grad():
         assert model.encode_image(torch.zeros(1, 3, 64, 64)).shape == (1, 128)
+
+
+@pytest.mark.parametrize("any_real", [False, True])
+def test_a_resnet_base_is_what_a_classifier_can_start_from(corpus, tmp_path, any_real):
+    seen = dataclasses.replace(corpus, is_real=np.arange(len(corpus.class_ids)) % 2 == 0)
+    train_resnet.run(seen if any_real else corpus, tmp_path / "own", 1, 0)
+    manifest = {"kind": "resnet_base", "architecture": "resnet18"}
+    (tmp_path / "own" / "manifest.json").write_text(json.dumps(manifest))
+    config = ClassifierConfig("resnet18", ("eosinophil", "monocyte"), 64)
+    model = build_model(config, tmp_path)
+    load_initial_weights(model, resolve_resnet_base("own", "resnet18", tmp_path))
+    assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
 def test_a_measured_figure_stands_in_manifest_and_card(tmp_path):

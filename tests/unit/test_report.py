@@ -174,7 +174,7 @@ def test_page_is_one_file_that_fetches_nothing_and_escapes_what_people_wrote(
 
 def test_table_has_a_row_per_figure(written: dict[str, str]) -> None:
     rows = list(csv.DictReader(io.StringIO(written["metrics.csv"])))
-    assert len(rows) == 2 * (4 + 3)
+    assert len(rows) == 2 * (5 + 3)
     assert all(float(row["low"]) <= float(row["value"]) <= float(row["high"]) for row in rows)
 
 

@@ -105,8 +105,9 @@ def test_every_arm_of_every_draw_is_trained_once_and_compared(
 ) -> None:
     spec = begin(store, settings)
     report = study.run(spec, job_context(store, settings))
-    # Per draw and model: real alone; with 2, 4 synthetic and 4 phantoms a class; 2 and 4 alone.
-    wanted = {"9+0": 1, "9+6": 1, "9+12": 2, "6+0": 1, "12+0": 1}
+    # Per draw and model: real alone (twice, as no class is smaller than another); with 2, 4
+    # synthetic and 4 phantoms a class; 2 and 4 alone.
+    wanted = {"9+0": 2, "9+6": 1, "9+12": 2, "6+0": 1, "12+0": 1}
     assert trained == {
         (model, seed, sizes): count
         for model in ("resnet18", "clip")
@@ -116,7 +117,7 @@ def test_every_arm_of_every_draw_is_trained_once_and_compared(
     assert generator.num_drawn == 2 * 4 * 3, "one set of images a draw serves all its arms"
     content = read_report(store, report)
     arms = {"real_only", "real_plus_synthetic_2", "real_plus_synthetic_4", "synthetic_only_2"}
-    arms |= {"synthetic_only_4", "real_plus_phantoms_4"}
+    arms |= {"synthetic_only_4", "real_plus_phantoms_4", "balanced"}
     assert set(content["arms"]["resnet18"]) == arms
     assert set(content["arms"]["clip"]) == arms | {"zero_shot"}
     headline = content["paired_difference"]
@@ -131,6 +132,7 @@ def test_every_arm_of_every_draw_is_trained_once_and_compared(
             assert found["mean"] == pytest.approx(with_ - without)
             assert found["low"] <= found["mean"] <= found["high"]
     figures = content["arms"]["clip"]["real_only"]
+    assert content["paired_difference_transfer"] == {}
     assert figures["num_tested"] == [15, 15] and figures["macro_f1"] == pytest.approx(
         np.mean(figures["per_draw_macro_f1"])
     )
@@ -141,6 +143,65 @@ def test_every_arm_of_every_draw_is_trained_once_and_compared(
     assert first["adapter_files"] != second["adapter_files"] and first["image_set"]
     manifest = store.get_manifest(TENANT, "reports", report)
     assert spec["dataset"] in manifest["parents"] and len(manifest["digests"]) >= 9
+
+
+def test_classifiers_start_from_other_cells_in_two_arms_and_from_scratch_in_the_others(
+    settings: Any, store: ArtifactStore, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.write_tiny_resnet(settings.models_dir)
+    fakes.write_tiny_clip(settings.models_dir, "other-clip", seed=1)
+    bases = {"transfer_resnet_base": "tiny-resnet", "transfer_clip_base": "other-clip"}
+    started: set[tuple[str, int]] = set()
+    really = study_draw.train_and_test
+
+    def note(recipe: Any, config: Any, real: Any, synthetic: Any, *rest: Any) -> Any:
+        started.add((recipe.resnet_base or recipe.clip_base, bool(synthetic)))
+        return really(recipe, config, real, synthetic, *rest)
+
+    monkeypatch.setattr(study_draw, "train_and_test", note)
+    arms = ["real_only", "real_plus_synthetic", "transfer_real_only"]
+    arms += ["transfer_real_plus_synthetic"]
+    spec = begin(store, settings, arms=arms, num_per_class=[2], num_draws=1, **bases)
+    assert set(spec["revisions"]) >= {"ResNet base tiny-resnet", "CLIP base other-clip"}
+    content = read_report(store, study.run(spec, job_context(store, settings)))
+    assert started == {
+        (base, added)
+        for base in ("", "tiny-clip", "tiny-resnet", "other-clip")
+        for added in (False, True)
+    }
+    for model, family in (("resnet18", "resnet"), ("clip", "clip")):
+        by_arm = content["arms"][model]
+        assert set(by_arm) == {
+            "real_only",
+            "real_plus_synthetic_2",
+            "transfer_real_only",
+            "transfer_real_plus_synthetic_2",
+        }
+        gain = (
+            by_arm["transfer_real_plus_synthetic_2"]["top1"] - by_arm["transfer_real_only"]["top1"]
+        )
+        assert content["paired_difference_transfer"][family]["top1"]["mean"] == pytest.approx(gain)
+    page = store.read(TENANT, "reports", "job-1", "report.html").decode()
+    assert "Starting from weights trained on other cells" in page
+
+
+def test_the_balanced_arm_fills_the_small_classes_up(
+    settings: Any, store: ArtifactStore, generator: FakeGenerator, trained: Counter[Any]
+) -> None:
+    shots = {"eosinophil": 1, "lymphocyte": 4, "monocyte": 2}
+    some = {"models": ["resnet18"], "arms": ["real_only", "balanced"], "num_draws": 1}
+    study.run(begin(store, settings, class_shots=shots, **some), job_context(store, settings))
+    assert trained == {("resnet18", 0, "7+0"): 1, ("resnet18", 0, "12+0"): 1}
+
+
+def test_a_base_that_changed_since_the_request_stops_the_study(
+    settings: Any, store: ArtifactStore, trained: Counter[Any]
+) -> None:
+    spec = begin(store, settings, models=["clip"], arms=["real_only"])
+    fakes.write_tiny_clip(settings.models_dir, seed=9)
+    with pytest.raises(FailedPrecondition, match="changed since the request") as caught:
+        study.run(spec, job_context(store, settings))
+    assert caught.value.subject == "CLIP base tiny-clip" and not trained
 
 
 def test_its_page_and_its_table_hold_the_figures(
@@ -279,7 +340,7 @@ def test_near_copies_of_training_images_are_withheld_and_counted(
 def test_the_first_of_each_class_that_are_not_withheld_are_taken() -> None:
     labels = np.array([0, 1, 0, 1, 0, 1, 0, 1])
     images = np.arange(8).reshape(8, 1, 1, 1)
-    ready = first_of_each(LabelledImages(images, labels), {"a": [0, 2], "b": []}, 2)
+    ready = first_of_each(LabelledImages(images, labels), {"a": [0, 2], "b": []}, {"a": 2, "b": 2})
     assert ready.wait_for(0.1).images.ravel().tolist() == [1, 2, 3, 6]
     assert ready.wait_for(1.0).labels.tolist() == [1, 0, 1, 0]
 
@@ -304,6 +365,8 @@ def test_the_first_of_each_class_that_are_not_withheld_are_taken() -> None:
         ({"class_shots": {"dragon": 3}}, "settings.class_shots['dragon']"),
         ({"base": "nope"}, "settings.base"),
         ({"clip_base": "nope"}, "settings.clip_base"),
+        ({"transfer_resnet_base": "nope"}, "settings.transfer_resnet_base"),
+        ({"transfer_clip_base": "nope"}, "settings.transfer_clip_base"),
     ],
 )
 def test_bad_settings_are_refused_by_field(

@@ -282,7 +282,7 @@ class SyntheticSpec(_message.Message):
     def __init__(self, adapter: _Optional[str] = ..., num_per_class: _Optional[int] = ..., seed: _Optional[int] = ..., sampler: _Optional[_Union[_generator_pb2.SamplerSettings, _Mapping]] = ..., loss_weight: _Optional[float] = ...) -> None: ...
 
 class ClassifierSettings(_message.Message):
-    __slots__ = ("preset", "architecture", "clip_base", "num_steps", "batch_size", "learning_rate", "weight_decay", "image_size", "seed")
+    __slots__ = ("preset", "architecture", "clip_base", "num_steps", "batch_size", "learning_rate", "weight_decay", "image_size", "seed", "resnet_base")
     PRESET_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     CLIP_BASE_FIELD_NUMBER: _ClassVar[int]
@@ -292,6 +292,7 @@ class ClassifierSettings(_message.Message):
     WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
     IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    RESNET_BASE_FIELD_NUMBER: _ClassVar[int]
     preset: str
     architecture: str
     clip_base: str
@@ -301,7 +302,8 @@ class ClassifierSettings(_message.Message):
     weight_decay: float
     image_size: int
     seed: int
-    def __init__(self, preset: _Optional[str] = ..., architecture: _Optional[str] = ..., clip_base: _Optional[str] = ..., num_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., image_size: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    resnet_base: str
+    def __init__(self, preset: _Optional[str] = ..., architecture: _Optional[str] = ..., clip_base: _Optional[str] = ..., num_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., image_size: _Optional[int] = ..., seed: _Optional[int] = ..., resnet_base: _Optional[str] = ...) -> None: ...
 
 class Classifier(_message.Message):
     __slots__ = ("name", "dataset", "settings", "synthetic", "image_set", "class_ids", "create_time", "metrics", "manifest_digest")
@@ -410,7 +412,7 @@ class CreateReportResponse(_message.Message):
     def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...
 
 class StudySettings(_message.Message):
-    __slots__ = ("preset", "models", "arms", "num_per_class", "num_draws", "shots", "class_shots", "max_test_per_class", "seed", "base", "clip_base", "num_steps", "adapter_steps", "sampler_preset", "loss_weight")
+    __slots__ = ("preset", "models", "arms", "num_per_class", "num_draws", "shots", "class_shots", "max_test_per_class", "seed", "base", "clip_base", "num_steps", "adapter_steps", "sampler_preset", "loss_weight", "transfer_resnet_base", "transfer_clip_base")
     class ClassShotsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -433,6 +435,8 @@ class StudySettings(_message.Message):
     ADAPTER_STEPS_FIELD_NUMBER: _ClassVar[int]
     SAMPLER_PRESET_FIELD_NUMBER: _ClassVar[int]
     LOSS_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_RESNET_BASE_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_CLIP_BASE_FIELD_NUMBER: _ClassVar[int]
     preset: str
     models: _containers.RepeatedScalarFieldContainer[str]
     arms: _containers.RepeatedScalarFieldContainer[str]
@@ -448,7 +452,9 @@ class StudySettings(_message.Message):
     adapter_steps: int
     sampler_preset: str
     loss_weight: float
-    def __init__(self, preset: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., arms: _Optional[_Iterable[str]] = ..., num_per_class: _Optional[_Iterable[int]] = ..., num_draws: _Optional[int] = ..., shots: _Optional[int] = ..., class_shots: _Optional[_Mapping[str, int]] = ..., max_test_per_class: _Optional[int] = ..., seed: _Optional[int] = ..., base: _Optional[str] = ..., clip_base: _Optional[str] = ..., num_steps: _Optional[int] = ..., adapter_steps: _Optional[int] = ..., sampler_preset: _Optional[str] = ..., loss_weight: _Optional[float] = ...) -> None: ...
+    transfer_resnet_base: str
+    transfer_clip_base: str
+    def __init__(self, preset: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., arms: _Optional[_Iterable[str]] = ..., num_per_class: _Optional[_Iterable[int]] = ..., num_draws: _Optional[int] = ..., shots: _Optional[int] = ..., class_shots: _Optional[_Mapping[str, int]] = ..., max_test_per_class: _Optional[int] = ..., seed: _Optional[int] = ..., base: _Optional[str] = ..., clip_base: _Optional[str] = ..., num_steps: _Optional[int] = ..., adapter_steps: _Optional[int] = ..., sampler_preset: _Optional[str] = ..., loss_weight: _Optional[float] = ..., transfer_resnet_base: _Optional[str] = ..., transfer_clip_base: _Optional[str] = ...) -> None: ...
 
 class CreateStudyRequest(_message.Message):
     __slots__ = ("dataset", "settings", "title", "idempotency_key")
