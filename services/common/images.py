@@ -9,11 +9,13 @@ import hashlib
 import io
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import imagehash
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from services.common.errors import InvalidArgument
 
@@ -21,6 +23,16 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 _TAKEN = "send a still PNG, JPEG, WebP, TIFF or BMP image"
 _MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _MODES_8_BIT = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+
+_TRAINED_MEDIA = b"trainedAlgorithmicMedia"
+_SYNTHETIC_XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" '
+    'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/'
+    f'{_TRAINED_MEDIA.decode()}"/></rdf:RDF></x:xmpmeta>'
+)
 
 RgbImage = NDArray[np.uint8]
 
@@ -86,16 +98,37 @@ def decode_image(data: bytes, field: str, limits: ImageLimits = DEFAULT_LIMITS) 
             ) from None
 
 
-def encode_image(array: RgbImage, format: str = "PNG") -> bytes:
-    """Encodes an RGB image as "PNG", "JPEG" (quality 95, full chroma) or "WEBP" (lossless)."""
-    options: dict[str, dict[str, int | bool]] = {
+def encode_image(array: RgbImage, format: str = "PNG", synthetic: bool = False) -> bytes:
+    """Encodes an RGB image as "PNG", "JPEG" (quality 95, full chroma) or "WEBP" (lossless).
+
+    Args:
+        array: Image, (H, W, 3).
+        format: One of the three.
+        synthetic: Whether the file says, in its XMP, that a trained model drew it (IPTC Digital
+            Source Type, https://cv.iptc.org/newscodes/digitalsourcetype/).
+    """
+    options: dict[str, dict[str, Any]] = {
         "PNG": {"compress_level": 4},
         "JPEG": {"quality": 95, "subsampling": 0},
         "WEBP": {"lossless": True, "quality": 50, "method": 2},
     }
+    if synthetic and format == "PNG":
+        text = PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", _SYNTHETIC_XMP)
+        options[format]["pnginfo"] = text
+    elif synthetic:
+        options[format]["xmp"] = _SYNTHETIC_XMP.encode()
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format=format, **options[format])
     return buffer.getvalue()
+
+
+def is_marked_synthetic(data: bytes) -> bool:
+    """Whether an image file that ``decode_image`` takes says that a trained model drew it."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        packet = image.info.get("xmp", b"")
+    packet = packet.encode() if isinstance(packet, str) else packet
+    return _TRAINED_MEDIA.lower() in packet.lower()
 
 
 def center_square(array: RgbImage, crop: float, size: int) -> RgbImage:

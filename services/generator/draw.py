@@ -280,5 +280,5 @@ def torch_device(settings: GeneratorSettings) -> str:
 def _encode(order: Order, image: np.ndarray, image_format: str) -> DrawnImage:
     """The image as a file: PNG and WebP keep every bit, JPEG (quality 95) does not."""
     height, width = image.shape[:2]
-    data = encode_image(image, image_format)
+    data = encode_image(image, image_format, synthetic=True)
     return DrawnImage(order.index, order.class_id, order.image_seed, data, width, height)

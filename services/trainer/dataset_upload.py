@@ -19,7 +19,12 @@ from services.common.artifact_store import ArtifactStore
 from services.common.cell_classes import is_class_id
 from services.common.code_version import code_version
 from services.common.errors import AlreadyExists, InvalidArgument, ResourceExhausted
-from services.common.images import decode_image, perceptual_hash, sha256_hex
+from services.common.images import (
+    decode_image,
+    is_marked_synthetic,
+    perceptual_hash,
+    sha256_hex,
+)
 from services.common.resource_names import DATASETS
 from services.trainer.center_crop import estimate_center_crop
 from services.trainer.config import TrainerSettings
@@ -149,6 +154,10 @@ class DatasetUpload:
             array = decode_image(data, "image.data", limits.image_limits)
         except InvalidArgument as error:
             raise InvalidArgument("image.data", f"{shown}: {error.problem}", error.remedy) from None
+        if is_marked_synthetic(data):
+            problem = f"{shown}: says of itself that a trained model drew it"
+            remedy = "send real images only: a classifier is tested on them"
+            raise InvalidArgument("image.data", problem, remedy)
         record = ImageRecord(digest, class_id, file_name, patient_id, perceptual_hash(array))
         height, width = array.shape[:2]
         self._received[digest] = _Received(record, self._spool.tell(), len(data), width, height)

@@ -201,7 +201,7 @@ PRESETS = {
     "evidence": StudySettings(
         preset="evidence",
         models=("resnet18", "clip"),
-        arms=ARMS,
+        arms=tuple(arm for arm in ARMS if arm != BALANCED),
         num_per_class=(200,),
         num_draws=5,
         shots=32,

@@ -95,6 +95,7 @@ def study_content(
         },
         "differences": differences,
         "settings": study.to_dict(),
+        "revisions": dict(spec["revisions"]),
         "dataset": dataset_facts(source["name"], dict(source)),
         "draws": [dict(draw) for draw in draws],
     }

@@ -18,6 +18,7 @@ from services.common.errors import (
     PermissionDenied,
     ResourceExhausted,
 )
+from services.common.images import encode_image
 from services.common.resource_names import DATASETS
 from services.trainer.center_crop import estimate_center_crop
 from services.trainer.config import TrainerSettings
@@ -137,6 +138,16 @@ def test_a_bad_image_is_named(store, settings, tmp_path: Path, data: bytes, prob
     assert caught.value.field == "image.data"
     assert "'ward/broken.png'" in caught.value.problem and problem in caught.value.problem
     assert not files_in(tmp_path)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_what_the_generator_drew_is_no_real_image(store, settings, format: str) -> None:
+    with (
+        DatasetUpload(store, "lab", HEADER, settings) as upload,
+        pytest.raises(InvalidArgument, match="a trained model drew it") as caught,
+    ):
+        upload.add("monocyte", "m.png", "", encode_image(cell(1), format, synthetic=True))
+    assert caught.value.field == "image.data" and "'m.png'" in caught.value.problem
 
 
 def test_bad_class_and_long_names_are_named(store, settings) -> None:

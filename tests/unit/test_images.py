@@ -16,6 +16,7 @@ from services.common.images import (
     decode_image,
     encode_image,
     hamming,
+    is_marked_synthetic,
     perceptual_hash,
     sha256_hex,
 )
@@ -196,6 +197,16 @@ def test_lossless_formats_come_back_bit_for_bit(format):
 def test_jpeg_comes_back_nearly():
     back = decode_image(encode_image(SMOOTH, "JPEG"), "image")
     assert np.abs(back.astype(int) - SMOOTH).mean() < 4
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_a_synthetic_image_says_so_and_looks_the_same(format):
+    plain, marked = (encode_image(SMOOTH, format, synthetic=s) for s in (False, True))
+    assert is_marked_synthetic(marked) and not is_marked_synthetic(plain)
+    assert b"digitalsourcetype/trainedAlgorithmicMedia" in marked
+    both = [decode_image(data, "image") for data in (plain, marked)]
+    np.testing.assert_array_equal(*both)
+    assert encode_image(SMOOTH, format, synthetic=True) == marked
 
 
 def test_center_square_keeps_the_middle():
