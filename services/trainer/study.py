@@ -39,6 +39,7 @@ from services.trainer.study_recipe import (
 
 if TYPE_CHECKING:
     from services.trainer.jobs import JobContext, ProgressFn
+    from services.trainer.study_draw import StudyDraw
 
 
 def validate(
@@ -133,7 +134,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
         StudyDraw(spec, number, study, ctx, work, partial(overall.of, number))
         for number in range(study.num_draws)
     ]
-    _check_same_classes(spec["dataset"], [draw.class_ids for draw in draws])
+    _keep_common_classes(spec["dataset"], draws)
     facts = []
     for number, draw in enumerate(draws):
         for cell in study.cells(number):
@@ -165,13 +166,15 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     return ctx.artifact_id
 
 
-def _check_same_classes(dataset: str, class_ids: list[list[str]]) -> None:
-    everywhere = set(class_ids[0]).intersection(*class_ids)
-    missing = sorted({each for found in class_ids for each in found} - everywhere)
-    if missing:
-        problem = f"not every draw can train and test {', '.join(missing)}"
-        remedy = "send more patients or images of it, leave it out, or ask for fewer shots"
+def _keep_common_classes(dataset: str, draws: list[StudyDraw]) -> None:
+    """Leaves out of every draw what not every draw can train and test."""
+    common = set(draws[0].class_ids).intersection(*(draw.class_ids for draw in draws))
+    if len(common) < 2:
+        problem = f"every draw can train and test {len(common)} class"
+        remedy = "send more patients or images of each class, or ask for fewer shots"
         raise FailedPrecondition(dataset, problem, remedy)
+    for draw in draws:
+        draw.keep_classes(common)
 
 
 def study_id(spec: Mapping[str, Any]) -> str:

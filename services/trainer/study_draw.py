@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from services.common.classifier_models import build_model
 from services.common.errors import FailedPrecondition
 from services.common.images import center_square, decode_image, sha256_hex
 from services.common.resource_names import ADAPTERS, DATASETS, IMAGE_SETS
-from services.trainer import fit_adapter
+from services.trainer import datasets, fit_adapter
 from services.trainer.classifier_run import classifier_config, labelled, predict, train_and_test
 from services.trainer.contamination import check_contamination
 from services.trainer.datasets import image_home, load_images, side_digests, usable_classes
@@ -26,7 +25,7 @@ from services.trainer.fit_classifier import open_pool, synthetic_plan
 from services.trainer.image_sets import SyntheticPlan, read_image_set
 from services.trainer.near_copies import is_near_copy, training_hashes
 from services.trainer.redraw import redraw
-from services.trainer.study_phantoms import phantom_images
+from services.trainer.study_images import Ready, first_of_each, joined, phantom_images
 from services.trainer.study_recipe import (
     BALANCED,
     REAL_ONLY,
@@ -39,7 +38,7 @@ from services.trainer.study_recipe import (
     StudySettings,
     recipe_of,
 )
-from services.trainer.train_classifier import LabelledImages, ProgressFn
+from services.trainer.train_classifier import ProgressFn
 
 if TYPE_CHECKING:
     from services.trainer.evaluate import Predictions
@@ -87,7 +86,13 @@ class StudyDraw:
             ctx.store, ctx.tenant, source_id, split, self._dataset_id, ctx.settings
         )
         self.class_ids = usable_classes(self._dataset)
+        self._left_out: list[str] = []
         self._sides: dict[tuple[str, int], Any] = {}
+
+    def keep_classes(self, class_ids: Collection[str]) -> None:
+        """Trains and tests these of its classes only; the adapter may have learned more."""
+        self._left_out = [each for each in self.class_ids if each not in class_ids]
+        self.class_ids = [each for each in self.class_ids if each in class_ids]
 
     def release(self) -> None:
         """Give up the memory of its images."""
@@ -107,9 +112,9 @@ class StudyDraw:
         if cell.arm == ZERO_SHOT:
             model = build_model(config, ctx.settings.models_dir).eval()
             return predict(
-                model, config, self._side("test", config.image_size), ctx.settings, progress
+                model, config, self._kept("test", config.image_size), ctx.settings, progress
             )
-        real = labelled(self._side("train", config.image_size), config.class_ids)
+        real = labelled(self._kept("train", config.image_size), config.class_ids)
         with self._added(cell, config.image_size) as added:
             if cell.arm == SYNTHETIC_ONLY:
                 real, added = added.images, None
@@ -121,7 +126,7 @@ class StudyDraw:
                 config,
                 real,
                 added,
-                lambda: self._side("test", config.image_size),
+                lambda: self._kept("test", config.image_size),
                 ctx.settings,
                 progress,
                 _Scoped(ctx.checkpoints, cell.path),
@@ -143,7 +148,8 @@ class StudyDraw:
                 counts = dict.fromkeys(self.class_ids, cell.num_per_class)
                 if cell.arm == BALANCED:
                     sizes = {c: len(d) for c, d in side_digests(self._dataset, "train").items()}
-                    counts = {c: max(sizes.values()) - sizes[c] for c in self.class_ids}
+                    most = max(sizes[c] for c in self.class_ids)
+                    counts = {c: most - sizes[c] for c in self.class_ids}
                 yield first_of_each(pool.wait_for(1.0), self._withheld(), counts)
 
     def _plan(self) -> SyntheticPlan:
@@ -216,6 +222,16 @@ class StudyDraw:
             )
         return self._sides[side, size]
 
+    def _kept(self, side: Any, size: int) -> datasets.LabelledImages:
+        """A side without the classes that were left out."""
+        whole = self._side(side, size)
+        rows = [i for i, class_id in enumerate(whole.class_ids) if class_id in self.class_ids]
+        return datasets.LabelledImages(
+            whole.images[rows],
+            tuple(whole.class_ids[i] for i in rows),
+            tuple(whole.digests[i] for i in rows),
+        )
+
     def facts(self) -> dict[str, Any]:
         """What repeats this draw: names, digests, seeds."""
         ctx = self._ctx
@@ -240,45 +256,11 @@ class StudyDraw:
             "split_digest": body["split_digest"],
             "center_crop": body["center_crop"],
             "notices": body["notices"],
+            "left_out": self._left_out,
             "num_train": {c: len(sides["train"][c]) for c in self.class_ids},
             "num_test": {c: len(sides["test"][c]) for c in self.class_ids},
             "train_digests": self._dataset["digests"],
         }
-
-
-@dataclass(frozen=True)
-class Ready:
-    """Images that are all there from the beginning."""
-
-    images: LabelledImages
-
-    def wait_for(self, share: float) -> LabelledImages:
-        """All of them."""
-        return self.images
-
-
-def joined(one: LabelledImages, other: LabelledImages) -> LabelledImages:
-    """Both, one after the other."""
-    images = np.concatenate([one.images, other.images])
-    return LabelledImages(images, np.concatenate([one.labels, other.labels]))
-
-
-def first_of_each(
-    whole: LabelledImages, withheld: Mapping[str, list[int]], counts: Mapping[str, int]
-) -> Ready:
-    """The first images of each class, those withheld left out.
-
-    Args:
-        whole: Classes in the order of their labels.
-        withheld: Numbers of images within their class, by class in the same order.
-        counts: Most images of each class.
-    """
-    kept: list[int] = []
-    for label, (class_id, out) in enumerate(withheld.items()):
-        members = np.flatnonzero(whole.labels == label)
-        kept += np.delete(members, out)[: counts[class_id]].tolist()
-    order = sorted(kept)
-    return Ready(LabelledImages(whole.images[order], whole.labels[order]))
 
 
 class _Scoped:

@@ -19,7 +19,7 @@ from services.common.errors import Cancelled, FailedPrecondition, InvalidArgumen
 from services.common.images import center_square, encode_image
 from services.trainer import study, study_draw, train_classifier
 from services.trainer.redraw import redraw
-from services.trainer.study_draw import first_of_each
+from services.trainer.study_images import first_of_each
 from services.trainer.study_recipe import ARMS, StudySettings, phantom_classes
 from services.trainer.train_classifier import LabelledImages
 from tests import fakes
@@ -37,6 +37,7 @@ from tests.few_shot import (
 
 QUICK = {
     "models": ["resnet18", "clip"],
+    "arms": list(ARMS),
     "num_per_class": [2, 4],
     "num_draws": 2,
     "shots": 3,
@@ -404,16 +405,29 @@ def test_classes_without_a_phantom_leave_that_arm_out(settings: Any, store: Arti
     assert set(spec["settings"]["arms"]) == set(ARMS) - {"real_plus_phantoms"}
 
 
-def test_a_class_that_only_some_draws_can_test_stops_the_study_before_training(
-    settings: Any, store: ArtifactStore, trained: Counter[Any], monkeypatch: pytest.MonkeyPatch
+def test_a_class_that_only_some_draws_can_test_is_left_out_of_all(
+    settings: Any,
+    store: ArtifactStore,
+    generator: FakeGenerator,
+    trained: Counter[Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    really = study_draw.usable_classes
+    really, num_missing = study_draw.usable_classes, 1
     monkeypatch.setattr(
         study_draw,
         "usable_classes",
-        lambda manifest: really(manifest)[1 if manifest["seed"] == 1 else 0 :],
+        lambda manifest: really(manifest)[num_missing if manifest["seed"] == 1 else 0 :],
     )
-    spec = begin(store, settings)
-    with pytest.raises(FailedPrecondition, match="not every draw can train and test eosinophil"):
-        study.run(spec, job_context(store, settings))
-    assert not trained
+    some = {"models": ["resnet18"], "arms": ["real_only", "real_plus_synthetic", "balanced"]}
+    spec = begin(store, settings, num_per_class=[2], **some)
+    content = read_report(store, study.run(spec, job_context(store, settings)))
+    assert content["arms"]["resnet18"]["real_only"]["class_ids"] == ["lymphocyte", "monocyte"]
+    assert content["arms"]["resnet18"]["real_only"]["num_tested"] == [10, 10]
+    assert trained["resnet18", 0, "6+4"] == 1 and trained["resnet18", 1, "6+0"] == 2
+    assert [draw["left_out"] for draw in content["draws"]] == [["eosinophil"], []]
+    page = store.read(TENANT, "reports", "job-1", "report.html").decode()
+    assert "Left out: eosinophil, which" in page
+    num_missing, trained_before = 2, trained.total()
+    with pytest.raises(FailedPrecondition, match="every draw can train and test 1 class"):
+        study.run(spec | {"title": "another"}, job_context(store, settings, "job-2"))
+    assert trained.total() == trained_before
