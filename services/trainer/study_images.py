@@ -1,4 +1,4 @@
-"""What a study's arms add to the real images: the first synthetic ones of each class, or phantoms."""
+"""What a study's arms add to the real images: the first synthetic images, or phantoms."""
 
 from __future__ import annotations
 
