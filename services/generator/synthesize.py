@@ -136,13 +136,18 @@ class SynthesisPlan:
             class_id = self.class_counts[bisect_right(ends, index)][0]
             yield ImageTask(index, class_id, self.image_seed(class_id, index))
 
-    def image_seed(self, class_id: str, index: int) -> int:
+    def image_seed(self, class_id: str, index: int, attempt: int = 0) -> int:
         """64-bit seed of the noise that one image starts from.
 
         It hangs on neither adapter nor sampler: an adapter that was fitted again draws the same
         cells again, and a preset draws what another one draws, more or less well.
+
+        Args:
+            class_id: Class of the image.
+            index: Its place in the request.
+            attempt: How often it has come out as a near-copy of a training image.
         """
-        parts = [class_id, self.seed, index]
+        parts = [class_id, self.seed, index, *([attempt] if attempt else [])]
         return int.from_bytes(hashlib.sha256(_canonical(parts)).digest()[:8], "big")
 
     def manifest_json(self) -> str:
