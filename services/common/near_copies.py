@@ -26,17 +26,22 @@ HASH_PX = 64
 METHOD = "64-bit perceptual hash against every training image in its 8 orientations"
 
 
+def orientations(image: RgbImage) -> list[RgbImage]:
+    """An image (H, W, 3) in all 8 orientations: four quarter turns, and those of its mirror image.
+
+    The first is the image itself.
+    """
+    return [
+        np.ascontiguousarray(np.rot90(flipped, turns))
+        for flipped in (image, image[:, ::-1])
+        for turns in range(4)
+    ]
+
+
 def training_hashes(images: np.ndarray) -> NDArray[np.uint64]:
-    """Perceptual hashes (uint64) of images (N, H, W, 3) in all 8 orientations."""
-    return np.array(
-        [
-            int(perceptual_hash(np.ascontiguousarray(np.rot90(flipped, turns))), 16)
-            for image in images
-            for flipped in (image, image[:, ::-1])
-            for turns in range(4)
-        ],
-        dtype=np.uint64,
-    )
+    """Perceptual hashes (uint64) of images (N, H, W, 3) in all 8 orientations: (8 N,)."""
+    hashes = [perceptual_hash(way) for image in images for way in orientations(image)]
+    return np.array([int(each, 16) for each in hashes], dtype=np.uint64)
 
 
 def nearest_bits(image: RgbImage, known: NDArray[np.uint64]) -> int:

@@ -13,13 +13,12 @@ from dataclasses import replace
 
 from services.common.artifact_store import ArtifactStore
 from services.common.errors import FailedPrecondition
+from services.common.image_seeds import MAX_ATTEMPTS
 from services.common.near_copies import NEAR_COPY_HASHES, NearCopyHashes
 from services.common.resource_names import ADAPTERS
 from services.generator.engine import Order
 from services.generator.synthesize import SynthesisPlan
 
-MAX_ATTEMPTS = 8
-"""Draws of one image, at most."""
 _NUM_KEPT = 64
 """Adapters whose hashes stay in memory: 64 bytes per training image."""
 
