@@ -105,6 +105,16 @@ def lora_parameters(pipeline: Pipeline) -> dict[str, torch.nn.Parameter]:
     return found
 
 
+def load_lora(pipeline: Pipeline, data: bytes) -> None:
+    """Puts a LoRA file on the UNet and the text encoders, by diffusers' own means.
+
+    ``remove_lora`` takes it off again.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / WEIGHTS_FILE).write_bytes(data)
+        pipeline.load_lora_weights(folder, weight_name=WEIGHTS_FILE, adapter_name=ADAPTER_NAME)
+
+
 def remove_lora(pipeline: Pipeline) -> None:
     """Takes the LoRA layers off again; the base is what it was."""
     pipeline.unload_lora_weights()

@@ -1,7 +1,9 @@
 """LoRA adapters: what the store says of one.
 
 An adapter artifact holds ``shared/pytorch_lora_weights.safetensors`` (one LoRA for all its
-classes) or ``<class_id>/pytorch_lora_weights.safetensors`` (one per class).
+classes) or ``<class_id>/pytorch_lora_weights.safetensors`` (one per class), and
+``near_copy_hashes.json``, by which copies of its training images are told. Adapters of old have no
+such file.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from services.common.artifact_store import ArtifactStore
 from services.common.bases import Base
 from services.common.errors import DataLoss, FailedPrecondition, InvalidArgument
 from services.common.lora import WEIGHTS_FILE
+from services.common.near_copies import NEAR_COPY_HASHES
 from services.common.resource_names import ADAPTERS, build
 
 
@@ -22,12 +25,14 @@ class AdapterRef:
 
     Attributes:
         adapter_id: Last part of its resource name.
-        digest: SHA-256 (hex) over the paths and digests of its weights, and of nothing else:
-            equal weights draw equal images, whenever they were fitted.
+        digest: SHA-256 (hex) over the paths and digests of its weights and of the hashes of its
+            training images, and of nothing else: they decide which images it draws, whenever it
+            was fitted.
         layout: "shared" or "per_class".
         class_ids: Classes that it was fitted on.
         base: Name of the base it was fitted on.
         base_revision: And that base's revision then.
+        has_hashes: Whether it can tell copies of its training images.
     """
 
     adapter_id: str
@@ -36,6 +41,7 @@ class AdapterRef:
     class_ids: tuple[str, ...]
     base: str
     base_revision: str
+    has_hashes: bool = False
 
     @property
     def name(self) -> str:
@@ -60,11 +66,12 @@ def describe_adapter(store: ArtifactStore, tenant: str, adapter_id: str) -> Adap
     try:
         ref = AdapterRef(
             adapter_id=adapter_id,
-            digest=_weights_digest(manifest["files"]),
+            digest=_digest(manifest["files"]),
             layout=str(body["layout"]),
             class_ids=tuple(body["class_ids"]),
             base=str(manifest["base"]),
             base_revision=str(manifest["base_revision"]),
+            has_hashes=NEAR_COPY_HASHES in manifest["files"],
         )
     except KeyError as missing:
         problem = f"{build(ADAPTERS, adapter_id)}: its manifest has no {missing}"
@@ -74,9 +81,11 @@ def describe_adapter(store: ArtifactStore, tenant: str, adapter_id: str) -> Adap
     return ref
 
 
-def _weights_digest(files: dict[str, str]) -> str:
-    weights = sorted(item for item in files.items() if item[0].endswith(WEIGHTS_FILE))
-    lines = "".join(f"{path}\0{digest}\n" for path, digest in weights)
+def _digest(files: dict[str, str]) -> str:
+    deciding = sorted(
+        item for item in files.items() if item[0].endswith((WEIGHTS_FILE, NEAR_COPY_HASHES))
+    )
+    lines = "".join(f"{path}\0{digest}\n" for path, digest in deciding)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

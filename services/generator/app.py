@@ -101,7 +101,8 @@ class _SamplerMetrics:
         )
         self._withheld = metrics.Counter(
             name + "withheld_images_total",
-            "Images drawn and not delivered; their request fails with the reason.",
+            "Images drawn and not delivered: a near_copy of a training image is drawn again, "
+            "a request with one that is not_finite fails.",
             tag_keys=("reason", "tenant"),
         )
         self._padding = metrics.Counter(
@@ -142,6 +143,7 @@ class _SamplerMetrics:
         for counter, by_tenant, tags in (
             (self._evaluations, tally.evaluations, {}),
             (self._withheld, tally.not_finite, {"reason": "not_finite"}),
+            (self._withheld, tally.near_copies, {"reason": "near_copy"}),
             (self._hits, tally.adapter_hits, {}),
             (self._misses, tally.adapter_misses, {}),
         ):

@@ -1,8 +1,9 @@
 """Draws shards: the right base, the right adapters, every image from its own seed.
 
 One engine per base does the work on a thread of its own, and one per base with its accelerator
-merged; encoding has other threads. A reader takes the images of a shard in order, and no more is
-drawn ahead of it than its window.
+merged; encoding has other threads, and so has the search for near-copies of training images, which
+are drawn again. A reader takes the images of a shard in order, and no more is drawn ahead of it
+than its window.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ from services.common.artifact_store import ArtifactStore
 from services.common.bases import Base, TinyDecoder, load_pipeline, load_tiny_decoder, resolve_base
 from services.common.errors import FailedPrecondition
 from services.common.images import encode_image
+from services.common.near_copies import NearCopyHashes
 from services.common.resource_names import ADAPTERS
 from services.generator.adapter_bank import AdapterBank, Weights
 from services.generator.config import GeneratorSettings
 from services.generator.engine import Engine, Order, Recipe, StepRecord, Stream
+from services.generator.near_copy_gate import NearCopyGate, next_attempt, only_copies
 from services.generator.presets import BESPOKE, SamplerSettings, preset_of
+from services.generator.reader import Reader
 from services.generator.sampler import Sampler
 from services.generator.shards import Shard
 from services.generator.solver import Solver, bespoke_steps, build_solver
@@ -41,8 +45,6 @@ from services.generator.synthesize import (
 )
 
 _logger = logging.getLogger(__name__)
-_LINGER_SECONDS = 0.005
-"""How long a reader waits for images that are being encoded, to take several at once."""
 _EngineKey: TypeAlias = tuple[str, str, TinyDecoder | None, Accelerator | None]
 """Name and revision of a base, its tiny decoder, and the accelerator merged into its UNet."""
 
@@ -62,6 +64,7 @@ class Drawer:
         self._engines: OrderedDict[_EngineKey, Engine] = OrderedDict()
         self._lock = threading.Lock()
         self._encoder = ThreadPoolExecutor(4, "encode")
+        self._gate = NearCopyGate(store)
 
     async def warm_up(self) -> None:
         """Load the default base and draw once, so that the first request finds all ready."""
@@ -99,12 +102,13 @@ class Drawer:
         Raises:
             NotFound: If the adapter has been deleted meanwhile.
             DataLoss: If the adapter does not fit the base.
-            FailedPrecondition: If this replica's base or set-up is not the plan's.
+            FailedPrecondition: If this replica's base or set-up is not the plan's, or if the
+                adapter draws nothing but near-copies of its training images.
             Unavailable: If the engine has stopped; the rest can be drawn elsewhere.
         """
-        engine, solver = await asyncio.to_thread(self._prepare, shard.plan)
-        reader = _Reader(shard, asyncio.get_running_loop())
-        stream = self._stream(solver, shard, reader)
+        engine, solver, hashes = await asyncio.to_thread(self._prepare, shard.plan)
+        reader = Reader(shard, asyncio.get_running_loop())
+        stream = self._stream(engine, solver, hashes, shard, reader)
         engine.submit(stream)
         try:
             num_left = shard.end - shard.first
@@ -116,32 +120,49 @@ class Drawer:
         finally:
             engine.cancel(stream)
 
-    def _prepare(self, plan: SynthesisPlan) -> tuple[Engine, Solver]:
+    def _prepare(self, plan: SynthesisPlan) -> tuple[Engine, Solver, NearCopyHashes | None]:
         """May load a base, and takes tenths of a second for a new solver of many steps."""
         base, sampler = self._base_of(plan), plan.sampler
+        hashes = self._gate.hashes(plan)
         engine = self._engine_of(base, sampler)
         if sampler.scheduler == BESPOKE:
             assert base.bespoke_solver is not None
-            return engine, bespoke_steps(base.bespoke_solver)
+            return engine, bespoke_steps(base.bespoke_solver), hashes
         config = engine.scheduler_config
         if sampler.accelerated:
             config["timestep_spacing"] = "trailing"  # what few-step models are distilled for
-        return engine, build_solver(sampler.scheduler, config, sampler.num_steps)
+        return engine, build_solver(sampler.scheduler, config, sampler.num_steps), hashes
 
-    def _stream(self, solver: Solver, shard: Shard, reader: _Reader) -> Stream:
+    def _stream(
+        self,
+        engine: Engine,
+        solver: Solver,
+        hashes: NearCopyHashes | None,
+        shard: Shard,
+        reader: Reader,
+    ) -> Stream:
         plan = shard.plan
 
-        def encode(order: Order, array: np.ndarray) -> None:
+        def finish(order: Order, array: np.ndarray) -> None:
             try:
-                reader.put(_encode(order, array, plan.image_format))
+                # The pixels, not the file: JPEG would decide otherwise than PNG.
+                if hashes is None or not hashes.find(array):
+                    reader.put(_encode(order, array, plan.image_format))
+                    return
+                again = next_attempt(plan, order)
+                if again is None:
+                    reader.fail_at(order.index, only_copies(plan, order))
+                else:
+                    reader.withheld()
+                engine.withhold(stream, again)
             except Exception as error:
                 reader.fail(error)
 
-        def encode_later(order: Order, array: np.ndarray) -> None:
+        def finish_later(order: Order, array: np.ndarray) -> None:
             reader.num_finished += 1
-            self._encoder.submit(encode, order, array)
+            self._encoder.submit(finish, order, array)
 
-        return Stream(
+        stream = Stream(
             plan.tenant,
             plan.request_id,
             plan.interactive,
@@ -152,9 +173,10 @@ class Drawer:
             ),
             orders=deque(self._order(plan, task) for task in plan.tasks(shard.first, shard.end)),
             window=self._settings.generator_window_num_images,
-            deliver=encode_later,
+            deliver=finish_later,
             fail=reader.fail,
         )
+        return stream
 
     def _order(self, plan: SynthesisPlan, task: ImageTask) -> Order:
         return Order(task.index, task.class_id, task.image_seed, self._weights(plan, task.class_id))
@@ -221,53 +243,6 @@ class Drawer:
             lambda: any(other.hurries for other in self.engines if other is not engine),
         )
         return engine
-
-
-class _Reader:
-    """Between the engine's threads and one reader: images in order, or why there are no more."""
-
-    def __init__(self, shard: Shard, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop, self._news = loop, asyncio.Event()
-        self._next_index = self._first = shard.first
-        self.num_finished = 0
-        """Images that are drawn, encoded or not."""
-        self._early: dict[int, DrawnImage] = {}
-        self._error: BaseException | None = None
-
-    async def next(self) -> list[DrawnImage]:
-        """The images that come next in order; waits for at least one."""
-        while self._next_index not in self._early:
-            if self._error:
-                raise self._error
-            self._news.clear()
-            await self._news.wait()
-        if self.num_finished > self._next_index - self._first + len(self._early):
-            await asyncio.sleep(_LINGER_SECONDS)  # each hand-over costs a millisecond
-        images = []
-        while self._next_index in self._early:
-            images.append(self._early.pop(self._next_index))
-            self._next_index += 1
-        return images
-
-    def put(self, image: DrawnImage) -> None:
-        """Called on any thread."""
-        self._tell(lambda: self._early.update({image.index: image}))
-
-    def fail(self, error: BaseException) -> None:
-        """Called on any thread."""
-
-        def keep() -> None:
-            self._error = self._error or error
-
-        self._tell(keep)
-
-    def _tell(self, change: Callable[[], None]) -> None:
-        def apply() -> None:
-            change()
-            self._news.set()
-
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(apply)
 
 
 def torch_device(settings: GeneratorSettings) -> str:

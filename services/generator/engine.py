@@ -53,12 +53,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Order:
-    """One image to draw: its place in the request, its class, seed and weights."""
+    """One image to draw: its place in the request, its class, seed and weights.
+
+    ``attempt`` is how often it was drawn before and withheld.
+    """
 
     index: int
     class_id: str
     image_seed: int
     weights: Weights
+    attempt: int = 0
 
 
 @dataclass(eq=False)
@@ -131,12 +135,14 @@ class Tally:
     Attributes:
         evaluations: Of the UNet.
         not_finite: Images withheld, as the model gave NaN or infinity; their streams fail.
+        near_copies: Images withheld, as they are copies of training images.
         adapter_hits: Images begun, whose weights were there.
         adapter_misses: Weights that had to be loaded.
     """
 
     evaluations: Counter[str] = field(default_factory=Counter)
     not_finite: Counter[str] = field(default_factory=Counter)
+    near_copies: Counter[str] = field(default_factory=Counter)
     adapter_hits: Counter[str] = field(default_factory=Counter)
     adapter_misses: Counter[str] = field(default_factory=Counter)
 
@@ -217,6 +223,33 @@ class Engine:
             stream.num_out -= num_images
 
         self._command(take)
+
+    def withhold(self, stream: Stream, again: Order | None) -> None:
+        """Count a finished image that its reader must not get, and draw another in its place.
+
+        The other one belongs to the same stream: it is cancelled with it, and the window is what
+        it was, as the one is begun where the other was given up.
+
+        Args:
+            stream: The image's.
+            again: What to draw instead, before all else of this request; None: nothing.
+
+        Raises:
+            Unavailable: If the engine has stopped.
+        """
+
+        def change() -> None:
+            self._tally.near_copies[stream.tenant] += 1
+            if again is not None and not stream.dropped:
+                stream.num_out -= 1
+                stream.orders.appendleft(again)
+                self._turns.add_first(stream)  # it has left, if this was its last image
+
+        with self._news:
+            if self._closed:
+                raise _stopped()
+            self._commands.append(change)
+            self._news.notify()
 
     def close(self) -> None:
         """End the thread; streams that are left fail with ``Unavailable``."""

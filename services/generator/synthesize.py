@@ -5,7 +5,6 @@ Nothing here knows torch: the generator's front checks and plans, replicas draw.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import uuid
 from bisect import bisect_right
@@ -17,6 +16,7 @@ from typing import Any
 from services.common.bases import Base
 from services.common.cell_classes import is_class_id
 from services.common.errors import InvalidArgument
+from services.common.image_seeds import image_seed
 from services.generator.adapters import AdapterRef, check_base
 from services.generator.config import GeneratorSettings
 from services.generator.presets import BESPOKE, SamplerSettings, sampler_settings, shown
@@ -136,14 +136,9 @@ class SynthesisPlan:
             class_id = self.class_counts[bisect_right(ends, index)][0]
             yield ImageTask(index, class_id, self.image_seed(class_id, index))
 
-    def image_seed(self, class_id: str, index: int) -> int:
-        """64-bit seed of the noise that one image starts from.
-
-        It hangs on neither adapter nor sampler: an adapter that was fitted again draws the same
-        cells again, and a preset draws what another one draws, more or less well.
-        """
-        parts = [class_id, self.seed, index]
-        return int.from_bytes(hashlib.sha256(_canonical(parts)).digest()[:8], "big")
+    def image_seed(self, class_id: str, index: int, attempt: int = 0) -> int:
+        """Seed of the noise that one image of this request starts from."""
+        return image_seed(class_id, self.seed, index, attempt)
 
     def manifest_json(self) -> str:
         """What the images depend on, as canonical JSON; the same wherever a stream resumes."""

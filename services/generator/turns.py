@@ -50,7 +50,7 @@ class TurnStream:
         tenant: Shares are per tenant.
         request_id: And then per request.
         interactive: Goes before bulk work.
-        turns: Images in progress, in index order.
+        turns: Images in progress, in the order in which they were begun.
     """
 
     tenant: str
@@ -86,6 +86,11 @@ class Turns:
             if key not in self._used:
                 self._used[key] = min((self._used[rival] for rival in rivals), default=0.0)
         self._streams = {**self._streams, stream: None}
+
+    def add_first(self, stream: TurnStream) -> None:
+        """Take a stream in, or in again, before the others of its request."""
+        self.add(stream)
+        self._streams = {stream: None, **self._streams}
 
     def remove(self, stream: TurnStream) -> None:
         """Forget a stream and its images in progress."""

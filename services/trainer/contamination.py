@@ -15,12 +15,12 @@ from services.common import resource_names
 from services.common.artifact_store import ArtifactStore
 from services.common.bases import resolve_base
 from services.common.errors import FailedPrecondition
+from services.common.near_copies import NEAR_COPY_BITS
 from services.common.resource_names import ADAPTERS
 from services.trainer.classifier_base import classifier_base, describe_base
 from services.trainer.classifier_recipe import ClassifierRecipe
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets import side_digests
-from services.trainer.few_shot import NEAR_COPY_BITS
 
 
 def check_contamination(

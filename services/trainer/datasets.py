@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,8 +74,18 @@ def load_images(
     side: Literal["train", "test"],
     size: int,
     settings: TrainerSettings,
+    most: Mapping[str, int] | None = None,
 ) -> LabelledImages:
     """Reads one side of a dataset: centre-cropped squares of ``size`` pixels.
+
+    Args:
+        store: Where it lies.
+        tenant: Whose it is.
+        dataset_id: Which one.
+        side: Which side of the split.
+        size: Side of the squares, pixels.
+        settings: Limits of images.
+        most: Read so many of each class at most, the first by digest; all where None.
 
     Raises:
         NotFound: If there is no such dataset.
@@ -84,7 +94,8 @@ def load_images(
     manifest = store.get_manifest(tenant, DATASETS, dataset_id)
     crop, home = manifest["body"]["center_crop"], image_home(manifest)
     arrays, class_ids, digests = [], [], []
-    for class_id, members in side_digests(manifest, side).items():
+    for class_id, all_members in side_digests(manifest, side).items():
+        members = all_members if most is None else all_members[: most.get(class_id, 0)]
         for digest, data in read_in_order(store, tenant, home, members):
             arrays.append(
                 center_square(decode_image(data, digest, settings.image_limits), crop, size)

@@ -1,10 +1,47 @@
-"""What a diffusion UNet is trained to predict, and how much each noise level counts."""
+"""What a diffusion UNet predicts and is trained to, and how much each noise level counts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import torch
 
+from services.common.bases import encode_prompts, image_size
 from services.common.errors import FailedPrecondition
+
+if TYPE_CHECKING:
+    from services.common.bases import Pipeline
+
+
+def predict(
+    pipeline: Pipeline, noisy: torch.Tensor, timesteps: torch.Tensor, prompts: Sequence[str]
+) -> torch.Tensor:
+    """The UNet's answer (N, C, h, w); each distinct prompt runs through the text encoders once.
+
+    Args:
+        pipeline: With or without LoRA on it.
+        noisy: Noisy latents (N, C, h, w) on its device.
+        timesteps: N of them, on its device.
+        prompts: N texts.
+    """
+    distinct = sorted(set(prompts))
+    rows = [distinct.index(prompt) for prompt in prompts]
+    embeddings = encode_prompts(pipeline, distinct)
+    extra: dict[str, Any] = {}
+    if embeddings.pooled is not None:
+        side = float(image_size(pipeline))
+        time_ids = torch.tensor([[side, side, 0.0, 0.0, side, side]] * len(rows))
+        extra["added_cond_kwargs"] = {
+            "text_embeds": embeddings.pooled[rows],
+            "time_ids": time_ids.to(noisy.device),
+        }
+    unet = pipeline.unet
+    dtype = unet.conv_in.weight.dtype
+    answer: torch.Tensor = unet(
+        noisy.to(dtype), timesteps, embeddings.tokens[rows].to(dtype), **extra
+    ).sample
+    return answer
 
 
 def target_and_weight(

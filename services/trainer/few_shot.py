@@ -18,11 +18,7 @@ from itertools import pairwise
 import numpy as np
 
 from services.common.errors import InvalidArgument
-
-#: Perceptual hashes (64 bits) at most this far apart count as near-copies. Among 5,600 white
-#: blood cells of three laboratories, re-crops of one cell differ by 2 to 6 bits and different
-#: cells by 8 or more; a false alarm only keeps two images on one side.
-NEAR_COPY_BITS = 6
+from services.common.near_copies import NEAR_COPY_BITS
 
 #: Share of a class's groups held out when a class trains on "all but the test share".
 TEST_SHARE = 0.2

@@ -9,11 +9,12 @@ from services.common.artifact_store import ArtifactStore
 from services.common.bases import Base, resolve_base
 from services.common.code_version import code_version
 from services.common.errors import FailedPrecondition
+from services.common.near_copies import NEAR_COPY_HASHES, NearCopyHashes
 from services.common.resource_names import ADAPTERS, DATASETS
 from services.trainer.adapter_recipe import AdapterSettings
 from services.trainer.config import TrainerSettings
 from services.trainer.contamination import check_blind, training_phashes
-from services.trainer.datasets import dataset_id_of, load_images, usable_classes
+from services.trainer.datasets import dataset_id_of, load_images, side_digests, usable_classes
 
 if TYPE_CHECKING:
     from services.trainer.jobs import JobContext
@@ -53,6 +54,7 @@ def run(spec: dict[str, Any], ctx: JobContext) -> str:
     Returns:
         The adapter's id.
     """
+    from services.trainer.membership_inference import audit_adapter, audit_counts
     from services.trainer.train_adapter import SHARED, train_adapter
 
     recipe = AdapterSettings.from_spec(spec["settings"])
@@ -73,10 +75,26 @@ def run(spec: dict[str, Any], ctx: JobContext) -> str:
         ctx.checkpoints,
         device=ctx.settings.torch_device(),
     )
+    # Held-out images are read here for the first time, when nothing of the adapter can change any
+    # more. All that leaves this audit is a few figures in the manifest; nothing is chosen by them.
+    most = audit_counts(side_digests(dataset, "train"), side_digests(dataset, "test"))
+    membership = audit_adapter(
+        base,
+        fitted.files,
+        load_images(ctx.store, ctx.tenant, dataset_id, "train", size, ctx.settings, most),
+        load_images(ctx.store, ctx.tenant, dataset_id, "test", size, ctx.settings, most),
+        ctx.progress,
+        recipe.seed,
+        ctx.settings.torch_device(),
+    )
+    metrics = dict(fitted.metrics)
+    if membership["auc"] is not None:
+        metrics["membership_auc"] = membership["auc"]
     draft = ctx.store.new_draft(ctx.tenant, ADAPTERS, ctx.artifact_id)
     draft.discard()  # what a runner that was lost in this place may have left
     for path, content in fitted.files.items():
         draft.write(path, content)
+    draft.write(NEAR_COPY_HASHES, NearCopyHashes.of(data.images).to_json())
     class_ids = usable_classes(dataset)
     draft.commit(
         {
@@ -86,7 +104,7 @@ def run(spec: dict[str, Any], ctx: JobContext) -> str:
             "settings": recipe.to_dict(),
             "seed": recipe.seed,
             "code_version": code_version(),
-            "metrics": fitted.metrics,
+            "metrics": metrics,
             "digests": sorted(data.digests),
             "phashes": training_phashes(dataset),
             "body": {
@@ -95,6 +113,7 @@ def run(spec: dict[str, Any], ctx: JobContext) -> str:
                 "class_ids": class_ids,
                 "lora": recipe.lora.to_dict(),
                 "center_crop": dataset["body"]["center_crop"],
+                "privacy": {"membership_inference": membership},
             },
         }
     )

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from services.common.artifact_store import ArtifactStore
 from services.common.code_version import code_version
 from services.common.errors import AlreadyExists, DataLoss, NotFound
+from services.common.image_seeds import attempt_of
 from services.common.resource_names import IMAGE_SETS, build
 
 log = logging.getLogger(__name__)
@@ -228,6 +229,22 @@ def read_image_set(
     if not any(found.values()):
         raise NotFound(build(IMAGE_SETS, image_set_id), "it holds no images")
     return found
+
+
+def count_withheld(plan: SyntheticPlan, store: ArtifactStore, tenant: str) -> int:
+    """How many near-copies of training images the generator withheld while it drew an ImageSet.
+
+    Each image's seed says which attempt it was.
+
+    Raises:
+        NotFound: If there is no such ImageSet.
+    """
+    total = 0
+    for number, (seed, _) in enumerate(plan.rounds()):
+        data = store.read(tenant, IMAGE_SETS, plan.image_set_id, _round_path(number))
+        for image in read_round(data):
+            total += attempt_of(image.image_seed, image.class_id, seed, image.index) or 0
+    return total
 
 
 def _add(tar: tarfile.TarFile, path: str, data: bytes) -> None:

@@ -34,10 +34,17 @@ class EncodedImages:
 
 @torch.no_grad()
 def encode_images(
-    pipeline: Pipeline, images: np.ndarray, class_ids: Sequence[str], progress: ProgressFn
+    pipeline: Pipeline,
+    images: np.ndarray,
+    class_ids: Sequence[str],
+    progress: ProgressFn,
+    max_encoded: int = MAX_ENCODED,
 ) -> EncodedImages:
-    """Latent distributions of all images in up to eight orientations (turns and mirror images)."""
-    num_ways = next(ways for ways in (8, 4, 2, 1) if len(images) * ways <= MAX_ENCODED or ways == 1)
+    """Latent distributions of all images in up to eight orientations (turns and mirror images).
+
+    The first orientation is upright; there are fewer than eight where ``max_encoded`` forbids it.
+    """
+    num_ways = next(ways for ways in (8, 4, 2, 1) if len(images) * ways <= max_encoded or ways == 1)
     means, stds = [], []
     for index, image in enumerate(images):
         progress(PHASE_ENCODE, index, len(images), {})

@@ -14,11 +14,10 @@ import numpy as np
 
 from services.common.cell_classes import class_phrase
 from services.common.images import center_square, decode_image, encode_image
+from services.common.near_copies import METHOD, NEAR_COPY_BITS, is_near_copy, training_hashes
 from services.common.resource_names import IMAGE_SETS
 from services.trainer.datasets import load_images
-from services.trainer.few_shot import NEAR_COPY_BITS
 from services.trainer.image_sets import read_image_set
-from services.trainer.near_copies import METHOD, is_near_copy, training_hashes
 
 if TYPE_CHECKING:
     from services.trainer.jobs import JobContext

@@ -16,6 +16,7 @@ from services.common.artifact_store import Draft
 from services.common.classifier_models import build_model
 from services.common.errors import FailedPrecondition
 from services.common.images import center_square, decode_image, sha256_hex
+from services.common.near_copies import HASH_PX, is_near_copy, training_hashes
 from services.common.resource_names import ADAPTERS, DATASETS, IMAGE_SETS
 from services.trainer import datasets, fit_adapter
 from services.trainer.classifier_run import classifier_config, labelled, predict, train_and_test
@@ -23,7 +24,6 @@ from services.trainer.contamination import check_contamination
 from services.trainer.datasets import image_home, load_images, side_digests, usable_classes
 from services.trainer.fit_classifier import open_pool, synthetic_plan
 from services.trainer.image_sets import SyntheticPlan, read_image_set
-from services.trainer.near_copies import is_near_copy, training_hashes
 from services.trainer.redraw import redraw
 from services.trainer.study_images import Ready, first_of_each, joined, phantom_images
 from services.trainer.study_recipe import (
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from services.trainer.jobs import Checkpoints, JobContext
 
 ProgressOf = Callable[[str], ProgressFn]
-HASH_PX = 64
-"""Side at which images are compared for near-copies, pixels."""
 
 
 class StudyDraw:

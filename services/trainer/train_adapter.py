@@ -20,11 +20,11 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from services.common import lora
-from services.common.bases import Base, encode_prompts, image_size, load_pipeline
+from services.common.bases import Base, load_pipeline
 from services.common.cell_classes import class_prompt
 from services.common.errors import FailedPrecondition
 from services.trainer.adapter_recipe import AdapterSettings
-from services.trainer.diffusion_loss import target_and_weight
+from services.trainer.diffusion_loss import predict, target_and_weight
 from services.trainer.latents import EncodedImages, encode_images
 from services.trainer.mixed_precision import mixed_precision
 
@@ -219,7 +219,7 @@ class _Run:
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate_at(step)
         with mixed_precision(device):
-            predicted = self._predict(noisy.to(device), timesteps.to(device), prompts)
+            predicted = predict(self._pipeline, noisy.to(device), timesteps.to(device), prompts)
         error = (predicted.float() - target.to(device)).square().mean(dim=(1, 2, 3))
         loss = (error * weight.view(-1).to(device)).mean()
         optimizer.zero_grad(set_to_none=True)
@@ -227,28 +227,6 @@ class _Run:
         torch.nn.utils.clip_grad_norm_(parameters.values(), settings.max_gradient_norm)
         optimizer.step()
         return float(loss.detach())
-
-    def _predict(
-        self, noisy: torch.Tensor, timesteps: torch.Tensor, prompts: list[str]
-    ) -> torch.Tensor:
-        """The UNet's answer; each distinct prompt runs through the text encoders once."""
-        distinct = sorted(set(prompts))
-        rows = [distinct.index(prompt) for prompt in prompts]
-        embeddings = encode_prompts(self._pipeline, distinct)
-        extra: dict[str, Any] = {}
-        if embeddings.pooled is not None:
-            side = float(image_size(self._pipeline))
-            time_ids = torch.tensor([[side, side, 0.0, 0.0, side, side]] * len(rows))
-            extra["added_cond_kwargs"] = {
-                "text_embeds": embeddings.pooled[rows],
-                "time_ids": time_ids.to(noisy.device),
-            }
-        unet = self._pipeline.unet
-        dtype = unet.conv_in.weight.dtype
-        answer: torch.Tensor = unet(
-            noisy.to(dtype), timesteps, embeddings.tokens[rows].to(dtype), **extra
-        ).sample
-        return answer
 
     def _save(
         self,

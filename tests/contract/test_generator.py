@@ -33,6 +33,7 @@ from cytosynth.generator.v1 import generator_pb2 as pb
 from cytosynth.generator.v1 import generator_pb2_grpc
 from services.common.artifact_store import ArtifactStore
 from services.common.bases import resolve_base
+from services.common.near_copies import NEAR_COPY_HASHES, NearCopyHashes
 from tests import fakes
 from tests.contract.local_serve import local_serve, replica_processes
 
@@ -88,7 +89,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def write_adapters(store: ArtifactStore, base_folder: Path, revision: str) -> None:
-    """Adapters ``mixed`` (one LoRA for all), ``split`` (one per class), and two misfits."""
+    """Adapters ``mixed`` (one LoRA for all), ``split`` (one per class), and three misfits."""
     known = list(CLASSES[:2])
     weights = {c: fakes.random_lora(base_folder, seed) for seed, c in enumerate(("shared", *known))}
     cases: list[tuple[str, str, list[str], dict[str, str]]] = [
@@ -96,12 +97,16 @@ def write_adapters(store: ArtifactStore, base_folder: Path, revision: str) -> No
         ("split", "per_class", known, {}),
         ("foreign", "shared", ["shared"], {"base": "other"}),
         ("outdated", "shared", ["shared"], {"base_revision": "0" * 64}),
+        ("copying", "shared", ["shared"], {}),
     ]
     for adapter_id, layout, folders, changed in cases:
         draft = store.new_draft("local", "adapters", adapter_id)
         for folder in folders:
             for path, data in weights[folder].items():
                 draft.write(f"{folder}/{path}", data)
+        if adapter_id == "copying":  # whatever it draws counts as a copy
+            hashes = NearCopyHashes(np.zeros(1, np.uint64), max_bits=64)
+            draft.write(NEAR_COPY_HASHES, hashes.to_json())
         manifest = {"base": "tiny", "base_revision": revision, **changed}
         draft.commit({**manifest, "body": {"layout": layout, "class_ids": known}})
 
@@ -352,6 +357,7 @@ def test_bad_field_is_named_with_its_remedy(
         ("adapters/absent", "", grpc.StatusCode.NOT_FOUND),
         ("adapters/mixed", "neighbour", grpc.StatusCode.NOT_FOUND),
         ("adapters/outdated", "", grpc.StatusCode.FAILED_PRECONDITION),
+        ("adapters/copying", "", grpc.StatusCode.FAILED_PRECONDITION),
     ],
 )
 def test_adapter_that_cannot_be_used(

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +15,6 @@ from diffusers import StableDiffusionPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.common import lora
-from services.common.artifact_store import ArtifactStore
 from services.common.bases import (
     decode_latents,
     encode_prompts,
@@ -27,72 +24,20 @@ from services.common.bases import (
 )
 from services.common.cell_classes import class_prompt
 from services.common.errors import DataLoss, FailedPrecondition, NotFound
-from services.common.images import decode_image
-from services.generator.adapters import describe_adapter
-from services.generator.config import GeneratorSettings
-from services.generator.draw import Drawer, _Reader
+from services.generator.draw import Drawer
 from services.generator.presets import SCHEDULERS, SamplerSettings
+from services.generator.reader import Reader
 from services.generator.sampler import starting_noise
 from services.generator.shards import Shard
 from services.generator.solver import Solver, build_scheduler, build_solver
 from services.generator.synthesize import (
     DrawnImage,
-    SynthesisPlan,
-    SynthesisRequest,
-    make_execution,
-    make_plan,
 )
 from tests import fakes
-from tests.studio import CLASSES, EVERYTHING, make_lora
+from tests.replicas import Replicas, collect, draw, pixels
+from tests.studio import CLASSES
 
-SPEC = lora.LoraSpec(8, 16.0, EVERYTHING)
 ADAPTERS = (None, "one", "each")
-
-
-class Replicas:
-    """Drawers over a store with one shared and one per-class adapter."""
-
-    def __init__(self, root: Path) -> None:
-        models_dir = root / "models"
-        for name in ("tiny", "second"):
-            fakes.write_tiny_base(models_dir, name, seed=len(name))
-        fakes.write_tiny_decoder(models_dir / "tiny")
-        self.bespoke = fakes.bespoke_solver()
-        fakes.write_bespoke_solver(models_dir / "tiny", self.bespoke)
-        self.accelerator = fakes.write_accelerator(models_dir / "tiny").read_bytes()
-        self.settings = GeneratorSettings(
-            store_uri=f"file://{root}/store",
-            models_dir=models_dir,
-            default_base="tiny",
-            generator_num_slots=8,
-            generator_dtype="float32",
-            generator_device="cpu",
-            generator_max_loaded_bases=2,
-        )
-        self.store = ArtifactStore(self.settings.store_uri)
-        self.base = resolve_base("tiny", models_dir)
-        self.loras = [make_lora(self.base, SPEC, seed) for seed in range(3)]
-        self.write("one", "shared", {"shared": self.loras[0]})
-        self.write("each", "per_class", dict(zip(CLASSES, self.loras[1:], strict=True)))
-        self.drawers = [Drawer(self.settings, self.store) for _ in range(2)]
-
-    def write(self, adapter_id: str, layout: str, files: dict[str, bytes]) -> None:
-        draft = self.store.new_draft("local", "adapters", adapter_id)
-        for folder, data in files.items():
-            draft.write(f"{folder}/{lora.WEIGHTS_FILE}", data)
-        body = {"layout": layout, "class_ids": list(CLASSES)}
-        draft.commit({"base": "tiny", "base_revision": self.base.revision, "body": body})
-
-    def plan(self, adapter_id: str | None, **fields: object) -> SynthesisPlan:
-        adapter = describe_adapter(self.store, "local", adapter_id) if adapter_id else None
-        counts = [(CLASSES[0], 5), (CLASSES[1], 4)]
-        request = SynthesisRequest(**({"class_counts": counts, "num_steps": 3} | fields))  # type: ignore[arg-type]
-        return make_plan(request, "local", self.base, adapter, make_execution(self.settings), 100)
-
-    def close(self) -> None:
-        for drawer in self.drawers:
-            for engine in drawer.engines:
-                engine.close()
 
 
 @pytest.fixture(scope="module")
@@ -100,23 +45,6 @@ def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
     replicas = Replicas(tmp_path_factory.mktemp("replicas"))
     yield replicas
     replicas.close()
-
-
-async def collect(drawer: Drawer, shard: Shard) -> list[DrawnImage]:
-    return [image async for batch in drawer.draw(shard) for image in batch]
-
-
-def draw(drawer: Drawer, *shards: Shard) -> list[list[DrawnImage]]:
-    """All shards at once."""
-
-    async def run() -> list[list[DrawnImage]]:
-        return await asyncio.gather(*(collect(drawer, shard) for shard in shards))
-
-    return asyncio.run(run())
-
-
-def pixels(image: DrawnImage) -> np.ndarray:
-    return np.asarray(decode_image(image.data, "image")).astype(int)
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
@@ -289,7 +217,7 @@ def test_images_that_are_still_encoded_come_with_the_first(replicas: Replicas) -
 
     async def run() -> list[list[DrawnImage]]:
         loop = asyncio.get_running_loop()
-        reader = _Reader(shard, loop)
+        reader = Reader(shard, loop)
         reader.num_finished = 2
         reader.put(images[0])
         loop.call_later(0.0005, reader.put, images[1])

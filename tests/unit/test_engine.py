@@ -6,8 +6,10 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ from services.common.bases import Base
 from services.common.errors import FailedPrecondition, Unavailable
 from services.common.lora import LoraSpec
 from services.generator.adapter_bank import Weights
-from services.generator.engine import Stream
+from services.generator.engine import Order, Stream
 from services.generator.presets import SamplerSettings
 from tests.studio import CLASSES, EVERYTHING, Studio, make_lora, orders_of, weights_of
 
@@ -177,6 +179,56 @@ def test_images_that_are_not_finite_fail_only_their_stream(
     assert sum(r.tally.not_finite.total() for r in studio.records) == 3, "one a stream"
     again = studio.submit(orders_of(BASE_ALONE, 16)).wait()
     assert all((again[i] == expected[i]).all() for i in range(16)), "in any state, used before"
+
+
+def test_an_image_that_is_withheld_keeps_its_place_in_the_window(studio: Studio) -> None:
+    orders = orders_of(BASE_ALONE, 6)
+    stream, reader = studio.stream(orders, window=2)
+    withheld = list[Order]()
+
+    def deliver(order: Order, image: np.ndarray) -> None:
+        if order.attempt < 2:
+            withheld.append(order)
+            again = replace(order, image_seed=order.image_seed + 100, attempt=order.attempt + 1)
+            studio.engine.withhold(stream, again)
+        else:
+            reader.deliver(order, image)
+
+    stream.deliver = deliver
+    studio.engine.submit(stream)
+    for num_images in (2, 4, 6):
+        wait_until(lambda n=num_images: len(reader.images) == n)
+        studio.settle()
+        assert sorted(reader.images) == list(range(num_images)), "no further than the window"
+        assert stream.num_out == 2 and len(withheld) == 2 * num_images
+        studio.engine.taken(stream, 2)
+    assert studio.leaks() == (0, 0, 0)
+    wait_until(lambda: sum(r.tally.near_copies["a"] for r in studio.records) == 12)
+    expected = studio.submit(
+        [replace(order, image_seed=order.image_seed + 200) for order in orders]
+    )
+    assert all((reader.images[i] == image).all() for i, image in expected.wait().items())
+
+
+def test_an_image_that_is_withheld_after_its_stream_was_dropped_comes_to_nothing(
+    studio: Studio,
+) -> None:
+    stream, reader = studio.stream(orders_of(BASE_ALONE, 1))
+    studio.engine.submit(stream)
+    reader.wait()
+    studio.engine.cancel(stream)
+    studio.engine.withhold(stream, orders_of(BASE_ALONE, 1)[0])
+    assert studio.leaks() == (0, 0, 0) and not stream.orders
+    studio.engine.close()
+    with pytest.raises(Unavailable, match="stopped"):
+        studio.engine.withhold(stream, None)
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not reached():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_a_step_that_raises_fails_all_streams_and_the_engine_takes_no_more(

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from services.common.errors import InvalidArgument
+from services.common.near_copies import NEAR_COPY_BITS
 from services.trainer.few_shot import (
-    NEAR_COPY_BITS,
     ImageRecord,
     Split,
     SplitSettings,

@@ -17,11 +17,11 @@ import pytest
 from services.common.artifact_store import ArtifactStore
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.common.images import encode_image
+from services.common.near_copies import training_hashes
 from services.trainer import report
 from services.trainer.datasets import side_digests
 from services.trainer.evaluate import Predictions, evaluate
 from services.trainer.image_sets import KeptRounds, SyntheticPlan
-from services.trainer.near_copies import training_hashes
 from services.trainer.report_page import confusion_svg, duration, recall_svg
 from tests.few_shot import (
     CLASSES,

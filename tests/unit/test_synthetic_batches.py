@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from services.common.artifact_store import ArtifactStore
-from services.common.errors import Cancelled, DataLoss
-from services.trainer.image_sets import ROUND_PER_CLASS, SyntheticPlan, read_image_set
+from services.common.errors import Cancelled, DataLoss, NotFound
+from services.common.image_seeds import image_seed
+from services.trainer.image_sets import (
+    ROUND_PER_CLASS,
+    SyntheticPlan,
+    count_withheld,
+    read_image_set,
+)
 from services.trainer.synthetic_batches import SyntheticPool
-from tests.few_shot import CLASSES, TENANT, FakeGenerator
+from tests.few_shot import CLASSES, TENANT, DrawnImage, FakeGenerator
 
 
 @pytest.fixture
@@ -64,6 +72,25 @@ def test_image_set_is_committed_and_the_next_classifier_reads_it_back(
     assert silent.requests == []
     shown = read_image_set(store, TENANT, plan.image_set_id, 20)
     assert {class_id: len(files) for class_id, files in shown.items()} == dict.fromkeys(CLASSES, 20)
+
+
+def test_what_the_generator_withheld_is_counted_by_the_seeds(store: ArtifactStore) -> None:
+    class Gated(FakeGenerator):
+        def __call__(self, class_counts: dict[str, int], seed: int) -> Iterator[DrawnImage]:
+            for image in super().__call__(class_counts, seed):
+                attempt = {3: 1, 20: 4}.get(image.index, 0)
+                drawn = image_seed(image.class_id, seed, image.index, attempt)
+                yield replace(image, image_seed=drawn)
+
+    for plan, generator, expected in (
+        (plan_of(), Gated(), 3 * 5),
+        (plan_of(seed=8), FakeGenerator(), 0),
+    ):
+        with pool_of(plan, store, generator) as pool:
+            pool.image_set()
+        assert count_withheld(plan, store, TENANT) == expected
+    with pytest.raises(NotFound):
+        count_withheld(plan_of(seed=9), store, TENANT)
 
 
 def test_broken_run_goes_on_where_it_stopped(store: ArtifactStore) -> None:
