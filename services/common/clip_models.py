@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from services.common.cell_classes import class_prompt
 from services.common.classifier_config import ClassifierConfig
 from services.common.classifier_models import ImageClassifier
-from services.common.clip_bases import FIELD, resolve_clip_base
+from services.common.clip_bases import FIELD, ClipBase, resolve_clip_base
 from services.common.errors import FailedPrecondition, InvalidArgument
 
 
@@ -94,6 +94,31 @@ def lora_targets(model: nn.Module, mlp: bool) -> list[str]:
     return names
 
 
+def load_clip(base: ClipBase, image_size: int | None = None) -> Any:
+    """The open_clip model of a base, both towers, on the CPU.
+
+    Args:
+        base: Which.
+        image_size: Side of its input, pixels, if not its own.
+
+    Raises:
+        FailedPrecondition: If it does not load.
+    """
+    import open_clip  # takes seconds to import
+
+    try:
+        return open_clip.create_model(
+            base.model_name,
+            pretrained=base.pretrained,
+            force_image_size=image_size,
+            weights_only=True,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        # The reason may hold a path: it goes to the log with the cause, not to the client.
+        remedy = "check its folder or open_clip id on the server"
+        raise FailedPrecondition(f"CLIP base {base.name}", "does not load", remedy) from error
+
+
 class ClipClassifier(ImageClassifier):
     """Cosine similarity of an image with the class prompts, times CLIP's logit scale."""
 
@@ -110,17 +135,7 @@ class ClipClassifier(ImageClassifier):
                 "restore them or train the classifier again",
             )
         self.config = config
-        try:
-            clip = open_clip.create_model(
-                base.model_name,
-                pretrained=base.pretrained,
-                force_image_size=config.image_size,
-                weights_only=True,
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            # The reason may hold a path: it goes to the log with the cause, not to the client.
-            remedy = "check its folder or open_clip id on the server"
-            raise FailedPrecondition(f"CLIP base {base.name}", "does not load", remedy) from error
+        clip = load_clip(base, config.image_size)
         prompts = [class_prompt(class_id) for class_id in config.class_ids]
         tokens = open_clip.get_tokenizer(base.model_name)(prompts)
         self.register_buffer("tokens", tokens, persistent=False)
