@@ -60,6 +60,12 @@ def study(
     transfer_clip_base: Annotated[
         str, typer.Option(help="CLIP base of the transfer arms: cyto-clip.")
     ] = "",
+    feature_space: Annotated[
+        str, typer.Option(help="Of image quality: a CLIP base or inception.")
+    ] = "",
+    hide_images: Annotated[
+        bool, typer.Option("--hide-images", help="Leave real images out of the report.")
+    ] = False,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimizer steps of every classifier.")
     ] = None,
@@ -86,6 +92,8 @@ def study(
         "clip_base": clip_base,
         "transfer_resnet_base": transfer_resnet_base,
         "transfer_clip_base": transfer_clip_base,
+        "feature_space": feature_space,
+        "hide_images": hide_images or None,
         "num_draws": draws,
         "max_test_per_class": max_test_per_class,
         "num_steps": steps,

@@ -25,6 +25,7 @@ from services.trainer.classifier_base import classifier_base, describe_base
 from services.trainer.config import TrainerSettings
 from services.trainer.contamination import check_blind
 from services.trainer.datasets import usable_classes
+from services.trainer.feature_space import resolve_feature_space
 from services.trainer.redraw import split_of
 from services.trainer.study_recipe import (
     REAL_PLUS_PHANTOMS,
@@ -62,6 +63,7 @@ def validate(
         base=study.base or settings.default_base,
         clip_base=study.clip_base or settings.default_clip,
     )
+    study = dataclasses.replace(study, feature_space=study.feature_space or study.clip_base)
     dataset_id = resource_names.parse(DATASETS, spec.get("dataset", ""), "dataset")
     source = store.get_manifest(tenant, DATASETS, dataset_id)
     drawn = split_of(source, study.split(0, sorted(source["body"]["classes"])))
@@ -106,6 +108,10 @@ def _bases(
         if found is not None:
             subject, remedy = describe_base(found)
             yield subject, found.revision, found.manifest, remedy
+    if set(study.arms) & set(SYNTHETIC_ARMS):
+        space = resolve_feature_space(study.feature_space, settings.models_dir)
+        # It measures images and is behind no answer, so it may have seen whatever it has.
+        yield f"feature space {space.name}", space.revision, {}, ""
 
 
 def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
@@ -135,7 +141,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
         for number in range(study.num_draws)
     ]
     _keep_common_classes(spec["dataset"], draws)
-    facts = []
+    facts, measures = [], []
     for number, draw in enumerate(draws):
         for cell in study.cells(number):
             if not work.exists(cell.path):
@@ -143,13 +149,15 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
                 work.write(cell.path, json.dumps(predictions.to_dict()).encode())
             overall.finished(cell)
         facts.append(draw.facts())
+        if set(study.arms) & set(SYNTHETIC_ARMS):
+            measures.append(draw.measure())
         draw.release()
     ctx.progress("computing intervals", 0, 0, {})
     answers = {cell: Predictions.from_dict(json.loads(work.read(cell.path))) for cell in cells}
     source_id = resource_names.parse(DATASETS, spec["dataset"], "dataset")
     source = ctx.store.get_manifest(ctx.tenant, DATASETS, source_id)
     draft = ctx.store.new_draft(ctx.tenant, REPORTS, ctx.artifact_id)
-    for path, data in study_files(spec, study, answers, facts, source).items():
+    for path, data in study_files(spec, study, answers, facts, measures, source).items():
         draft.write(path, data)
     draft.commit(
         {

@@ -22,10 +22,12 @@ from services.trainer import datasets, fit_adapter
 from services.trainer.classifier_run import classifier_config, labelled, predict, train_and_test
 from services.trainer.contamination import check_contamination
 from services.trainer.datasets import image_home, load_images, side_digests, usable_classes
+from services.trainer.feature_space import resolve_feature_space
 from services.trainer.fit_classifier import open_pool, synthetic_plan
-from services.trainer.image_sets import SyntheticPlan, read_image_set
+from services.trainer.image_sets import SyntheticPlan, count_withheld, read_image_set
 from services.trainer.redraw import redraw
 from services.trainer.study_images import Ready, first_of_each, joined, phantom_images
+from services.trainer.study_measures import measure_draw, measured_px
 from services.trainer.study_recipe import (
     BALANCED,
     REAL_ONLY,
@@ -230,6 +232,41 @@ class StudyDraw:
             tuple(whole.digests[i] for i in rows),
         )
 
+    def measure(self) -> dict[str, Any]:
+        """Quality and nearness of its synthetic images, as ``measure_draw`` gives them."""
+        path = f"measures/draw-{self._number:02d}.json"
+        if not self._work.exists(path):
+            self._work.write(path, json.dumps(self._measure()).encode())
+        found: dict[str, Any] = json.loads(self._work.read(path))
+        return found
+
+    def _measure(self) -> dict[str, Any]:
+        ctx, withheld = self._ctx, self._withheld()
+        most = self._study.num_per_class[-1]
+        files = read_image_set(ctx.store, ctx.tenant, self._plan().image_set_id, most)
+        used = [
+            (class_id, decode_image(data, f"synthetic image {number}"))
+            for class_id, members in files.items()
+            for number, data in enumerate(members)
+            if number not in withheld[class_id]
+        ]
+        source = resolve_feature_space(self._study.feature_space, ctx.settings.models_dir)
+        px = measured_px(source, min(min(image.shape[:2]) for _, image in used))
+        progress = self._progress_of("image quality and privacy")
+        return measure_draw(
+            source,
+            self._side("train", px),
+            self._kept("test", px),
+            (
+                np.stack([center_square(image, 1.0, px) for _, image in used]),
+                [class_id for class_id, _ in used],
+            ),
+            self.class_ids,
+            self._study.seed + self._number,
+            ctx.settings.torch_device(),
+            lambda done, total: progress("measuring", done, total, {}),
+        )
+
     def facts(self) -> dict[str, Any]:
         """What repeats this draw: names, digests, seeds."""
         ctx = self._ctx
@@ -245,7 +282,9 @@ class StudyDraw:
                 "base_revision": adapter["base_revision"],
                 "image_set": resource_names.build(IMAGE_SETS, self._plan().image_set_id),
                 "num_synthetic": self._study.num_per_class[-1] * len(self.class_ids),
+                "num_redrawn": count_withheld(self._plan(), ctx.store, ctx.tenant),
                 "num_withheld": sum(map(len, self._withheld().values())),
+                "membership_inference": adapter["body"]["privacy"]["membership_inference"],
             }
         return models | {
             "dataset": self._dataset["name"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.trainer.report_page import (
@@ -17,8 +17,13 @@ from services.trainer.study_recipe import REAL_ONLY, SWEPT_ARMS
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 520, 300, 46, 14, 12, 40
 
 
-def render_study(content: Mapping[str, Any]) -> str:
-    """The page as one HTML file that fetches nothing."""
+def render_study(content: Mapping[str, Any], gallery: Sequence[Mapping[str, Any]]) -> str:
+    """The page as one HTML file that fetches nothing.
+
+    Args:
+        content: As ``report.json`` has it.
+        gallery: Synthetic images beside the nearest real ones (``triplet_pictures``).
+    """
     return (
         page_environment()
         .get_template("study.html.j2")
@@ -29,6 +34,8 @@ def render_study(content: Mapping[str, Any]) -> str:
             confusion_svg=confusion_svg,
             shown_arms=shown_arms,
             arm_numbers=arm_numbers(content),
+            gallery=gallery,
+            show_images=not content["settings"]["hide_images"],
         )
     )
 

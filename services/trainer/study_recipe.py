@@ -95,6 +95,9 @@ class StudySettings:
         transfer_resnet_base: ResNet base from which the ``TRANSFER_ARMS`` of ResNets start; empty:
             there are none.
         transfer_clip_base: The same of CLIP, whose other arms start from ``clip_base``.
+        feature_space: CLIP base, or ``inception``, in which image quality and nearness are
+            measured; empty: ``clip_base``.
+        hide_images: Whether the report shows no real image.
     """
 
     preset: str
@@ -115,6 +118,8 @@ class StudySettings:
     loss_weight: float = 0.5
     transfer_resnet_base: str = ""
     transfer_clip_base: str = ""
+    feature_space: str = ""
+    hide_images: bool = False
 
     def split(self, draw: int, class_ids: list[str]) -> SplitSettings:
         """How draw ``draw`` of a dataset of these classes is split."""

@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.trainer.evaluate import Predictions, evaluate, evaluate_runs, paired_difference
+from services.trainer.privacy_report import privacy_content, privacy_rows
 from services.trainer.report import RESEARCH_USE, dataset_facts, metric_rows, patient_ids
 from services.trainer.study_page import render_study
+from services.trainer.study_quality import quality_rows, study_quality
 from services.trainer.study_recipe import (
     REAL_ONLY,
     REAL_PLUS_SYNTHETIC,
@@ -32,6 +34,7 @@ def study_files(
     study: StudySettings,
     answers: Answers,
     draws: Sequence[Mapping[str, Any]],
+    measures: Sequence[Mapping[str, Any]],
     source: Mapping[str, Any],
 ) -> dict[str, bytes]:
     """The files of the report by name.
@@ -41,13 +44,15 @@ def study_files(
         study: Its settings.
         answers: Of every classifier.
         draws: Names, digests and seeds of each draw.
+        measures: Of the synthetic images of each draw (``measure_draw``); none without any.
         source: Manifest of the dataset that all draws are of.
     """
-    content = study_content(spec, study, answers, draws, source)
+    content = study_content(spec, study, answers, draws, measures, source)
+    gallery = measures[0]["gallery"] if measures else []
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     return {
         "report.json": text.encode(),
-        "report.html": render_study(content).encode(),
+        "report.html": render_study(content, gallery).encode(),
         "metrics.csv": metrics_table(content).encode(),
     }
 
@@ -57,6 +62,7 @@ def study_content(
     study: StudySettings,
     answers: Answers,
     draws: Sequence[Mapping[str, Any]],
+    measures: Sequence[Mapping[str, Any]],
     source: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything that ``report.json`` says."""
@@ -94,6 +100,19 @@ def study_content(
             for model, by_key in by_arm.items()
         },
         "differences": differences,
+        "quality": study_quality(
+            [found["quality"] for found in measures], measures[0]["feature_space"]
+        )
+        if measures
+        else None,
+        "privacy": privacy_content(
+            [
+                {**draw, "nearest": found["nearest"]}
+                for draw, found in zip(draws, measures, strict=True)
+            ]
+        )
+        if measures
+        else None,
         "settings": study.to_dict(),
         "revisions": dict(spec["revisions"]),
         "dataset": dataset_facts(source["name"], dict(source)),
@@ -133,7 +152,10 @@ def _difference(
 
 
 def metrics_table(content: Mapping[str, Any]) -> str:
-    """CSV: model, arm, metric, value and 95 % interval; differences as ``difference:<metric>``."""
+    """CSV: model, arm, metric, value and 95 % interval; differences as ``difference:<metric>``.
+
+    Rows of image quality have the feature space as their model, those of privacy none.
+    """
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
     table.writerow(["model", "arm", "metric", "value", "low", "high"])
@@ -143,4 +165,7 @@ def metrics_table(content: Mapping[str, Any]) -> str:
             for metric, d in content["differences"][model].get(arm, {}).items():
                 row = [model, arm, f"difference:{metric}", d["mean"], d["low"], d["high"]]
                 table.writerow(row)
+    if content["quality"]:
+        table.writerows(quality_rows(content["quality"]))
+        table.writerows(privacy_rows(content["privacy"]))
     return buffer.getvalue()

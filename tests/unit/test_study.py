@@ -146,6 +146,48 @@ def test_every_arm_of_every_draw_is_trained_once_and_compared(
     assert spec["dataset"] in manifest["parents"] and len(manifest["digests"]) >= 9
 
 
+def test_quality_and_privacy_of_every_draw_are_measured_and_shown(
+    settings: Any, store: ArtifactStore, generator: FakeGenerator
+) -> None:
+    some = {"models": ["resnet18"], "arms": ["real_only", "synthetic_only"], "num_per_class": [4]}
+    report = study.run(begin(store, settings, **some), job_context(store, settings))
+    content = read_report(store, report)
+    quality, privacy = content["quality"], content["privacy"]
+    assert quality["num_draws"] == 2 and quality["feature_space"]["name"] == "tiny-clip"
+    assert quality["overall"]["n_real"] == quality["overall"]["n_synthetic"] == [12, 12]
+    assert set(quality["per_class"]) == set(CLASSES)
+    # The fake generator draws discs as those that were uploaded: as near as real to real.
+    kid = quality["overall"]["kid"]
+    assert kid["interval"][0] < kid["mean"] < kid["interval"][1] and abs(kid["mean"]) < 0.05
+    assert [each["num_members"] for each in privacy["membership_inference"]["per_draw"]] == [9, 9]
+    assert 0 <= privacy["membership_inference"]["mean"] <= 1
+    assert set(privacy["nearest"]["classes"]) == set(CLASSES)
+    page = store.read(TENANT, "reports", report, "report.html").decode()
+    assert "Image quality" in page and "Membership-inference AUC" in page
+    num_pictures = page.count("data:image/png;base64,")
+    rows = csv.DictReader(
+        io.StringIO(store.read(TENANT, "reports", report, "metrics.csv").decode())
+    )
+    found = {(row["model"], row["arm"], row["metric"]): row["value"] for row in rows}
+    assert float(found["tiny-clip", "synthetic", "kid"]) == kid["mean"]
+    assert found["", "privacy", "near_copies:num_released"] == "0"
+    hidden = study.run(
+        begin(store, settings, hide_images=True, **some), job_context(store, settings, "job-2")
+    )
+    page = store.read(TENANT, "reports", hidden, "report.html").decode()
+    assert num_pictures >= 12 and "data:image" not in page
+
+
+def test_without_synthetic_images_there_is_nothing_to_measure(
+    settings: Any, store: ArtifactStore
+) -> None:
+    some = {"models": ["resnet18"], "arms": ["real_only", "real_plus_phantoms"], "num_draws": 1}
+    report = study.run(begin(store, settings, **some), job_context(store, settings))
+    content = read_report(store, report)
+    assert content["quality"] is None and content["privacy"] is None
+    assert "Image quality" not in store.read(TENANT, "reports", report, "report.html").decode()
+
+
 def test_classifiers_start_from_other_cells_in_two_arms_and_from_scratch_in_the_others(
     settings: Any, store: ArtifactStore, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +375,14 @@ def test_near_copies_of_training_images_are_withheld_and_counted(
     content = read_report(store, study.run(spec, job_context(store, settings)))
     [draw] = content["draws"]
     assert (draw["num_synthetic"], draw["num_withheld"]) == (12, 2)
+    assert content["privacy"]["near_copies"] == {
+        "num_synthetic": 12,
+        "num_redrawn": 0,
+        "num_withheld": 2,
+        "num_used": 10,
+        "num_released": 0,
+    }
+    assert content["quality"]["overall"]["n_synthetic"] == [8], "of each class as many real ones"
     page = store.read(TENANT, "reports", "job-1", "report.html").decode()
     assert "Of 12 synthetic images 2 were near-copies" in page
     assert trained["resnet18", 0, "9+10"] == 1 and trained["resnet18", 0, "10+0"] == 1
@@ -368,6 +418,7 @@ def test_the_first_of_each_class_that_are_not_withheld_are_taken() -> None:
         ({"clip_base": "nope"}, "settings.clip_base"),
         ({"transfer_resnet_base": "nope"}, "settings.transfer_resnet_base"),
         ({"transfer_clip_base": "nope"}, "settings.transfer_clip_base"),
+        ({"feature_space": "nope"}, "settings.feature_space"),
     ],
 )
 def test_bad_settings_are_refused_by_field(

@@ -412,7 +412,7 @@ class CreateReportResponse(_message.Message):
     def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...
 
 class StudySettings(_message.Message):
-    __slots__ = ("preset", "models", "arms", "num_per_class", "num_draws", "shots", "class_shots", "max_test_per_class", "seed", "base", "clip_base", "num_steps", "adapter_steps", "sampler_preset", "loss_weight", "transfer_resnet_base", "transfer_clip_base")
+    __slots__ = ("preset", "models", "arms", "num_per_class", "num_draws", "shots", "class_shots", "max_test_per_class", "seed", "base", "clip_base", "num_steps", "adapter_steps", "sampler_preset", "loss_weight", "transfer_resnet_base", "transfer_clip_base", "feature_space", "hide_images")
     class ClassShotsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -437,6 +437,8 @@ class StudySettings(_message.Message):
     LOSS_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_RESNET_BASE_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_CLIP_BASE_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_SPACE_FIELD_NUMBER: _ClassVar[int]
+    HIDE_IMAGES_FIELD_NUMBER: _ClassVar[int]
     preset: str
     models: _containers.RepeatedScalarFieldContainer[str]
     arms: _containers.RepeatedScalarFieldContainer[str]
@@ -454,7 +456,9 @@ class StudySettings(_message.Message):
     loss_weight: float
     transfer_resnet_base: str
     transfer_clip_base: str
-    def __init__(self, preset: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., arms: _Optional[_Iterable[str]] = ..., num_per_class: _Optional[_Iterable[int]] = ..., num_draws: _Optional[int] = ..., shots: _Optional[int] = ..., class_shots: _Optional[_Mapping[str, int]] = ..., max_test_per_class: _Optional[int] = ..., seed: _Optional[int] = ..., base: _Optional[str] = ..., clip_base: _Optional[str] = ..., num_steps: _Optional[int] = ..., adapter_steps: _Optional[int] = ..., sampler_preset: _Optional[str] = ..., loss_weight: _Optional[float] = ..., transfer_resnet_base: _Optional[str] = ..., transfer_clip_base: _Optional[str] = ...) -> None: ...
+    feature_space: str
+    hide_images: bool
+    def __init__(self, preset: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., arms: _Optional[_Iterable[str]] = ..., num_per_class: _Optional[_Iterable[int]] = ..., num_draws: _Optional[int] = ..., shots: _Optional[int] = ..., class_shots: _Optional[_Mapping[str, int]] = ..., max_test_per_class: _Optional[int] = ..., seed: _Optional[int] = ..., base: _Optional[str] = ..., clip_base: _Optional[str] = ..., num_steps: _Optional[int] = ..., adapter_steps: _Optional[int] = ..., sampler_preset: _Optional[str] = ..., loss_weight: _Optional[float] = ..., transfer_resnet_base: _Optional[str] = ..., transfer_clip_base: _Optional[str] = ..., feature_space: _Optional[str] = ..., hide_images: _Optional[bool] = ...) -> None: ...
 
 class CreateStudyRequest(_message.Message):
     __slots__ = ("dataset", "settings", "title", "idempotency_key")
