@@ -52,6 +52,8 @@ def open_page(
     When the block ends without an error, the page must have logged none: neither an exception of
     a script nor a violation of its Content-Security-Policy. Errors that hold the text ``expected``
     do not count.
+
+    Wait with locators: ``wait_for_function`` evaluates text, which our pages' policies forbid.
     """
     problems: list[str] = []
     context = browser.new_context(

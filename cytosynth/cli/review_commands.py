@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,32 +61,26 @@ def review(
 
     if not center_crop:
         raise typer.BadParameter("must be above 0", param_hint="--center-crop")
-    try:
-        with alone(out):
-            with show.meter() as meter:
-                mix = open_mix(
-                    real,
-                    synthetic,
-                    out,
-                    MixOptions(per_class, center_crop, seed),
-                    meter.counted("reading cells"),
-                )
-            show.notices(mix.notices)
-            if not is_loopback(host):
-                show.notices(
-                    [
-                        f"{host} is open to the network and the page asks for no password: "
-                        "whoever reaches it sees the cells and can answer in any name"
-                    ]
-                )
+    options = MixOptions(per_class, center_crop, seed)
+    # Ctrl-C is how a review ends.
+    with suppress(KeyboardInterrupt), alone(out):
+        with show.meter() as meter:
+            mix = open_mix(real, synthetic, out, options, meter.counted("reading cells"))
+        show.notices(mix.notices)
+        if not is_loopback(host):
+            open_to_all = (
+                f"{host} is open to the network and the page asks for no password: "
+                "whoever reaches it sees the cells and can answer in any name; browsers that call "
+                "this machine by another name need --allow-host"
+            )
+            show.notices([open_to_all])
 
-            def started(address: str) -> None:
-                typer.echo(f"{len(mix.cells)} cells of {len(mix.class_ids)} classes at {address}")
-                typer.echo("Ctrl-C ends it; the same command again goes on.")
+        def started(address: str) -> None:
+            typer.echo(f"{len(mix.cells)} cells of {len(mix.class_ids)} classes at {address}")
+            typer.echo("Ctrl-C ends it; the same command again goes on.")
 
-            serve_review(mix, out, host, port, allow_host or (), started)
-    except KeyboardInterrupt:
-        typer.echo(f"\nEnded. Answers are in {out}; `cytosynth review-report --out {out}` counts.")
+        serve_review(mix, out, host, port, allow_host or (), started)
+    typer.echo(f"Ended. Answers are in {out}; `cytosynth review-report --out {out}` counts them.")
 
 
 def review_report(

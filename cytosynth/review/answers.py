@@ -157,11 +157,13 @@ class Answers:
         spelling: dict[str, str] = {}
         num_given: dict[tuple[str, str], int] = {}
         answers = []
-        for name, cell, *rest in rows:
+        for name, cell, call, class_id, quality, answered_at in rows:
             reviewer = spelling.setdefault(name.casefold(), name)
             key = (reviewer, cell)
             num_given[key] = num_given.get(key, 0) + 1
-            answers.append(Answer(reviewer, cell, *rest, num_given[key]))
+            answers.append(
+                Answer(reviewer, cell, call, class_id, quality, answered_at, num_given[key])
+            )
         return answers
 
     def latest(self) -> dict[str, dict[str, Answer]]:

@@ -24,7 +24,8 @@ def confusion_svg(rows: Sequence[str], columns: Sequence[str], counts: list[list
     cell, left, top = 46, 128, 14
     width, height = left + cell * len(columns) + 8, top + cell * len(rows) + 104
     parts = [
-        f'<svg class="matrix" viewBox="0 0 {width} {height}" style="max-width:{width * 1.15:.0f}px"'
+        f'<svg class="matrix" viewBox="0 0 {width} {height}" '
+        f'style="min-width:{width * 0.7:.0f}px;max-width:{width * 1.15:.0f}px"'
         ' role="img" aria-label="Confusion matrix">'
     ]
     for row, (class_id, values) in enumerate(zip(rows, counts, strict=True)):
@@ -47,9 +48,9 @@ def confusion_svg(rows: Sequence[str], columns: Sequence[str], counts: list[list
                 f'text-anchor="middle">{count or "·"}</text></g>'
             )
     for column, class_id in enumerate(columns):
-        x, y = left + column * cell + cell / 2 + 4, top + cell * len(rows) + 10
+        middle, y = left + column * cell + cell / 2 + 4, top + cell * len(rows) + 10
         parts.append(
-            f'<text x="{x}" y="{y}" text-anchor="end" transform="rotate(-45 {x} {y})">'
+            f'<text x="{middle}" y="{y}" text-anchor="end" transform="rotate(-45 {middle} {y})">'
             f"{_short(class_id)}</text>"
         )
     return "".join([*parts, "</svg>"])

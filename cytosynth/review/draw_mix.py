@@ -165,6 +165,8 @@ def _draw(trees: dict[str, ImageTree], out: Path, options: MixOptions, on_cell: 
         on_cell(len(read), len(chosen))
     # Sharpness tells origins apart, so all cells have the pixels of the smallest.
     size_px = min(LARGEST_SIDE_PX, *(square.shape[0] for _, _, _, square in read))
+    for leftover in (out / CELLS_FOLDER).glob("*"):  # of a draw that was interrupted
+        leftover.unlink()
     cells = []
     for origin, file, digest, square in read:
         png = encode_cell(square, size_px)

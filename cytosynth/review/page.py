@@ -116,9 +116,8 @@ class _Routes:
         data = self._shown.get(request.path_params["cell"])
         if data is None:
             raise HTTPException(HTTPStatus.NOT_FOUND, "cell: no cell of this review has this id")
-        # The next cell is loaded while this one is looked at.
-        headers = {"Cache-Control": "private, max-age=86400", **_SAFE}
-        return Response(data, media_type="image/png", headers=headers)
+        # Cells of patients are not left in the cache of a reviewer's browser.
+        return Response(data, media_type="image/png", headers=_NOT_STORED)
 
     def get_answers(self, request: Request) -> Response:
         """A reviewer's order of cells, and his or her answers so far."""
@@ -154,7 +153,7 @@ class _Routes:
             f"base-uri 'none'; frame-ancestors 'none'; "
             f"style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'"
         )
-        headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store", **_SAFE}
+        headers = {"Content-Security-Policy": policy, **_NOT_STORED}
         return HTMLResponse(html, status, headers)
 
 
@@ -165,6 +164,7 @@ _ICON = (
     "</svg>"
 )
 _SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+_NOT_STORED = {"Cache-Control": "no-store", **_SAFE}
 
 
 def _icon(request: Request) -> Response:
@@ -195,7 +195,7 @@ async def _json_body(request: Request) -> object:
 
 
 def _json(content: object, status: int = HTTPStatus.OK) -> Response:
-    return JSONResponse(content, status, {"Cache-Control": "no-store", **_SAFE})
+    return JSONResponse(content, status, _NOT_STORED)
 
 
 def _http_error(request: Request, error: Exception) -> Response:

@@ -37,7 +37,7 @@ def _enter(page: Page, name: str) -> None:
 def _at(page: Page, number: int) -> None:
     """Wait until the page shows this cell of four, picture included."""
     page.get_by_role("heading", name=f"Cell {number} of 4").wait_for()
-    page.wait_for_function("document.getElementById('cell').naturalWidth > 0")
+    page.locator("#cell").evaluate("(image) => image.decode()")
 
 
 def _label(page: Page, number: int, keys: tuple[str, ...] = ONE_CELL) -> None:
@@ -48,7 +48,8 @@ def _label(page: Page, number: int, keys: tuple[str, ...] = ONE_CELL) -> None:
 
 def test_a_reviewer_labels_all_cells_with_the_keyboard(browser: Browser, review: Served) -> None:
     with open_page(browser, review.url) as page:
-        page.keyboard.type("Ada")  # the field has the focus
+        page.locator("#reviewer:focus").wait_for()
+        page.keyboard.type("Ada")
         page.keyboard.press("Enter")
         for number in (1, 2, 3, 4):
             _label(page, number)

@@ -47,6 +47,9 @@ def test_a_class_with_fewer_cells_on_one_side_has_as_few_on_the_other(tmp_path: 
 
 
 def test_files_and_names_do_not_tell_real_from_synthetic(tmp_path: Path) -> None:
+    leftover = tmp_path / "out" / "cells" / "of an interrupted draw.png"
+    leftover.parent.mkdir(parents=True)
+    leftover.touch()
     mix, out = small_mix(tmp_path)
     shown = shown_cells(mix, out)
     assert len({len(data) for data in shown.values()}) == 1
