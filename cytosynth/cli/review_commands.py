@@ -39,8 +39,8 @@ def review(
         typer.Option(
             min=0,
             max=1,
-            help="Share of a real image's shorter side that is shown, above 0: the dataset's, so "
-            "that real and synthetic cells are framed alike.",
+            help="Share of a real image's shorter side that is shown, above 0. Give the dataset's "
+            "(center_crop in `upload --json`), so that real and synthetic cells are framed alike.",
         ),
     ] = 1.0,
     seed: Seed = 0,

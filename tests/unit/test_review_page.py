@@ -220,5 +220,7 @@ def test_wrong_usage_is_told_in_one_line(
     assert main(["review-report", "--out", str(out)]) == 0
     told = capsys.readouterr().out
     assert "Ada" in told and "review.html" in told
+    assert main(["review-report", "--out", str(out), "--report", str(tmp_path)]) == 1
+    assert "holds no study (report.json is missing)" in capsys.readouterr().err
     assert main(["review-report", "--out", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["reviewers"][0]["reviewer"] == "Ada"
