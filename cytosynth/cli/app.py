@@ -10,6 +10,7 @@ import typer
 from cytosynth.cli import (
     classification_commands,
     job_commands,
+    review_commands,
     stack_commands,
     story_commands,
     study_commands,
@@ -68,6 +69,7 @@ def root(
 for commands in (
     story_commands,
     study_commands,
+    review_commands,
     stack_commands,
     training_commands,
     job_commands,

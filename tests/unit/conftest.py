@@ -1,4 +1,4 @@
-"""Bases that several test files draw with or train on."""
+"""What several test files use: bases to draw with or train on, and a browser."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.browser import browser  # noqa: F401 (a fixture)
 
 if TYPE_CHECKING:
     from services.common.bases import Base
