@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.trainer.report_page import (
+    arm_label,
     arm_numbers,
     confusion_svg,
     page_environment,
@@ -14,7 +15,7 @@ from services.trainer.report_page import (
 )
 from services.trainer.study_recipe import REAL_ONLY, SWEPT_ARMS
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 520, 300, 46, 14, 12, 40
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 520, 300, 46, 14, 12, 32
 
 
 def render_study(content: Mapping[str, Any], gallery: Sequence[Mapping[str, Any]]) -> str:
@@ -46,7 +47,7 @@ def shown_arms(by_arm: Mapping[str, Any], headline: str) -> dict[str, Any]:
 
 
 def sweep_svg(by_arm: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
-    """Macro-F1 with its interval against images per class, a line for each synthetic arm."""
+    """Macro-F1 with its interval against images per class, a line for each arm, and a legend."""
     counts = list(settings["num_per_class"])
     lines = {
         arm: [(n, by_arm[f"{arm}_{n}"]) for n in counts if f"{arm}_{n}" in by_arm]
@@ -86,27 +87,27 @@ def sweep_svg(by_arm: Mapping[str, Mapping[str, Any]], settings: Mapping[str, An
     )
     for count in counts:
         parts.append(
-            f'<text class="tick" x="{at_x(count):.1f}" y="{_HEIGHT - 18}" text-anchor="middle">'
+            f'<text class="tick" x="{at_x(count):.1f}" y="{_HEIGHT - 10}" text-anchor="middle">'
             f"{count}</text>"
         )
     for number, (arm, points) in enumerate(lines.items(), 1):
-        path = " ".join(f"{at_x(n):.1f},{at_y(f['macro_f1']):.1f}" for n, f in points)
+        # Beside one another, so that arms of equal figures can be told apart.
+        shift = 7 * (number - (len(lines) + 1) / 2)
+        path = " ".join(f"{at_x(n) + shift:.1f},{at_y(f['macro_f1']):.1f}" for n, f in points)
         color = f"var(--arm{number})"
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
         for count, figures in points:
-            x, (end, start) = at_x(count), figures["intervals"]["macro_f1"]
-            name = arm.replace("_", " ")
+            x, (end, start) = at_x(count) + shift, figures["intervals"]["macro_f1"]
             parts.append(
-                f"<g><title>{name}, {count}: {100 * figures['macro_f1']:.1f} %</title>"
+                f"<g><title>{arm_label(arm)}, {count}: {100 * figures['macro_f1']:.1f} %</title>"
                 f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{at_y(start):.1f}" y2="{at_y(end):.1f}" '
                 f'stroke="{color}" stroke-width="2"/>'
                 f'<circle cx="{x:.1f}" cy="{at_y(figures["macro_f1"]):.1f}" r="4" fill="{color}"/>'
                 "</g>"
             )
-        if points:
-            parts.append(
-                f'<text x="{_LEFT + 4 + 190 * (number - 1)}" y="{_HEIGHT - 3}" '
-                f'style="fill: {color}">● {arm.replace("_plus_", " + ").replace("_", " ")}</text>'
-            )
     parts.append("</svg>")
-    return "".join(parts)
+    legend = "".join(
+        f'<span><span class="dot arm{number}"></span>{arm_label(arm)}</span>'
+        for number, arm in enumerate(lines, 1)
+    )
+    return f'<div class="legend">{legend}</div>' + "".join(parts)

@@ -34,19 +34,7 @@ from tests.few_shot import (
     tiny_settings,
     upload_dataset,
 )
-
-QUICK = {
-    "models": ["resnet18", "clip"],
-    "arms": list(ARMS),
-    "num_per_class": [2, 4],
-    "num_draws": 2,
-    "shots": 3,
-    "max_test_per_class": 5,
-    "base": "tiny",
-    "clip_base": "tiny-clip",
-    "num_steps": 2,
-    "adapter_steps": 2,
-}
+from tests.studies import QUICK, begin, read_report
 
 
 @pytest.fixture(autouse=True)
@@ -89,16 +77,6 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, int, str]]:
 
     monkeypatch.setattr(study_draw, "train_and_test", count)
     return counts
-
-
-def begin(store: ArtifactStore, settings: Any, **changes: Any) -> dict[str, Any]:
-    """A validated request."""
-    spec = {"dataset": upload_dataset(store, settings), "settings": QUICK | changes, "title": "T"}
-    return study.validate(spec, store, TENANT, settings)
-
-
-def read_report(store: ArtifactStore, report: str) -> dict[str, Any]:
-    return json.loads(store.read(TENANT, "reports", report, "report.json"))
 
 
 def test_every_arm_of_every_draw_is_trained_once_and_compared(
