@@ -138,6 +138,18 @@ def finish(model: AutoencoderKL, corpus: Corpus, out: Path, record: dict, rescal
     print(json.dumps(record))
 
 
+def corpus_parser(description: str | None) -> argparse.ArgumentParser:
+    """Arguments of a recipe: what ``load_corpus`` reads, ``--out``, ``--seed``, ``--threads``."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--real", type=Path, help="folder of Barcelona images")
+    parser.add_argument("--phantoms-per-class", type=int, default=600)
+    parser.add_argument("--cache", type=Path, default=Path("build/corpus"), help="phantoms")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    return parser
+
+
 def load_corpus(args: argparse.Namespace) -> Corpus:
     """Phantoms, real images, or both, as the arguments ask."""
     parts = []
@@ -149,18 +161,13 @@ def load_corpus(args: argparse.Namespace) -> Corpus:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--real", type=Path, help="folder of Barcelona images")
-    parser.add_argument("--phantoms-per-class", type=int, default=600)
+    parser = corpus_parser(__doc__)
+    parser.set_defaults(threads=2)
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--decoder-only", action="store_true", help="keep the latents of --start")
     parser.add_argument("--feature-weight", type=float, default=0.5)
     parser.add_argument("--feature-minutes", type=float, default=5, help="before the autoencoder")
-    parser.add_argument("--cache", type=Path, default=Path("build/corpus"), help="phantoms")
     parser.add_argument("--start", type=Path, help="go on from this autoencoder")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     corpus = load_corpus(args)

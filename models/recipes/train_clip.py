@@ -11,7 +11,6 @@ its negatives every other's (as in UniCL, Yang et al., arXiv 2204.03610).
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.recipes.augment_batches import augment, zoom_turn_and_shift
 from models.recipes.corpus import Corpus
-from models.recipes.train_autoencoder import load_corpus
+from models.recipes.train_autoencoder import corpus_parser, load_corpus
 
 BATCH = 96
 MODEL_CONFIG = {
@@ -111,14 +110,8 @@ def train(corpus: Corpus, out: Path, minutes: float, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--real", type=Path, help="folder of Barcelona images")
-    parser.add_argument("--phantoms-per-class", type=int, default=600)
-    parser.add_argument("--cache", type=Path, default=Path("build/corpus"), help="phantoms")
+    parser = corpus_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     train(load_corpus(args), args.out, args.minutes, args.seed)

@@ -13,7 +13,6 @@ et al., arXiv 2303.09556); at high noise it is not, as class and stain are decid
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import time
@@ -34,7 +33,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from models.recipes.corpus import Corpus
 from models.recipes.tokenizer import MAX_TOKENS, build_tokenizer
-from models.recipes.train_autoencoder import load_corpus
+from models.recipes.train_autoencoder import corpus_parser, load_corpus
 
 BATCH = 64
 DROP_PROMPT = 0.1
@@ -217,16 +216,11 @@ def save(out: Path, vae, unet, text, tokenizer, params, average) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = corpus_parser(__doc__)
+    parser.set_defaults(phantoms_per_class=800)
     parser.add_argument("--autoencoder", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--real", type=Path, help="folder of Barcelona images")
-    parser.add_argument("--phantoms-per-class", type=int, default=800)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--cache", type=Path, default=Path("build/corpus"), help="phantoms")
     parser.add_argument("--start", type=Path, help="go on from this pipeline")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="needs a C++ compiler")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

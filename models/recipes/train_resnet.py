@@ -11,7 +11,6 @@ synthetic images are there: half of the loss.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import time
@@ -23,11 +22,12 @@ import torch
 from safetensors.torch import save_file
 
 from models.recipes.corpus import SIZE_PX, Corpus
-from models.recipes.train_autoencoder import load_corpus
+from models.recipes.train_autoencoder import corpus_parser, load_corpus
 from services.common.classifier_config import ClassifierConfig
 from services.common.classifier_models import build_model
 from services.common.resnet_bases import HEAD_PREFIX, WEIGHTS_FILE
 from services.trainer.classifier_recipe import ClassifierRecipe, preset_recipe
+from services.trainer.study_images import Ready
 from services.trainer.train_classifier import LabelledImages, train
 
 ARCHITECTURE = "resnet18"
@@ -47,14 +47,6 @@ def recipe(num_steps: int, seed: int) -> ClassifierRecipe:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Ready:
-    images: LabelledImages
-
-    def wait_for(self, share: float) -> LabelledImages:
-        return self.images
-
-
 class _NoCheckpoints:
     def load(self) -> None:
         return None
@@ -63,7 +55,7 @@ class _NoCheckpoints:
         return False
 
     def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
-        raise NotImplementedError
+        """Is never due."""
 
 
 def run(corpus: Corpus, out: Path, num_steps: int, seed: int) -> None:
@@ -85,7 +77,7 @@ def run(corpus: Corpus, out: Path, num_steps: int, seed: int) -> None:
     figures = train(
         model,
         real if any_real else phantoms,
-        _Ready(phantoms) if any_real else None,
+        Ready(phantoms) if any_real else None,
         recipe(num_steps, seed),
         torch.device("cpu"),
         progress,
@@ -111,14 +103,8 @@ def run(corpus: Corpus, out: Path, num_steps: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--real", type=Path, help="folder of Barcelona images")
-    parser.add_argument("--phantoms-per-class", type=int, default=600)
-    parser.add_argument("--cache", type=Path, default=Path("build/corpus"), help="phantoms")
+    parser = corpus_parser(__doc__)
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     run(load_corpus(args), args.out, args.steps, args.seed)
