@@ -116,9 +116,9 @@ def test_members_of_an_adapter_that_learned_by_heart_are_found(
     models_dir: Path, learned_by_heart: Callable[[LabelledImages], dict[str, bytes]]
 ) -> None:
     found = audit(models_dir, learned_by_heart(discs(0)))
-    assert found["auc"] == found["tpr_at_1_fpr"] == 1
+    assert found["auc"] > 0.95 and found["tpr_at_1_fpr"] > 0.75, "noise hides a member or two"
     assert (found["num_members"], found["num_non_members"]) == (8, 8)
-    assert audit(models_dir, learned_by_heart(discs(100)))["auc"] == 0, "the others are known"
+    assert audit(models_dir, learned_by_heart(discs(100)))["auc"] < 0.05, "the others are known"
     some = LabelledImages(discs(0).images[[0, 4]], CLASSES[:2], ("", ""))
     found = audit(models_dir, learned_by_heart(some))
     assert found["low"] <= found["auc"] < 1, "two of eight"
