@@ -124,7 +124,7 @@ def test_members_of_an_adapter_that_learned_by_heart_are_found(
     assert found["low"] <= found["auc"] < 1, "two of eight"
     assert found["tpr_at_5_fpr"] >= 0.25, "and those two stand out"
     assert found == audit(models_dir, learned_by_heart(some)), "the same every time"
-    neither = audit(models_dir, learned_by_heart(discs(50)), sides=(discs(200, 9), discs(300, 9)))
+    neither = audit(models_dir, learned_by_heart(discs(50)), sides=(discs(200, 40), discs(300, 40)))
     assert neither["low"] <= 0.5 <= neither["high"]
 
 
