@@ -42,13 +42,14 @@ if TYPE_CHECKING:
 
 PHASE_AUDIT = "auditing the adapter"
 METHOD = (
-    "gain in denoising loss, base less base + adapter, mean over 5 noise levels, "
-    "within classes; threshold attack"
+    "gain in denoising loss, base less base + adapter, mean over 5 noise levels "
+    "(0.3 to 0.7 of the schedule), within classes; threshold attack"
 )
 MAX_IMAGES = 96
 """Members, and non-members, at most: the interval is then about 0.08 to each side."""
-_NOISE_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
-"""Shares of the training timesteps."""
+_NOISE_LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7)
+"""Shares of the training timesteps. At less noise the small bases' adapters give nothing away, and
+a mean over such levels would flatter them (docs/lab-notebook.md)."""
 _BATCH_SIZE = 32
 _NUM_RESAMPLES = 2000
 

@@ -116,15 +116,15 @@ def test_members_of_an_adapter_that_learned_by_heart_are_found(
     models_dir: Path, learned_by_heart: Callable[[LabelledImages], dict[str, bytes]]
 ) -> None:
     found = audit(models_dir, learned_by_heart(discs(0)))
-    assert found["auc"] == found["tpr_at_1_fpr"] == 1
+    assert found["auc"] > 0.95 and found["tpr_at_1_fpr"] > 0.75, "noise hides a member or two"
     assert (found["num_members"], found["num_non_members"]) == (8, 8)
-    assert audit(models_dir, learned_by_heart(discs(100)))["auc"] == 0, "the others are known"
+    assert audit(models_dir, learned_by_heart(discs(100)))["auc"] < 0.05, "the others are known"
     some = LabelledImages(discs(0).images[[0, 4]], CLASSES[:2], ("", ""))
     found = audit(models_dir, learned_by_heart(some))
     assert found["low"] <= found["auc"] < 1, "two of eight"
     assert found["tpr_at_5_fpr"] >= 0.25, "and those two stand out"
     assert found == audit(models_dir, learned_by_heart(some)), "the same every time"
-    neither = audit(models_dir, learned_by_heart(discs(50)), sides=(discs(200, 9), discs(300, 9)))
+    neither = audit(models_dir, learned_by_heart(discs(50)), sides=(discs(200, 40), discs(300, 40)))
     assert neither["low"] <= 0.5 <= neither["high"]
 
 
