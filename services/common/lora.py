@@ -263,10 +263,11 @@ def _matching(model: Any, targets: Sequence[str]) -> list[str]:
 
 
 def _json_ready(config: dict[str, Any]) -> dict[str, Any]:
+    """What the file says of how it was made, without the path at which the base lay."""
     return {
         key: sorted(value) if isinstance(value, set | frozenset) else value
         for key, value in config.items()
-    }
+    } | {"base_model_name_or_path": None}
 
 
 def _canonical(safetensors_file: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -81,6 +82,17 @@ def test_same_seed_same_start_and_same_bytes(models_dir: Path) -> None:
         lora.add_lora(pipeline, SPEC, seed=seed)
         files.append(lora.lora_file(pipeline))
     assert files[0] == files[1] != files[2]
+
+
+def test_the_file_does_not_say_where_the_base_lay(models_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(models_dir / "tiny", tmp_path / "elsewhere" / "tiny")
+    files = []
+    for folder in (models_dir, tmp_path / "elsewhere"):
+        pipeline = load_pipeline(resolve_base("tiny", folder))
+        lora.add_lora(pipeline, SPEC, seed=1)
+        files.append(lora.lora_file(pipeline))
+        assert str(folder).encode() not in files[-1]
+    assert files[0] == files[1], "the same adapter has the same digest, wherever it was fitted"
 
 
 def test_removed_lora_leaves_the_base(models_dir: Path) -> None:
