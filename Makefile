@@ -40,7 +40,7 @@ bench: setup ## Measures whether cyto-small draws the cells it is asked for: DAT
 	@test -d "$(DATA)" || { echo "run make bench DATA=<folder with the Barcelona cells, one folder per class>"; exit 1; }
 	$(BIN)/python -m benchmarks.base_agreement --data "$(DATA)" --base cyto-small --out out/bench
 
-bench-generator: setup ## Speed against the usual script, through gRPC, into out/bench/generator.json; 40 minutes.
+bench-generator: setup ## Speed against the usual script, through gRPC, into out/bench/generator.json; an hour with DATA.
 	$(BIN)/python -m benchmarks.generator $(if $(DATA),--data "$(DATA)")
 
 format: setup ## Formats code and protos.
