@@ -135,12 +135,9 @@ def _show(outcome: StudyOutcome) -> None:
             rows.append((model, arm, f"{figures['macro_f1']:.3f} [{low:.3f}, {high:.3f}]", change))
     columns = ("model", "arm", "macro-F1", "against real only")
     num_draws = len(outcome.report["draws"])
-    over = (
-        "1 draw (95 % interval over test images"
-        if num_draws == 1
-        else (f"{num_draws} draws, means (95 % interval over draws and test images")
-    )
-    title = f"{over})"
+    title = "One draw (95 % interval over test images)"
+    if num_draws > 1:
+        title = f"Means of {num_draws} draws (95 % interval over draws and test images)"
     show.table(columns, rows, title=title, numeric=columns[2:])
     typer.echo(f"{show.duration(sum(outcome.seconds.values()))} in all. {show.RESEARCH_USE}")
     typer.echo(str(outcome.html_path))

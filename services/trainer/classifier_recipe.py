@@ -16,6 +16,8 @@ from services.common.errors import InvalidArgument
 
 PRESETS = ("cpu", "paper")
 MAX_SEED = 2**63 - 1
+_FINE_TUNING_RATE = 5e-4
+"""Peak rate from weights that know cells already: a higher one forgets them."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,9 @@ def recipe_from_spec(spec: Mapping[str, Any], default_clip: str) -> ClassifierRe
     _number("settings.learning_rate", asked.get("learning_rate"), 0.0, 1.0, above=True)
     _number("settings.weight_decay", asked.get("weight_decay"), 0.0, 1.0)
     recipe = preset_recipe(preset, architecture)
+    if asked.get("resnet_base"):
+        rate = min(recipe.learning_rate, _FINE_TUNING_RATE)
+        recipe = dataclasses.replace(recipe, learning_rate=rate)
     if "num_steps" in asked:
         warmup = round(recipe.warmup_steps * asked["num_steps"] / recipe.num_steps)
         recipe = dataclasses.replace(recipe, warmup_steps=max(1, warmup))

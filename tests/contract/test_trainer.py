@@ -293,11 +293,14 @@ def test_an_adapter_is_trained_watched_and_shown(running: Running, dataset: str)
     seen = running.watch(job.name)
     assert seen[-1].state == job_pb2.JOB_STATE_SUCCEEDED, seen[-1].error
     assert job_pb2.JOB_STATE_RUNNING in {each.state for each in seen}
-    assert seen[-1].progress.total_steps == 12 and seen[-1].progress.metrics["loss"] > 0
+    training = [each.progress for each in seen if each.progress.phase == "training adapter"]
+    assert training[-1].total_steps == 12 and training[-1].metrics["loss"] > 0
+    assert seen[-1].progress.phase == "auditing the adapter"
     name = seen[-1].result
     adapter = running.stub.GetAdapter(pb.GetAdapterRequest(name=name), timeout=10).adapter
     assert (adapter.base, adapter.dataset) == ("tiny", dataset)
     assert list(adapter.class_ids) == list(CLASSES)
+    assert 0 <= adapter.metrics["membership_auc"] <= 1
     assert (adapter.settings.rank, adapter.settings.num_steps) == (2, 12)
     assert adapter.settings.preset == "cpu" and adapter.settings.learning_rate > 0
     assert len(adapter.manifest_digest) == 64 and adapter.metrics["num_images"] == 6
@@ -313,7 +316,7 @@ def test_an_adapter_is_trained_watched_and_shown(running: Running, dataset: str)
     assert not list((running.root / "store/tenants/local/jobs").glob("*/manifest.json"))
 
     proof = running.stub.DeleteAdapter(pb.DeleteAdapterRequest(name=name), timeout=10).proof
-    assert proof.num_objects == 2
+    assert proof.num_objects == 3, "weights, hashes of training images, manifest"
     code, message, _ = refusal(
         lambda: running.stub.GetAdapter(pb.GetAdapterRequest(name=name), timeout=10)
     )

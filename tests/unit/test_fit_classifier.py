@@ -274,6 +274,19 @@ def test_a_near_copy_of_a_test_image_counts_as_seen(settings: Any, store: Artifa
     assert caught.value.subject == "CLIP base tiny-clip" and caught.value.remedy
 
 
+def test_weights_that_know_cells_are_tuned_with_a_lower_rate() -> None:
+    scratch, tuned, asked = (
+        recipe_from_spec({"settings": {"seed": 1, **settings}}, "")
+        for settings in (
+            {},
+            {"resnet_base": "cyto-resnet"},
+            {"resnet_base": "cyto-resnet", "learning_rate": 1e-2},
+        )
+    )
+    assert tuned.learning_rate < scratch.learning_rate and asked.learning_rate == 1e-2
+    assert tuned.num_steps == scratch.num_steps
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
