@@ -15,7 +15,6 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from services.common.classifier_config import ClassifierConfig
 from services.common.classifier_models import build_model
 from services.common.resnet_bases import HEAD_PREFIX, WEIGHTS_FILE
 from services.trainer.classifier_recipe import ClassifierRecipe, preset_recipe
+from services.trainer.part_checkpoints import NoCheckpoints
 from services.trainer.study_images import Ready
 from services.trainer.train_classifier import LabelledImages, train
 
@@ -45,17 +45,6 @@ def recipe(num_steps: int, seed: int) -> ClassifierRecipe:
         average_decay=0.995,
         seed=seed,
     )
-
-
-class _NoCheckpoints:
-    def load(self) -> None:
-        return None
-
-    def due(self) -> bool:
-        return False
-
-    def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
-        """Is never due."""
 
 
 def run(corpus: Corpus, out: Path, num_steps: int, seed: int) -> None:
@@ -81,7 +70,7 @@ def run(corpus: Corpus, out: Path, num_steps: int, seed: int) -> None:
         recipe(num_steps, seed),
         torch.device("cpu"),
         progress,
-        _NoCheckpoints(),
+        NoCheckpoints(),
     )
     out.mkdir(parents=True, exist_ok=True)
     state = {

@@ -72,7 +72,23 @@ def labelled(images: datasets.LabelledImages, class_ids: tuple[str, ...]) -> Lab
     return LabelledImages(images.images, labels)
 
 
+def initial_model(
+    recipe: ClassifierRecipe, config: ClassifierConfig, settings: TrainerSettings
+) -> ImageClassifier:
+    """A fresh classifier: random weights by the recipe's seed, or those of its base.
+
+    Sets torch's global generator, so it is nothing for threads beside one another.
+    """
+    torch.manual_seed(recipe.seed)
+    model = build_model(config, settings.models_dir)
+    base = classifier_base(recipe, settings.models_dir)
+    if isinstance(base, ResNetBase):
+        load_initial_weights(model, base)
+    return model
+
+
 def train_and_test(
+    model: ImageClassifier,
     recipe: ClassifierRecipe,
     config: ClassifierConfig,
     real: LabelledImages,
@@ -82,9 +98,10 @@ def train_and_test(
     progress: ProgressFn,
     checkpoints: Checkpoints,
 ) -> TestedClassifier:
-    """Trains a fresh classifier and asks it about the locked test images.
+    """Trains a classifier and asks it about the locked test images.
 
     Args:
+        model: Fresh; trained in place.
         recipe: How to train; its seed decides about everything that is drawn.
         config: What to build.
         real: Few-shot images, uint8 (N, S, S, 3) with S ``config.image_size``.
@@ -95,11 +112,6 @@ def train_and_test(
         checkpoints: Saved to when due, and resumed from.
     """
     device = torch.device(settings.torch_device())
-    torch.manual_seed(recipe.seed)
-    model = build_model(config, settings.models_dir)
-    base = classifier_base(recipe, settings.models_dir)
-    if isinstance(base, ResNetBase):
-        load_initial_weights(model, base)
     figures = train(model, real, synthetic, recipe, device, progress, checkpoints)
     return TestedClassifier(model, figures, predict(model, config, load_test(), settings, progress))
 

@@ -79,7 +79,12 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
         DomainError: As ``validate``; or the generator refused or was lost.
     """
     from services.common.classifier_models import save_model  # the front needs no torch
-    from services.trainer.classifier_run import classifier_config, labelled, train_and_test
+    from services.trainer.classifier_run import (
+        classifier_config,
+        initial_model,
+        labelled,
+        train_and_test,
+    )
     from services.trainer.evaluate import evaluate
 
     if ctx.store.exists(ctx.tenant, CLASSIFIERS, ctx.artifact_id):
@@ -100,6 +105,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
             plan = synthetic_plan(spec["synthetic"], class_ids, ctx.store, ctx.tenant)
             pool = stack.enter_context(open_pool(plan, config.image_size, ctx))
         done = train_and_test(
+            initial_model(recipe, config, ctx.settings),
             recipe,
             config,
             labelled(train_side, config.class_ids),

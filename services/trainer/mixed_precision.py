@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -13,7 +14,34 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 def mixed_precision(device: torch.device) -> Iterator[None]:
     """bfloat16 where the hardware multiplies it natively (GPUs, CPUs with AMX or AVX-512 BF16)."""
     native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-    # Backward through torch's fused attention in bfloat16 is four times slower on a CPU.
-    attention = nullcontext() if device.type == "cuda" else sdpa_kernel(SDPBackend.MATH)
-    with attention, torch.autocast(device.type, torch.bfloat16, enabled=native):
+    with plain_attention(device), torch.autocast(device.type, torch.bfloat16, enabled=native):
         yield
+
+
+_lock = threading.Lock()
+_inside: list[ExitStack] = []
+"""One for each thread that is inside; the first of them changed the setting."""
+
+
+@contextmanager
+def plain_attention(device: torch.device) -> Iterator[None]:
+    """On CPUs: attention by plain matrix products, as long as any thread is inside.
+
+    Backward through torch's fused attention in bfloat16 is four times slower on a CPU. torch's
+    setting is that of the whole process: a thread that put it back would take it from the others.
+    """
+    if device.type == "cuda":
+        yield
+        return
+    with _lock:
+        stack = _inside[0] if _inside else ExitStack()
+        if not _inside:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        _inside.append(stack)
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside.remove(stack)
+            if not _inside:
+                stack.close()

@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from services.trainer.contamination import check_blind
 from services.trainer.datasets import usable_classes
 from services.trainer.feature_space import resolve_feature_space
 from services.trainer.redraw import split_of
+from services.trainer.side_by_side import Stopped, num_workers, run_side_by_side
 from services.trainer.study_recipe import (
     REAL_PLUS_PHANTOMS,
     SYNTHETIC_ARMS,
@@ -124,7 +126,10 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
         Cancelled: If a cancel was asked.
         DomainError: As ``validate``; or the generator refused or was lost.
     """
+    import torch
+
     from services.trainer.evaluate import Predictions
+    from services.trainer.mixed_precision import plain_attention
     from services.trainer.study_draw import StudyDraw
     from services.trainer.study_report import study_files
 
@@ -135,23 +140,35 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
             raise FailedPrecondition(subject, "has changed since the request", "ask again")
     work = ctx.store.new_draft(ctx.tenant, JOBS, study_id(spec))
     cells = [cell for draw in range(study.num_draws) for cell in study.cells(draw)]
+    workers = num_workers(ctx.settings.torch_device())
     overall = _Overall(ctx, study)
     draws = [
-        StudyDraw(spec, number, study, ctx, work, partial(overall.of, number))
+        StudyDraw(spec, number, study, ctx, work, partial(overall.of, number), workers > 1)
         for number in range(study.num_draws)
     ]
     _keep_common_classes(spec["dataset"], draws)
     facts, measures = [], []
-    for number, draw in enumerate(draws):
-        for cell in study.cells(number):
-            if not work.exists(cell.path):
+    # All the time, so that no figure hangs on what another thread does just then.
+    with plain_attention(torch.device(ctx.settings.torch_device())):
+        for number, draw in enumerate(draws):
+            missing = [cell for cell in study.cells(number) if not work.exists(cell.path)]
+            overall.skip(cell for cell in study.cells(number) if cell not in missing)
+
+            def train(cell: Cell, draw: StudyDraw = draw) -> None:
                 predictions = draw.train(cell)
                 work.write(cell.path, json.dumps(predictions.to_dict()).encode())
-            overall.finished(cell)
-        facts.append(draw.facts())
-        if set(study.arms) & set(SYNTHETIC_ARMS):
-            measures.append(draw.measure())
-        draw.release()
+                overall.finished(cell)
+
+            # What needs no synthetic images is trained while the adapter is fitted and draws them.
+            waiting = [cell for cell in missing if cell.arm in SYNTHETIC_ARMS]
+            others = [cell for cell in missing if cell.arm not in SYNTHETIC_ARMS]
+            draw.prepare(missing)
+            order = waiting[:1] + others + waiting[1:]
+            run_side_by_side([partial(train, cell) for cell in order], workers, overall.stop)
+            facts.append(draw.facts())
+            if set(study.arms) & set(SYNTHETIC_ARMS):
+                measures.append(draw.measure())
+            draw.release()
     ctx.progress("computing intervals", 0, 0, {})
     answers = {cell: Predictions.from_dict(json.loads(work.read(cell.path))) for cell in cells}
     source_id = resource_names.parse(DATASETS, spec["dataset"], "dataset")
@@ -195,26 +212,41 @@ def study_id(spec: Mapping[str, Any]) -> str:
 
 
 class _Overall:
-    """Progress over all draws, in optimizer steps."""
+    """Progress over all draws, in optimizer steps, of parts that may run side by side."""
 
     def __init__(self, ctx: JobContext, study: StudySettings) -> None:
         self._ctx, self._study = ctx, study
-        self._done = 0
+        self.stop = threading.Event()
+        self._lock, self._done = threading.Lock(), 0
+        self._running: dict[int, tuple[str, int]] = {}
+        """What each thread is at, and its steps."""
         self._total = sum(
             self._steps(cell) for draw in range(study.num_draws) for cell in study.cells(draw)
         )
 
+    def skip(self, cells: Iterable[Cell]) -> None:
+        """They were finished before."""
+        self._done += sum(map(self._steps, cells))
+
     def finished(self, cell: Cell) -> None:
-        """Its steps are behind us."""
-        self._done += self._steps(cell)
+        """Its steps are behind us; called by the thread that trained it."""
+        with self._lock:
+            self._done += self._steps(cell)
+            self._running.pop(threading.get_ident(), None)
 
     def of(self, draw: int, what: str) -> ProgressFn:
         """Progress of one part, told as that of the whole."""
-        label = f"draw {draw + 1} of {self._study.num_draws}: {what}"
 
         def progress(phase: str, step: int, total: int, metrics: dict[str, float]) -> None:
-            trained = step if phase == "training classifier" else 0
-            self._ctx.progress(label, self._done + trained, self._total, metrics)
+            if self.stop.is_set():
+                raise Stopped
+            with self._lock:
+                trained = step if phase == "training classifier" else 0
+                self._running[threading.get_ident()] = what, trained
+                done = self._done + sum(steps for _, steps in self._running.values())
+                names = "; ".join(dict.fromkeys(name for name, _ in self._running.values()))
+            label = f"draw {draw + 1} of {self._study.num_draws}: {names}"
+            self._ctx.progress(label, done, self._total, metrics)
 
         return progress
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +14,25 @@ import numpy as np
 
 from services.common import resource_names
 from services.common.artifact_store import Draft
-from services.common.classifier_models import build_model
+from services.common.classifier_models import ImageClassifier
 from services.common.errors import FailedPrecondition
 from services.common.images import center_square, decode_image, sha256_hex
 from services.common.near_copies import HASH_PX, is_near_copy, training_hashes
 from services.common.resource_names import ADAPTERS, DATASETS, IMAGE_SETS
 from services.trainer import datasets, fit_adapter
-from services.trainer.classifier_run import classifier_config, labelled, predict, train_and_test
+from services.trainer.classifier_run import (
+    classifier_config,
+    initial_model,
+    labelled,
+    predict,
+    train_and_test,
+)
 from services.trainer.contamination import check_contamination
 from services.trainer.datasets import image_home, load_images, side_digests, usable_classes
 from services.trainer.feature_space import resolve_feature_space
 from services.trainer.fit_classifier import open_pool, synthetic_plan
 from services.trainer.image_sets import SyntheticPlan, count_withheld, read_image_set
+from services.trainer.part_checkpoints import NoCheckpoints, PartCheckpoints
 from services.trainer.redraw import redraw
 from services.trainer.study_images import Ready, first_of_each, joined, phantom_images
 from services.trainer.study_measures import measure_draw, measured_px
@@ -34,6 +42,7 @@ from services.trainer.study_recipe import (
     REAL_PLUS_PHANTOMS,
     SYNTHETIC_ARMS,
     SYNTHETIC_ONLY,
+    TRANSFER_ARMS,
     TRANSFER_REAL_ONLY,
     ZERO_SHOT,
     Cell,
@@ -44,7 +53,7 @@ from services.trainer.train_classifier import ProgressFn
 
 if TYPE_CHECKING:
     from services.trainer.evaluate import Predictions
-    from services.trainer.jobs import Checkpoints, JobContext
+    from services.trainer.jobs import JobContext
 
 ProgressOf = Callable[[str], ProgressFn]
 
@@ -60,6 +69,7 @@ class StudyDraw:
         ctx: JobContext,
         work: Draft,
         progress_of: ProgressOf,
+        side_by_side: bool,
     ) -> None:
         """Locks the split, unless it was locked before.
 
@@ -70,8 +80,11 @@ class StudyDraw:
             ctx: The job's; its id becomes that of the draw's own artifacts.
             work: Where finished parts are kept.
             progress_of: Gives the progress function of a part by its description.
+            side_by_side: Whether several classifiers are trained at a time: then none of them
+                keeps checkpoints, as a job has a place for one.
         """
         self._number, self._study, self._work = number, study, work
+        self._side_by_side = side_by_side
         self._progress_of = progress_of
         self._ctx = dataclasses.replace(
             ctx,
@@ -88,18 +101,33 @@ class StudyDraw:
         self.class_ids = usable_classes(self._dataset)
         self._left_out: list[str] = []
         self._sides: dict[tuple[str, int], Any] = {}
+        self._fresh: dict[tuple[str, bool], ImageClassifier] = {}
+        self._lock = threading.RLock()
+        """Held by the classifier that fits the adapter, draws or reads images for all others."""
 
     def keep_classes(self, class_ids: Collection[str]) -> None:
         """Trains and tests these of its classes only; the adapter may have learned more."""
         self._left_out = [each for each in self.class_ids if each not in class_ids]
         self.class_ids = [each for each in self.class_ids if each in class_ids]
 
+    def prepare(self, cells: Iterable[Cell]) -> None:
+        """Makes the fresh classifiers of these; all arms of a model start from the same one."""
+        for cell in cells:
+            recipe = recipe_of(self._study, cell)
+            config, _ = classifier_config(recipe, self.class_ids, self._ctx.settings)
+            if _start(cell) not in self._fresh:
+                self._fresh[_start(cell)] = initial_model(recipe, config, self._ctx.settings)
+
     def release(self) -> None:
-        """Give up the memory of its images."""
+        """Give up the memory of its images and fresh classifiers."""
         self._sides.clear()
+        self._fresh.clear()
 
     def train(self, cell: Cell) -> Predictions:
-        """Trains one classifier and gives its answers on the locked test images."""
+        """Trains one classifier and gives its answers on the locked test images.
+
+        May be called by several threads, after ``prepare``.
+        """
         ctx = self._ctx
         what = f"{cell.model}, {cell.arm}" + (
             f" {cell.num_per_class}" if cell.num_per_class else ""
@@ -109,10 +137,10 @@ class StudyDraw:
         config, _ = classifier_config(recipe, self.class_ids, ctx.settings)
         # Bases were found blind to the first draw's test images; every draw has others.
         check_contamination({}, recipe, self._dataset, ctx.store, ctx.tenant, ctx.settings)
+        model = copy.deepcopy(self._fresh[_start(cell)])
         if cell.arm == ZERO_SHOT:
-            model = build_model(config, ctx.settings.models_dir).eval()
             return predict(
-                model, config, self._kept("test", config.image_size), ctx.settings, progress
+                model.eval(), config, self._kept("test", config.image_size), ctx.settings, progress
             )
         real = labelled(self._kept("train", config.image_size), config.class_ids)
         with self._added(cell, config.image_size) as added:
@@ -122,6 +150,7 @@ class StudyDraw:
                 # Few classes need any, so they share batches with the real ones.
                 real, added = joined(real, added.images), None
             done = train_and_test(
+                model,
                 recipe,
                 config,
                 real,
@@ -129,7 +158,9 @@ class StudyDraw:
                 lambda: self._kept("test", config.image_size),
                 ctx.settings,
                 progress,
-                _Scoped(ctx.checkpoints, cell.path),
+                NoCheckpoints()
+                if self._side_by_side
+                else PartCheckpoints(ctx.checkpoints, cell.path),
             )
         return done.predictions
 
@@ -142,15 +173,17 @@ class StudyDraw:
             seed = self._study.seed + cell.draw
             yield Ready(phantom_images(self.class_ids, cell.num_per_class, seed, image_size))
         else:
-            self._fit_adapter()
-            with open_pool(self._plan(), image_size, self._ctx) as pool:
-                pool.image_set()  # complete and committed
-                counts = dict.fromkeys(self.class_ids, cell.num_per_class)
-                if cell.arm == BALANCED:
-                    sizes = {c: len(d) for c, d in side_digests(self._dataset, "train").items()}
-                    most = max(sizes[c] for c in self.class_ids)
-                    counts = {c: most - sizes[c] for c in self.class_ids}
-                yield first_of_each(pool.wait_for(1.0), self._withheld(), counts)
+            counts = dict.fromkeys(self.class_ids, cell.num_per_class)
+            if cell.arm == BALANCED:
+                sizes = {c: len(d) for c, d in side_digests(self._dataset, "train").items()}
+                most = max(sizes[c] for c in self.class_ids)
+                counts = {c: most - sizes[c] for c in self.class_ids}
+            with self._lock:
+                self._fit_adapter()
+                with open_pool(self._plan(), image_size, self._ctx) as pool:
+                    pool.image_set()  # complete and committed
+                    added = first_of_each(pool.wait_for(1.0), self._withheld(), counts)
+            yield added
 
     def _plan(self) -> SyntheticPlan:
         """The synthetic images of this draw, of which every arm takes the first ones."""
@@ -211,16 +244,17 @@ class StudyDraw:
                 "settings": settings,
             }
             spec = fit_adapter.validate(asked, ctx.store, ctx.tenant, ctx.settings)
-            scoped: Any = _Scoped(ctx.checkpoints, name)
+            scoped: Any = PartCheckpoints(ctx.checkpoints, name)
             fit_adapter.run(spec, dataclasses.replace(ctx, checkpoints=scoped))
 
     def _side(self, side: Any, size: int) -> Any:
-        if (side, size) not in self._sides:
-            ctx = self._ctx
-            self._sides[side, size] = load_images(
-                ctx.store, ctx.tenant, self._dataset_id, side, size, ctx.settings
-            )
-        return self._sides[side, size]
+        with self._lock:
+            if (side, size) not in self._sides:
+                ctx = self._ctx
+                self._sides[side, size] = load_images(
+                    ctx.store, ctx.tenant, self._dataset_id, side, size, ctx.settings
+                )
+            return self._sides[side, size]
 
     def _kept(self, side: Any, size: int) -> datasets.LabelledImages:
         """A side without the classes that were left out."""
@@ -300,24 +334,6 @@ class StudyDraw:
         }
 
 
-class _Scoped:
-    """Checkpoints of one part of the study; those of another part count as none."""
-
-    def __init__(self, checkpoints: Checkpoints, part: str) -> None:
-        self._checkpoints = checkpoints
-        self._part = hashlib.sha256(part.encode()).hexdigest()[:16]
-
-    def load(self) -> tuple[dict[str, Any], dict[str, bytes]] | None:
-        """The state of this part, if the last checkpoint is of it."""
-        found = self._checkpoints.load()
-        if found is None or found[0].get("part") != self._part:
-            return None
-        return found[0]["state"], found[1]
-
-    def due(self) -> bool:
-        """Whether another is worth its time."""
-        return self._checkpoints.due()
-
-    def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
-        """Replaces the checkpoint, whosever it was."""
-        self._checkpoints.save({"part": self._part, "state": state}, files)
+def _start(cell: Cell) -> tuple[str, bool]:
+    """What decides about a classifier's first weights within a draw."""
+    return cell.model, cell.arm in TRANSFER_ARMS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,10 +71,10 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, int, str]]:
     counts: Counter[tuple[str, int, str]] = Counter()
     really = study_draw.train_and_test
 
-    def count(recipe: Any, config: Any, real: Any, synthetic: Any, *rest: Any) -> Any:
+    def count(model: Any, recipe: Any, config: Any, real: Any, synthetic: Any, *rest: Any) -> Any:
         added = 0 if synthetic is None else len(synthetic.wait_for(1.0).labels)
         counts[recipe.architecture, recipe.seed, f"{len(real.labels)}+{added}"] += 1
-        return really(recipe, config, real, synthetic, *rest)
+        return really(model, recipe, config, real, synthetic, *rest)
 
     monkeypatch.setattr(study_draw, "train_and_test", count)
     return counts
@@ -122,6 +123,43 @@ def test_every_arm_of_every_draw_is_trained_once_and_compared(
     assert first["adapter_files"] != second["adapter_files"] and first["image_set"]
     manifest = store.get_manifest(TENANT, "reports", report)
     assert spec["dataset"] in manifest["parents"] and len(manifest["digests"]) >= 9
+
+
+def test_trainings_side_by_side_give_the_same_report(
+    settings: Any, store: ArtifactStore, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = begin(store, settings, num_per_class=[2], num_draws=1)
+    alone = read_report(store, study.run(spec, job_context(store, settings)))
+    for folder in ("adapters", "imageSets"):
+        for manifest in store.list(TENANT, folder):
+            store.delete(TENANT, folder, manifest["name"].split("/")[1])
+    most, running, lock = 0, 0, threading.Lock()
+    really = study_draw.train_and_test
+
+    def count(*args: Any) -> Any:
+        nonlocal most, running
+        with lock:
+            running += 1
+            most = max(most, running)
+        try:
+            return really(*args)
+        finally:
+            with lock:
+                running -= 1
+
+    monkeypatch.setattr(study_draw, "train_and_test", count)
+    monkeypatch.setattr(study, "num_workers", lambda device: 3)
+    told: list[tuple[str, int]] = []
+    job = job_context(store, settings, "job-2", lambda phase, step, *_: told.append((phase, step)))
+    together = read_report(store, study.run(spec, job))
+    assert most > 1
+    for content in (alone, together):
+        for draw in content["draws"]:
+            del draw["adapter_files"], draw["image_set"]
+    assert together == alone
+    assert any(phase.count(";") for phase, _ in told), "what runs side by side is told together"
+    steps = [step for _, step in told if step]
+    assert max(steps) == 2 * (5 + 5), "two steps for each of five classifiers of two models"
 
 
 def test_quality_and_privacy_of_every_draw_are_measured_and_shown(
@@ -175,9 +213,9 @@ def test_classifiers_start_from_other_cells_in_two_arms_and_from_scratch_in_the_
     started: set[tuple[str, int]] = set()
     really = study_draw.train_and_test
 
-    def note(recipe: Any, config: Any, real: Any, synthetic: Any, *rest: Any) -> Any:
+    def note(model: Any, recipe: Any, config: Any, real: Any, synthetic: Any, *rest: Any) -> Any:
         started.add((recipe.resnet_base or recipe.clip_base, bool(synthetic)))
-        return really(recipe, config, real, synthetic, *rest)
+        return really(model, recipe, config, real, synthetic, *rest)
 
     monkeypatch.setattr(study_draw, "train_and_test", note)
     arms = ["real_only", "real_plus_synthetic", "transfer_real_only"]
