@@ -21,6 +21,7 @@ from tests.studies import begin
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+A4_PX = 794  # 210 mm at 96 pixels an inch
 HEADINGS = (
     "Macro-F1 against synthetic images per class",
     "Starting from weights trained on other cells",
@@ -78,6 +79,16 @@ def test_the_report_fits_the_window_and_shows_everything(
         assert page.get_by_role("cell", name=shown).first.is_visible()
         for class_id in CLASSES:
             assert page.get_by_role("cell", name=class_id, exact=True).first.is_visible()
+
+
+def test_on_paper_no_table_is_cut_off(browser: Browser, folder: Path) -> None:
+    with open_page(browser, folder / "report.html", A4_PX) as page:
+        page.emulate_media(media="print")
+        assert overflow_px(page) == 0
+        for table in page.locator("table").all():
+            box = table.bounding_box()
+            assert box is not None and box["x"] + box["width"] <= A4_PX
+        assert page.pdf(format="A4", print_background=True).startswith(b"%PDF")
 
 
 def test_a_review_finds_its_place_in_the_report(browser: Browser, folder: Path) -> None:
