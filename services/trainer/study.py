@@ -168,6 +168,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
             facts.append(draw.facts())
             if set(study.arms) & set(SYNTHETIC_ARMS):
                 measures.append(draw.measure())
+                overall.idle()
             draw.release()
     ctx.progress("computing intervals", 0, 0, {})
     answers = {cell: Predictions.from_dict(json.loads(work.read(cell.path))) for cell in cells}
@@ -232,6 +233,11 @@ class _Overall:
         """Its steps are behind us; called by the thread that trained it."""
         with self._lock:
             self._done += self._steps(cell)
+        self.idle()
+
+    def idle(self) -> None:
+        """The calling thread is at nothing any more."""
+        with self._lock:
             self._running.pop(threading.get_ident(), None)
 
     def of(self, draw: int, what: str) -> ProgressFn:

@@ -128,19 +128,21 @@ def test_every_arm_of_every_draw_is_trained_once_and_compared(
 def test_trainings_side_by_side_give_the_same_report(
     settings: Any, store: ArtifactStore, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = begin(store, settings, num_per_class=[2], num_draws=1)
+    spec = begin(store, settings, num_per_class=[2], num_draws=2, models=["resnet18"])
     alone = read_report(store, study.run(spec, job_context(store, settings)))
     for folder in ("adapters", "imageSets"):
         for manifest in store.list(TENANT, folder):
             store.delete(TENANT, folder, manifest["name"].split("/")[1])
-    most, running, lock = 0, 0, threading.Lock()
+    running, lock, met = 0, threading.Lock(), threading.Event()
     really = study_draw.train_and_test
 
     def count(*args: Any) -> Any:
-        nonlocal most, running
+        nonlocal running
         with lock:
             running += 1
-            most = max(most, running)
+            if running > 1:
+                met.set()
+        met.wait(20)  # for another to be trained at the same time
         try:
             return really(*args)
         finally:
@@ -152,14 +154,16 @@ def test_trainings_side_by_side_give_the_same_report(
     told: list[tuple[str, int]] = []
     job = job_context(store, settings, "job-2", lambda phase, step, *_: told.append((phase, step)))
     together = read_report(store, study.run(spec, job))
-    assert most > 1
+    assert met.is_set()
     for content in (alone, together):
         for draw in content["draws"]:
             del draw["adapter_files"], draw["image_set"]
     assert together == alone
     assert any(phase.count(";") for phase, _ in told), "what runs side by side is told together"
+    assert told[-1][0] == "computing intervals"
+    assert not any("privacy" in phase and ";" in phase for phase, _ in told), "it runs alone"
     steps = [step for _, step in told if step]
-    assert max(steps) == 2 * (5 + 5), "two steps for each of five classifiers of two models"
+    assert max(steps) == 2 * 2 * 5, "two steps for each of five classifiers of two draws"
 
 
 def test_quality_and_privacy_of_every_draw_are_measured_and_shown(
