@@ -33,6 +33,8 @@ class AugmentSettings:
         resample_share: Share of images that are rotated by any angle, scaled and shifted; the
             others are flipped and turned by quarters, which leaves their pixels sharp.
         mix: Share of batches that are mixed by MixUp or CutMix.
+        stain_transfer: Share of images that take the colours of a real training image, of
+            whichever class.
     """
 
     scale: float = 0.15
@@ -44,6 +46,7 @@ class AugmentSettings:
     sharpness: float = 0.5
     resample_share: float = 0.75
     mix: float = 0.0
+    stain_transfer: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def preset_recipe(preset: str, architecture: str) -> ClassifierRecipe:
             warmup_steps=3_600,  # 30 of the paper's 100 epochs
             average_decay=0.999,
             lora_mlp=False,
-            augment=AugmentSettings(mix=0.5),
+            augment=AugmentSettings(mix=0.5, stain_transfer=0.0),
         )
     return ClassifierRecipe(
         preset=preset,

@@ -26,6 +26,7 @@ from services.common.classifier_models import ImageClassifier
 from services.trainer.augment import augment, mix
 from services.trainer.classifier_recipe import AugmentSettings, ClassifierRecipe
 from services.trainer.mixed_precision import mixed_precision
+from services.trainer.stain_transfer import Stains, stains_of, transfer_stain
 
 PHASE = "training classifier"
 #: Batches of real images over which BatchNorm statistics are taken at the end.
@@ -102,6 +103,7 @@ def train(
     first = _resume(model, optimizer, average, checkpoints)
     num_classes = len(model.config.class_ids)
     losses: dict[str, float] = {}
+    stains = stains_of(real.images, device) if recipe.augment.stain_transfer else None
     for step in range(first, recipe.num_steps):
         rate = learning_rate(step, recipe)
         for group in optimizer.param_groups:
@@ -118,7 +120,9 @@ def train(
                 ("loss_synthetic", arrived, recipe.synthetic_batch_size, recipe.loss_weight)
             )
         for name, source, batch_size, weight in parts:
-            x, target = draw_batch(source, batch_size, num_classes, recipe, generator, device)
+            x, target = draw_batch(
+                source, batch_size, num_classes, recipe, stains, generator, device
+            )
             with mixed_precision(device):
                 logits = model.logits(x)
             loss = F.cross_entropy(logits, target)
@@ -144,6 +148,7 @@ def draw_batch(
     batch_size: int,
     num_classes: int,
     recipe: ClassifierRecipe,
+    stains: Stains | None,
     generator: torch.Generator,
     device: torch.device,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -151,6 +156,8 @@ def draw_batch(
     picked = pick_balanced(source.labels, batch_size, generator)
     pixels = torch.from_numpy(np.ascontiguousarray(source.images[picked])).to(device)
     images = pixels.permute(0, 3, 1, 2).float() / 255
+    if stains is not None:
+        images = transfer_stain(images, stains, generator, recipe.augment.stain_transfer)
     images = augment(images, generator, recipe.augment)
     labels = torch.from_numpy(source.labels[picked]).long().to(device)
     target = F.one_hot(labels, num_classes).float()
@@ -210,7 +217,7 @@ def recalibrate_batchnorm(
     calm = recipe.with_augment(plain)
     for number in range(_BATCHNORM_BATCHES):
         generator = step_generator(recipe.seed, recipe.num_steps + number)
-        x, _ = draw_batch(real, recipe.batch_size, num_classes, calm, generator, device)
+        x, _ = draw_batch(real, recipe.batch_size, num_classes, calm, None, generator, device)
         model.logits(x)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
