@@ -44,6 +44,9 @@ CELL_CLASSES: dict[str, CellClass] = {
     )
 }
 
+_NARROWER = {"neutrophil": ("neutrophil_segmented", "neutrophil_band")}
+"""Classes outside the list under which laboratories count several of it."""
+
 
 def is_class_id(text: str) -> bool:
     """Whether ``text`` may name a class: a lower-case letter, then at most 62 of ``a-z0-9_``."""
@@ -54,6 +57,11 @@ def class_phrase(class_id: str) -> str:
     """The words for a class in a prompt; ids outside the Munich list read as their own words."""
     known = CELL_CLASSES.get(class_id)
     return known.phrase if known else class_id.replace("_", " ")
+
+
+def narrower_classes(class_id: str) -> tuple[str, ...]:
+    """The class itself, or those of the list that a wider one stands for, the commonest first."""
+    return _NARROWER.get(class_id, (class_id,))
 
 
 def class_prompt(class_id: str) -> str:

@@ -11,6 +11,8 @@ from services.common.lora import ATTENTION, CONVOLUTIONS, PROJECTIONS, LoraSpec
 
 MAX_SEED = 2**63 - 1
 
+_MOST_STEPS, _IMAGES_OF_MOST_STEPS = 300, 160
+
 #: What a request may set, with the limits that the contract states: (least, most, what to send).
 _LIMITS: dict[str, tuple[float, float, str]] = {
     "rank": (1, 256, "1 to 256"),
@@ -28,7 +30,7 @@ class AdapterSettings:
         preset: Name of the preset it started from.
         rank: Rank of the LoRA matrices.
         alpha: LoRA alpha; the update is scaled by alpha / rank.
-        num_steps: Optimizer steps per adapter.
+        num_steps: Optimizer steps per adapter; 0: by the number of images (``for_images``).
         batch_size: Images per step.
         learning_rate: Peak learning rate of AdamW.
         per_class: One adapter per class instead of one for all.
@@ -40,12 +42,17 @@ class AdapterSettings:
             so that high noise, where the stain is decided, counts in full.
         max_gradient_norm: Gradients are clipped to this norm.
         adapt_convolutions: LoRA on convolutions and projections too, not on attention alone.
+        num_views: Views of each image, at most: eight turns and mirror images, the others zoomed,
+            shifted and turned by any angle too.
+        num_prior_images: Cells of each class that the base draws itself, to train on beside the
+            real images (``prior_images.py``); none of classes that it does not know.
+        prior_share: Share of those in a batch, of classes that have any.
     """
 
     preset: str = "cpu"
     rank: int = 16
     alpha: float = 16.0
-    num_steps: int = 300
+    num_steps: int = 0
     batch_size: int = 16
     learning_rate: float = 2e-3
     per_class: bool = False
@@ -56,6 +63,9 @@ class AdapterSettings:
     min_snr_gamma: float = 0.0
     max_gradient_norm: float = 1.0
     adapt_convolutions: bool = True
+    num_views: int = 64
+    num_prior_images: int = 32
+    prior_share: float = 0.5
 
     @property
     def lora(self) -> LoraSpec:
@@ -64,6 +74,18 @@ class AdapterSettings:
         if self.adapt_convolutions:
             targets += CONVOLUTIONS + PROJECTIONS
         return LoraSpec(rank=self.rank, alpha=self.alpha, unet_targets=targets)
+
+    def for_images(self, num_images: int) -> AdapterSettings:
+        """The recipe for so many training images, its steps filled in where they are open.
+
+        ``_MOST_STEPS`` for ``_IMAGES_OF_MOST_STEPS`` images or more, and with the square root of
+        the number below: an image that is seen more often is learned by heart (membership
+        inference, docs/lab-notebook.md).
+        """
+        if self.num_steps:
+            return self
+        share = min(1.0, math.sqrt(num_images / _IMAGES_OF_MOST_STEPS))
+        return replace(self, num_steps=max(1, round(_MOST_STEPS * share)))
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then cosine to zero."""
@@ -95,7 +117,7 @@ class AdapterSettings:
         asked = {key: value for key, value in spec.items() if value is not None}
         settings = replace(PRESETS[preset], **{**asked, "preset": preset})
         for name, (least, most, remedy) in _LIMITS.items():
-            value = getattr(settings, name)
+            value = asked.get(name, most)
             if not least <= value <= most:
                 raise InvalidArgument(f"{path}.{name}", f"is {value}", f"send {remedy}")
         if not (settings.alpha > 0 and math.isfinite(settings.alpha)):
@@ -119,5 +141,7 @@ PRESETS = {
         warmup_steps=100,
         caption_dropout=0.0,
         adapt_convolutions=False,
+        num_views=8,
+        num_prior_images=0,
     ),
 }

@@ -39,12 +39,14 @@ def validate(
     recipe = AdapterSettings.from_spec(spec.get("settings") or {})
     dataset_id = dataset_id_of(store, tenant, spec["dataset"], "dataset")
     base = resolve_base(spec.get("base") or settings.default_base, settings.models_dir)
-    _check_base_is_blind(base, store.get_manifest(tenant, DATASETS, dataset_id))
+    dataset = store.get_manifest(tenant, DATASETS, dataset_id)
+    _check_base_is_blind(base, dataset)
+    num_images = sum(map(len, side_digests(dataset, "train").values()))
     return {
         "dataset": spec["dataset"],
         "base": base.name,
         "base_revision": base.revision,
-        "settings": recipe.to_dict(),
+        "settings": recipe.for_images(num_images).to_dict(),
     }
 
 

@@ -131,7 +131,7 @@ def gains(
     Images are looked at upright. In training they came in eight orientations, the upright one as
     often as any other.
     """
-    latents = encode_images(pipeline, images, class_ids, progress, max_encoded=0).mean[:, 0]
+    latents = encode_images(pipeline, images, class_ids, progress, num_views=1).mean[:, 0]
     everyone = list(range(len(images)))
     rows_of = {
         path: [row for row in everyone if path.split("/")[0] in (SHARED, class_ids[row])]

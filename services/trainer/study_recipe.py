@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cytosynth.phantoms import CELL_TYPES
+from services.common.cell_classes import narrower_classes
 from services.common.classifier_config import ARCHITECTURES
 from services.common.errors import InvalidArgument
 from services.trainer.classifier_recipe import ClassifierRecipe, recipe_from_spec
@@ -41,7 +42,6 @@ SYNTHETIC_ARMS = (*SWEPT_ARMS, BALANCED)
 
 RARE_CLASSES = ("promyelocyte", "metamyelocyte", "myelocyte", "basophil")
 """Classes of which the preset ``evidence`` has few images, as clinics do."""
-_PHANTOM_OF = {"neutrophil": "neutrophil_segmented"}
 MAX_DRAWS = 50
 MAX_PER_CLASS = 5000
 MAX_SEED = 2**31 - 1
@@ -261,7 +261,7 @@ def recipe_of(study: StudySettings, cell: Cell) -> ClassifierRecipe:
 
 def phantom_classes(class_ids: list[str]) -> list[str]:
     """The phantom that stands for each class; empty if there is a class without one."""
-    names = [_PHANTOM_OF.get(class_id, class_id) for class_id in class_ids]
+    names = [narrower_classes(class_id)[0] for class_id in class_ids]
     return names if set(names) <= set(CELL_TYPES) else []
 
 

@@ -27,6 +27,7 @@ from services.trainer.adapter_recipe import AdapterSettings
 from services.trainer.diffusion_loss import predict, target_and_weight
 from services.trainer.latents import EncodedImages, encode_images
 from services.trainer.mixed_precision import mixed_precision
+from services.trainer.prior_images import draw_prior_images, known_classes
 
 if TYPE_CHECKING:
     from services.common.bases import Pipeline
@@ -37,6 +38,7 @@ PHASE_LOAD = "loading base model"
 PHASE_TRAIN = "training adapter"
 #: Weight of the newest loss in the running mean that is reported.
 _LOSS_MOMENTUM = 0.05
+_PRIOR_VIEWS = 4
 
 
 class CheckpointStore(Protocol):
@@ -92,7 +94,7 @@ def train_adapter(
         images: uint8 (N, S, S, 3), S the base's image side.
         class_ids: Class of each image.
         base: The diffusion base.
-        settings: The recipe.
+        settings: The recipe, its steps filled in.
         progress: Called every step; what it raises ends the training.
         checkpoints: Where to continue from and what to continue with.
         device: torch device.
@@ -101,12 +103,20 @@ def train_adapter(
     progress(PHASE_LOAD, 0, 0, {})
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     pipeline = load_pipeline(base, device, dtype)
-    encoded = encode_images(pipeline, images, class_ids, progress)
+    views = settings.num_views, settings.seed
+    encoded = encode_images(pipeline, images, class_ids, progress, *views)
+    known = known_classes(class_ids, base.class_ids) if settings.num_prior_images else {}
+    prior = None
+    if known:
+        of_base = settings.num_prior_images, images, settings.seed, progress
+        prior_images, prior_ids = draw_prior_images(pipeline, known, *of_base)
+        prior = encode_images(pipeline, prior_images, prior_ids, progress, _PRIOR_VIEWS)
     units = sorted(set(class_ids)) if settings.per_class else [SHARED]
-    run = _Run(pipeline, encoded, units, settings, progress, checkpoints)
+    run = _Run(pipeline, encoded, prior, units, settings, progress, checkpoints)
     files = run.train_all()
     metrics = {
         "num_images": float(len(images)),
+        "num_prior_images": float(len(prior.class_ids) if prior else 0),
         "seconds": round(time.monotonic() - started, 1),
         **{key: round(value, 5) for key, value in run.metrics.items()},
     }
@@ -120,12 +130,14 @@ class _Run:
         self,
         pipeline: Pipeline,
         encoded: EncodedImages,
+        prior: EncodedImages | None,
         units: list[str],
         settings: AdapterSettings,
         progress: ProgressFn,
         checkpoints: CheckpointStore,
     ) -> None:
-        self._pipeline, self._encoded, self._units = pipeline, encoded, units
+        self._pipeline, self._units = pipeline, units
+        self._encoded, self._prior = encoded, prior
         self._settings, self._progress = settings, progress
         self._checkpoints = checkpoints
         self._alphas_cumprod = pipeline.scheduler.alphas_cumprod.float()
@@ -159,12 +171,12 @@ class _Run:
         first_step = int(state.get("step", 0))
         if first_step:
             _restore(parameters, optimizer, files)
-        members = _members_by_class(self._encoded.class_ids, None if unit == SHARED else unit)
+        class_ids = sorted(set(self._encoded.class_ids)) if unit == SHARED else [unit]
         done = self._settings.num_steps * len(self._finished)
         total = self._settings.num_steps * len(self._units)
         for step in range(first_step, self._settings.num_steps):
             self._progress(PHASE_TRAIN, done + step, total, self.metrics)
-            loss = self._step(unit, step, members, parameters, optimizer)
+            loss = self._step(unit, step, class_ids, parameters, optimizer)
             if not math.isfinite(loss):
                 remedy = "train again with a lower learning_rate"
                 raise FailedPrecondition("training", "the loss is no longer a number", remedy)
@@ -183,7 +195,7 @@ class _Run:
         self,
         unit: str,
         step: int,
-        members: dict[str, list[int]],
+        class_ids: list[str],
         parameters: dict[str, torch.nn.Parameter],
         optimizer: torch.optim.Optimizer,
     ) -> float:
@@ -191,16 +203,15 @@ class _Run:
         settings, device = self._settings, self._pipeline.unet.device
         rng = np.random.default_rng(self._seed(unit, f"step {step}"))
         noise_rng = torch.Generator("cpu").manual_seed(self._seed(unit, f"noise {step}"))
-        classes = _balanced_classes(sorted(members), step, settings.batch_size, rng)
-        rows = [int(rng.choice(members[class_id])) for class_id in classes]
-        ways = rng.integers(0, self._encoded.mean.shape[1], len(rows))
-        dropped = rng.random(len(rows)) < settings.caption_dropout
+        classes = _balanced_classes(class_ids, step, settings.batch_size, rng)
+        drawn = [self._source(class_id, rng).draw(class_id, rng) for class_id in classes]
+        mean, std = (torch.stack(parts) for parts in zip(*drawn, strict=True))
+        dropped = rng.random(len(classes)) < settings.caption_dropout
         num_train_timesteps = len(self._alphas_cumprod)
         # One timestep from each of equal slices: a lower variance of the loss than free draws.
-        slices = (np.arange(len(rows)) + rng.random(len(rows))) / len(rows)
+        slices = (np.arange(len(classes)) + rng.random(len(classes))) / len(classes)
         timesteps = torch.from_numpy((slices * num_train_timesteps).astype(np.int64))
 
-        mean, std = self._encoded.mean[rows, ways], self._encoded.std[rows, ways]
         latents = mean + std * torch.randn(mean.shape, generator=noise_rng)
         noise = torch.randn(mean.shape, generator=noise_rng)
         alpha = self._alphas_cumprod[timesteps].view(-1, 1, 1, 1)
@@ -228,6 +239,12 @@ class _Run:
         optimizer.step()
         return float(loss.detach())
 
+    def _source(self, class_id: str, rng: np.random.Generator) -> EncodedImages:
+        """Real images, or cells of the base."""
+        if self._prior is None or class_id not in self._prior.class_ids:
+            return self._encoded
+        return self._prior if rng.random() < self._settings.prior_share else self._encoded
+
     def _save(
         self,
         step: int,
@@ -252,14 +269,6 @@ class _Run:
     def _seed(self, *names: str) -> int:
         text = "\n".join((str(self._settings.seed), *names))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
-
-
-def _members_by_class(class_ids: Sequence[str], only: str | None) -> dict[str, list[int]]:
-    members: dict[str, list[int]] = {}
-    for index, class_id in enumerate(class_ids):
-        if only is None or class_id == only:
-            members.setdefault(class_id, []).append(index)
-    return members
 
 
 def _balanced_classes(

@@ -17,6 +17,7 @@ from services.common.cell_classes import class_prompt
 from services.common.errors import Cancelled, InvalidArgument
 from services.trainer.adapter_recipe import AdapterSettings
 from services.trainer.diffusion_loss import target_and_weight
+from services.trainer.latents import encode_images
 from services.trainer.train_adapter import train_adapter
 from tests.fakes import IMAGE_SIZE_PX, load_lora
 
@@ -115,6 +116,41 @@ def test_every_lora_matrix_is_trained(models_dir: Path) -> None:
     assert not zero
     assert any(name.startswith("text_encoder.") for name in tensors)
     assert any("conv1" in name for name in tensors)
+
+
+def test_few_images_are_seen_in_many_views_and_many_in_eight(models_dir: Path) -> None:
+    pipeline = load_pipeline(resolve_base("tiny", models_dir))
+    images, class_ids = cells()
+
+    def views(num_images: int, **changes: Any) -> int:
+        some = np.concatenate([images] * 40)[:num_images]
+        names = ["basophil"] * num_images
+        return encode_images(pipeline, some, names, quiet, **changes).mean.shape[1]
+
+    def quiet(*_: Any) -> None: ...
+
+    assert views(4, num_views=64) == 64
+    assert views(200, num_views=64) == 10
+    assert views(300, num_views=64) == 8
+    assert views(3, num_views=1) == 1
+
+    few = [encode_images(pipeline, images, class_ids, quiet, 20, seed).mean for seed in (1, 1, 2)]
+    assert torch.equal(few[0], few[1])
+    plain = encode_images(pipeline, images, class_ids, quiet).mean
+    assert torch.allclose(few[0][:, :8], plain, atol=1e-5), "orientations come first"
+    assert torch.allclose(few[2][:, :8], plain, atol=1e-5)
+    assert not torch.equal(few[0][:, 8:], few[2][:, 8:]), "the seed draws the others"
+    flat = few[0].flatten(2)
+    assert (torch.cdist(flat, flat) + torch.eye(20)).min() > 1e-4, "no view twice"
+
+
+@pytest.mark.parametrize(("num_images", "num_steps"), [(1, 24), (18, 101), (160, 300), (9999, 300)])
+def test_fewer_images_take_fewer_steps(num_images: int, num_steps: int) -> None:
+    assert AdapterSettings.from_spec({}).for_images(num_images).num_steps == num_steps
+    asked = AdapterSettings.from_spec({"num_steps": 7})
+    assert asked.for_images(num_images) == asked
+    paper = AdapterSettings.from_spec({"preset": "paper"})
+    assert paper.for_images(num_images) == paper
 
 
 @pytest.mark.parametrize("per_class", [False, True])

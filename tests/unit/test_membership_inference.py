@@ -92,7 +92,7 @@ def learned_by_heart(
 
     def adapter_of(images: LabelledImages) -> dict[str, bytes]:
         pipeline = load_pipeline(resolve_base("tiny", models_dir))
-        known = encode_images(pipeline, images.images, images.class_ids, nothing, 0).mean[:, 0]
+        known = encode_images(pipeline, images.images, images.class_ids, nothing, 1).mean[:, 0]
 
         def predict(
             pipeline: Any, noisy: torch.Tensor, timesteps: torch.Tensor, prompts: list[str]

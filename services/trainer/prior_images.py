@@ -1,0 +1,107 @@
+"""Cells that the base draws by itself, in the stains of the training images: prior preservation.
+
+A few images do not show all that cells of a class can look like, and an adapter that sees nothing
+else forgets what its base knew about them (DreamBooth, Ruiz et al. 2023, section 3.3). So it also
+trains on the base's own cells. They take the colours of the training images first, as those of the
+base's laboratory are what the adapter is to replace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from services.common.cell_classes import class_prompt, narrower_classes
+from services.trainer.stain_transfer import Stains, stains_of, transfer_stain
+
+if TYPE_CHECKING:
+    from services.common.bases import Pipeline
+    from services.trainer.jobs import ProgressFn
+
+PHASE_PRIOR = "drawing cells of the base"
+_NUM_STEPS, _GUIDANCE_SCALE = 8, 2.0
+_BATCH_SIZE = 16
+
+
+def known_classes(
+    class_ids: Sequence[str], known: Sequence[str] | None
+) -> dict[str, tuple[str, ...]]:
+    """By what names the base knows these classes; those that it does not know are left out.
+
+    Args:
+        class_ids: Of the training images.
+        known: The base's; None where it does not say, as general bases do not.
+    """
+    names = {each: narrower_classes(each) for each in sorted(set(class_ids))}
+    found = {each: tuple(n for n in names[each] if n in (known or ())) for each in names}
+    return {class_id: ids for class_id, ids in found.items() if ids}
+
+
+@torch.no_grad()
+def draw_prior_images(
+    pipeline: Pipeline,
+    names: Mapping[str, Sequence[str]],
+    num_per_class: int,
+    training_images: np.ndarray,
+    seed: int,
+    progress: ProgressFn,
+) -> tuple[np.ndarray, list[str]]:
+    """Draws cells of the base.
+
+    Args:
+        pipeline: The base, no adapter on it.
+        names: What to ask for, by class id; several take turns.
+        num_per_class: Images of each class.
+        training_images: uint8 (N, S, S, 3); whose stains they get, each as likely.
+        seed: Of everything that is drawn.
+        progress: Called for every batch; what it raises ends the drawing.
+
+    Returns:
+        Images, uint8 (M, S, S, 3), and their M class ids.
+    """
+    asked = [
+        (class_id, names[class_id][i % len(names[class_id])])
+        for class_id in names
+        for i in range(num_per_class)
+    ]
+    device = pipeline.unet.device
+    stains, rng = stains_of(training_images, device), torch.Generator().manual_seed(seed)
+    images: list[np.ndarray] = []
+    with _few_steps(pipeline):
+        for start in range(0, len(asked), _BATCH_SIZE):
+            progress(PHASE_PRIOR, start, len(asked), {})
+            prompts = [class_prompt(name) for _, name in asked[start : start + _BATCH_SIZE]]
+            seeds = torch.randint(2**62, (len(prompts),), generator=rng).tolist()
+            images.append(_draw(pipeline, prompts, seeds, stains, rng))
+    return np.concatenate(images), [class_id for class_id, _ in asked]
+
+
+def _draw(
+    pipeline: Pipeline, prompts: list[str], seeds: list[int], stains: Stains, rng: torch.Generator
+) -> np.ndarray:
+    drawn = pipeline(
+        prompt=prompts,
+        num_inference_steps=_NUM_STEPS,
+        guidance_scale=_GUIDANCE_SCALE,
+        generator=[torch.Generator().manual_seed(each) for each in seeds],
+        output_type="pt",
+    ).images
+    stained = transfer_stain(drawn.float(), stains, rng, 1.0)
+    return (stained * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+@contextmanager
+def _few_steps(pipeline: Pipeline) -> Iterator[None]:
+    """With a solver that needs few steps (UniPC, Zhao et al. 2023) instead of its own."""
+    from diffusers import UniPCMultistepScheduler
+
+    before = pipeline.scheduler
+    pipeline.scheduler = UniPCMultistepScheduler.from_config(before.config)
+    try:
+        yield
+    finally:
+        pipeline.scheduler = before
