@@ -18,7 +18,7 @@ class StudyOptions:
 
     Attributes:
         data: ImageFolder tree, ``<class>/<image>``.
-        out: Folder for report.html, report.json, metrics.csv and run.json.
+        out: Folder for report.html, report.json, metrics.csv, nearest.csv and run.json.
         settings: Fields of the API's ``StudySettings``; what is not set is the preset's.
         title: Title of the report.
     """

@@ -119,7 +119,9 @@ def compare(
         ``classes`` (by class id), as ``_figures`` gives them; ``triplets``: ``kind`` ("closest" or
         "random"), ``class_id``, the numbers ``synthetic``, ``training``, ``held_out`` of the images
         in their sets (``held_out`` None where there is none), ``way`` of the training image,
-        ``distance``, ``bits``, ``flagged``.
+        ``distance``, ``bits``, ``flagged``; ``each``, of every synthetic image in their order:
+        number of the training image that is nearest by features, that distance, number of the one
+        that is nearest by hash, bits, whether flagged.
 
     Raises:
         ValueError: If there is no training image, or a feature is not finite.
@@ -142,6 +144,12 @@ def compare(
             for class_id in sorted(set(synthetic.class_ids))
         },
         "triplets": _triplets(synthetic, held_out, ours, flagged, metric, num_shown, seed),
+        "each": [
+            [int(index), _rounded(distance), int(by_bits), int(bits), bool(flag)]
+            for index, distance, by_bits, bits, flag in zip(
+                ours.index, ours.distance, ours.bits_index, ours.bits, flagged, strict=True
+            )
+        ],
     }
 
 

@@ -267,7 +267,10 @@ class StudyDraw:
         )
 
     def measure(self) -> dict[str, Any]:
-        """Quality and nearness of its synthetic images, as ``measure_draw`` gives them."""
+        """Quality and nearness of its synthetic images, as ``measure_draw`` gives them.
+
+        Rows of ``nearest_of_each`` begin with class id and number of the image within its class.
+        """
         path = f"measures/draw-{self._number:02d}.json"
         if not self._work.exists(path):
             self._work.write(path, json.dumps(self._measure()).encode())
@@ -279,27 +282,29 @@ class StudyDraw:
         most = self._study.num_per_class[-1]
         files = read_image_set(ctx.store, ctx.tenant, self._plan().image_set_id, most)
         used = [
-            (class_id, decode_image(data, f"synthetic image {number}"))
+            (class_id, number, decode_image(data, f"synthetic image {number}"))
             for class_id, members in files.items()
             for number, data in enumerate(members)
             if number not in withheld[class_id]
         ]
         source = resolve_feature_space(self._study.feature_space, ctx.settings.models_dir)
-        px = measured_px(source, min(min(image.shape[:2]) for _, image in used))
+        px = measured_px(source, min(min(image.shape[:2]) for *_, image in used))
         progress = self._progress_of("image quality and privacy")
-        return measure_draw(
+        found = measure_draw(
             source,
             self._side("train", px),
             self._kept("test", px),
             (
-                np.stack([center_square(image, 1.0, px) for _, image in used]),
-                [class_id for class_id, _ in used],
+                np.stack([center_square(image, 1.0, px) for *_, image in used]),
+                [class_id for class_id, *_ in used],
             ),
             self.class_ids,
             self._study.seed + self._number,
             ctx.settings.torch_device(),
             lambda done, total: progress("measuring", done, total, {}),
         )
+        rows = zip(used, found["nearest_of_each"], strict=True)
+        return found | {"nearest_of_each": [[*image[:2], *row] for image, row in rows]}
 
     def facts(self) -> dict[str, Any]:
         """What repeats this draw: names, digests, seeds."""

@@ -52,7 +52,8 @@ def measure_draw(
 
     Returns:
         What JSON can hold: ``feature_space``, ``quality`` (``quality_by_class``), ``nearest``
-        (``nearest_training.compare``) and ``gallery`` (its triplets with pictures).
+        (``nearest_training.compare``), ``gallery`` (its triplets with pictures) and
+        ``nearest_of_each`` (its ``each``, with digests instead of numbers).
     """
     space = source.load(device)
     images, synthetic_ids = synthetic
@@ -75,9 +76,14 @@ def measure_draw(
         Cells(test.images, held_out, test.class_ids),
         seed=seed,
     )
+    nearest_of_each = nearest.pop("each")
     return {
         "feature_space": space.to_dict(),
         "quality": quality_by_class((held_out, tested), (ours, drawn), class_ids, seed),
         "gallery": triplet_pictures(nearest.pop("triplets"), images, train.images, test.images),
         "nearest": nearest,
+        "nearest_of_each": [
+            [train.digests[by_features], distance, train.digests[by_bits], bits, flagged]
+            for by_features, distance, by_bits, bits, flagged in nearest_of_each
+        ],
     }

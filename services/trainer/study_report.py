@@ -1,4 +1,4 @@
-"""What a study found, as ``report.json``, ``metrics.csv`` and a page.
+"""What a study found, as ``report.json``, ``metrics.csv``, ``nearest.csv`` and a page.
 
 Figures are means over draws. Their 95 % intervals are over draws and, within each, over test images
 or patients (evaluate.py); differences are paired by draw.
@@ -50,11 +50,14 @@ def study_files(
     content = study_content(spec, study, answers, draws, measures, source)
     gallery = measures[0]["gallery"] if measures else []
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    return {
+    files = {
         "report.json": text.encode(),
         "report.html": render_study(content, gallery).encode(),
         "metrics.csv": metrics_table(content).encode(),
     }
+    if measures:
+        files["nearest.csv"] = nearest_table(draws, measures).encode()
+    return files
 
 
 def study_content(
@@ -149,6 +152,22 @@ def _difference(
         metric: {"mean": d["difference"], "low": d["interval"][0], "high": d["interval"][1]}
         for metric, d in found.items()
     }
+
+
+def nearest_table(draws: Sequence[Mapping[str, Any]], measures: Sequence[Mapping[str, Any]]) -> str:
+    """CSV: of every synthetic image that classifiers learned from, the nearest training images.
+
+    Training images are named by their digests; an image's number is that within its class of the
+    draw's ImageSet.
+    """
+    buffer = io.StringIO()
+    table = csv.writer(buffer, lineterminator="\n")
+    names = ["image_set", "class_id", "number"]
+    names += ["nearest_by_features", "distance", "nearest_by_hash", "bits", "flagged"]
+    table.writerow(names)
+    for draw, found in zip(draws, measures, strict=True):
+        table.writerows([draw["image_set"], *row] for row in found["nearest_of_each"])
+    return buffer.getvalue()
 
 
 def metrics_table(content: Mapping[str, Any]) -> str:

@@ -96,6 +96,8 @@ def test_a_planted_copy_is_flagged_in_every_disguise(
     closest = [each for each in found["triplets"] if each["kind"] == "closest"]
     assert {each["training"] for each in closest if each["flagged"]} == set(planted)
     assert {each["synthetic"] for each in closest[:3]} == {60, 61, 62}
+    assert [row[2] for row in found["each"][60:]] == planted, "nearest by hash"
+    assert [row[4] for row in found["each"]] == [False] * 60 + [True] * 3
 
 
 def test_new_cells_are_as_far_as_held_out_ones_and_none_is_flagged(

@@ -191,6 +191,15 @@ def test_quality_and_privacy_of_every_draw_are_measured_and_shown(
     found = {(row["model"], row["arm"], row["metric"]): row["value"] for row in rows}
     assert float(found["tiny-clip", "synthetic", "kid"]) == kid["mean"]
     assert found["", "privacy", "near_copies:num_released"] == "0"
+    text = store.read(TENANT, "reports", report, "nearest.csv").decode()
+    each = list(csv.DictReader(io.StringIO(text)))
+    drawn = [(draw["image_set"], c, str(n)) for draw in content["draws"] for c in CLASSES
+             for n in range(draw["num_synthetic"] // len(CLASSES))]  # fmt: skip
+    assert [(row["image_set"], row["class_id"], row["number"]) for row in each] == drawn
+    trained_on = set(store.get_manifest(TENANT, "reports", report)["digests"])
+    for row in each:
+        assert {row["nearest_by_features"], row["nearest_by_hash"]} <= trained_on
+        assert float(row["distance"]) >= 0 and 0 <= int(row["bits"]) <= 64
     hidden = study.run(
         begin(store, settings, hide_images=True, **some), job_context(store, settings, "job-2")
     )
