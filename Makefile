@@ -21,8 +21,8 @@ $(STAMP): requirements.lock requirements-uv.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-test: setup ## Runs unit and contract tests.
-	$(BIN)/python -m pytest
+test: setup ## Runs unit and contract tests; unit tests one file a core.
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 e2e: setup ## Starts and stops real stacks, services and edge included; takes minutes.
 	$(BIN)/python -m pytest tests/e2e

@@ -16,6 +16,7 @@ from torch import nn
 
 from models.recipes.augment_batches import augment, zoom_turn_and_shift
 from models.recipes.corpus import Corpus
+from models.recipes.native_bfloat16 import native_bfloat16
 
 BATCH = 96
 WIDTHS = (24, 48, 96, 160)
@@ -81,7 +82,7 @@ def train_cell_features(corpus: Corpus, minutes: float, seed: int) -> CellFeatur
             group["lr"] = peak * min(1, (step + 1) / 50) * 0.5 * (1 + np.cos(np.pi * done))
         pick = rng.choice(len(weights), BATCH, p=weights)
         x = zoom_turn_and_shift(augment(corpus.images[pick], rng, color=0.1), rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        with native_bfloat16():
             logits = model(x.to(memory_format=torch.channels_last)).float()
         loss = nn.functional.cross_entropy(logits, labels[pick], label_smoothing=0.05)
         optimizer.zero_grad(set_to_none=True)

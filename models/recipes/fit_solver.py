@@ -24,6 +24,7 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from models.recipes.export import write_bespoke_solver
 from models.recipes.guided_paths import Paths, Teacher, embed, kept_paths
+from models.recipes.native_bfloat16 import native_bfloat16
 from services.common.bases import decode_latents, encode_prompts, load_pipeline, resolve_base
 from services.generator.presets import PRESETS
 from services.generator.solver import STATE_SIZE, build_solver
@@ -102,13 +103,13 @@ class Coefficients(torch.nn.Module):
 def make_predict(
     pipeline: StableDiffusionPipeline, tokens: torch.Tensor, guidance_scale: float
 ) -> Predict:
-    """Evaluate a base's UNet for prompts (N, T, C), in bfloat16."""
+    """Evaluate a base's UNet for prompts (N, T, C)."""
     nothing = encode_prompts(pipeline, [""]).tokens
 
     def predict(
         x: torch.Tensor, t: torch.Tensor, guided: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        with torch.autocast("cpu", torch.bfloat16):
+        with native_bfloat16():
             if not guided:
                 return pipeline.unet(x, t, tokens).sample.float(), None
             both = torch.cat([tokens, nothing.expand(len(x), -1, -1)])
@@ -129,7 +130,7 @@ def nearness(
     """Mean PSNR in dB of the decoded images to those at the end of ``paths``."""
 
     def pixels(latents: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with native_bfloat16():
             return decode_latents(pipeline, latents).float().clamp(-1, 1)
 
     predict = make_predict(pipeline, tokens[paths.prompts], TEACHER.guidance_scale)

@@ -11,6 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from models.recipes.native_bfloat16 import native_bfloat16
 from services.common.bases import Base, encode_prompts, load_pipeline, resolve_base
 from services.common.cell_classes import class_prompt
 from services.generator.sampler import starting_noise
@@ -76,7 +77,7 @@ def draw_paths(name: str, teacher: Teacher, first: int, num_paths: int, models: 
         scheduler.set_timesteps(teacher.num_steps)  # forgets the batch before
         path = [x]
         for k, t in enumerate(scheduler.timesteps):
-            with torch.autocast("cpu", torch.bfloat16):
+            with native_bfloat16():
                 v = pipeline.unet(torch.cat([x, x]), t, both).sample.float()
             prompted, without = v.chunk(2)
             v = without + teacher.guidance_scale * (prompted - without)

@@ -26,6 +26,7 @@ from torch.func import functional_call
 
 from models.recipes.export import write_accelerator
 from models.recipes.guided_paths import Paths, Teacher, embed, kept_paths
+from models.recipes.native_bfloat16 import native_bfloat16
 from services.common.bases import load_pipeline, resolve_base
 from services.common.lora import (
     ATTENTION,
@@ -131,7 +132,7 @@ def train(
         x, end = paths.points[pick, k].float(), paths.points[pick, k + 1].float()
         target, moved = velocity_to(schedule, k, x, end)
         inputs = (x, schedule.timesteps[k], tokens[paths.prompts[pick]])
-        with torch.autocast("cpu", torch.bfloat16):
+        with native_bfloat16():
             v = predict(summed_weights(unet, named), inputs).sample
         loss = ((v.float() - target) * moved.abs().clamp(min=0.3)).square().mean()
         optimizer.zero_grad(set_to_none=True)

@@ -26,6 +26,7 @@ from diffusers import AutoencoderKL
 from models.recipes.augment_batches import augment, restain
 from models.recipes.cell_features import CellFeatures, train_cell_features
 from models.recipes.corpus import Corpus, join, phantom_corpus, real_corpus
+from models.recipes.native_bfloat16 import native_bfloat16
 
 KL_WEIGHT = 1e-3
 GRADIENT_WEIGHT = 1.0
@@ -92,7 +93,7 @@ def train(
         some = rng.random(len(x)) < RESTAINED_SHARE
         x[some] = restain(x[some], rng, RESTAIN_AMOUNT)
         x = x.to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with native_bfloat16():
             posterior = model.encode(x).latent_dist
             y = model.decode(posterior.sample()).sample
             distance = features.distance(x, y)
@@ -120,7 +121,7 @@ def train(
 
 
 @torch.no_grad()
-@torch.autocast("cpu", torch.bfloat16)
+@native_bfloat16()
 def finish(model: AutoencoderKL, corpus: Corpus, out: Path, record: dict, rescale: bool) -> None:
     """Set the scaling factor so that latents have unit variance, and write the model."""
     model.eval()

@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.recipes.augment_batches import augment, zoom_turn_and_shift
 from models.recipes.corpus import Corpus
+from models.recipes.native_bfloat16 import native_bfloat16
 from models.recipes.train_autoencoder import corpus_parser, load_corpus
 
 BATCH = 96
@@ -65,7 +66,7 @@ def train(corpus: Corpus, out: Path, minutes: float, seed: int) -> None:
         pick = rng.choice(len(weights), BATCH, p=weights)
         x = zoom_turn_and_shift(augment(corpus.images[pick], rng, color=0.1), rng)
         # Backward through torch's fused attention in bfloat16 is four times slower on a CPU.
-        with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
+        with sdpa_kernel(SDPBackend.MATH), native_bfloat16():
             image_features = model.encode_image(x, normalize=True)
             text_features = model.encode_text(tokens, normalize=True)
             logits = model.logit_scale.exp().clamp(max=100) * image_features @ text_features.T

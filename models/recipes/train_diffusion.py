@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from models.recipes.corpus import Corpus
+from models.recipes.native_bfloat16 import native_bfloat16
 from models.recipes.tokenizer import MAX_TOKENS, build_tokenizer
 from models.recipes.train_autoencoder import corpus_parser, load_corpus
 
@@ -92,7 +93,7 @@ def encode_corpus(vae: AutoencoderKL, corpus: Corpus, variants: int) -> torch.Te
             x = images[start : start + 128].float() / 127.5 - 1
             x = torch.rot90(x, k % 4, (2, 3))
             x = x.flip(3) if k >= 4 else x
-            with torch.autocast("cpu", torch.bfloat16):
+            with native_bfloat16():
                 z = vae.encode(x).latent_dist.mode()
             latents[start : start + 128, v] = z.float() * vae.config.scaling_factor
     return latents
@@ -168,7 +169,7 @@ def train(
         unique, inverse = np.unique(tokens[rows].numpy(), axis=0, return_inverse=True)
         noise = torch.randn_like(z)
         t = torch.randint(0, 1000, (BATCH,))
-        with torch.autocast("cpu", torch.bfloat16):
+        with native_bfloat16():
             context = text(torch.from_numpy(unique)).last_hidden_state[inverse.reshape(-1)]
             v = predict(
                 noise_schedule.add_noise(z, noise, t), t, encoder_hidden_states=context

@@ -25,6 +25,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline
 from models.recipes.augment_batches import augment, restain
 from models.recipes.cell_features import CellFeatures, train_cell_features
 from models.recipes.export import forget_paths, record_tiny_decoder
+from models.recipes.native_bfloat16 import native_bfloat16
 from models.recipes.train_autoencoder import (
     RESTAIN_AMOUNT,
     RESTAINED_SHARE,
@@ -131,7 +132,7 @@ def train(
             memory_format=torch.channels_last
         )
         z = examples.latents[pick]
-        with torch.autocast("cpu", torch.bfloat16):
+        with native_bfloat16():
             y = model.decode(z).sample
             distance = features.distance(x, y)
             guess = model.encode(x[: BATCH // 4]).latents

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from services.common.processor import computes_in_bfloat16
 from services.common.settings import CommonSettings
 from services.generator.autoscale import AutoscaleSettings
 
@@ -94,14 +94,4 @@ class GeneratorSettings(CommonSettings):
         if self.generator_dtype != "auto":
             return self.generator_dtype
         cuda = self.generator_device == "cuda" or self.generator_replica_num_gpus > 0
-        return "bfloat16" if cuda or _computes_in_bfloat16() else "float32"
-
-
-def _computes_in_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 numbers itself (x86 and Arm Linux say so)."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    words = set(text.split())
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+        return "bfloat16" if cuda or computes_in_bfloat16() else "float32"

@@ -9,11 +9,13 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from services.common.processor import computes_in_bfloat16
+
 
 @contextmanager
 def mixed_precision(device: torch.device) -> Iterator[None]:
-    """bfloat16 where the hardware multiplies it natively (GPUs, CPUs with AMX or AVX-512 BF16)."""
-    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    """bfloat16 where the hardware multiplies it natively: GPUs, and CPUs that can."""
+    native = device.type == "cuda" or computes_in_bfloat16()
     with plain_attention(device), torch.autocast(device.type, torch.bfloat16, enabled=native):
         yield
 

@@ -1,0 +1,12 @@
+"""The number format of the recipes: bfloat16 where the processor has it."""
+
+from __future__ import annotations
+
+import torch
+
+from services.common.processor import computes_in_bfloat16
+
+
+def native_bfloat16() -> torch.autocast:
+    """Autocast to bfloat16; float32 on a processor that would emulate it, many times slower."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=computes_in_bfloat16())
