@@ -159,6 +159,7 @@ class Supervisor:
             client_certificates=info.client_certificates,
             access_log_path=str(self._files.access_log),
             max_message_bytes=self._settings.max_message_bytes,
+            traces_endpoint=self._settings.traces_endpoint,
         )
         self._edge.start(config)
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cytosynth import traces
 from cytosynth.cli import (
     classification_commands,
     job_commands,
@@ -58,12 +59,23 @@ def root(
     timeout: Annotated[
         float | None, typer.Option(min=0.001, help="Seconds that one call may take.")
     ] = None,
+    traces_endpoint: Annotated[
+        str,
+        typer.Option(
+            envvar="CYTOSYNTH_TRACES_ENDPOINT",
+            help="OTLP gRPC collector that traces of calls go to, as http://host:port.",
+        ),
+    ] = "",
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Keep what is said before the command."""
     set_caller(Caller(tenant, tls_dir, timeout))
+    try:
+        traces.start(traces_endpoint, "client")
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--traces-endpoint") from None
 
 
 for commands in (

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
+from cytosynth.client.call_headers import CallHeaders
 from cytosynth.client.errors import (
     CytosynthError,
     error_from_rpc,
@@ -82,9 +83,10 @@ class Connection:
         self._closed = threading.Event()
         options = _options(loopback=match[1] in ("127.0.0.1", "localhost", "[::1]"))
         if credentials is None:
-            self.channel = grpc.insecure_channel(address, options=options)
+            channel = grpc.insecure_channel(address, options=options)
         else:
-            self.channel = grpc.secure_channel(address, credentials, options=options)
+            channel = grpc.secure_channel(address, credentials, options=options)
+        self.channel = grpc.intercept_channel(channel, CallHeaders())
 
     def call(
         self,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import grpc
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from cytosynth.client.call_headers import REQUEST_ID_KEY
+
 _DETAILS_KEY = "grpc-status-details-bin"
 _REQUEST_ID_KEY = "request_id"
 
@@ -140,7 +142,9 @@ def error_from_status(status: status_pb2.Status, request_id: str = "") -> Cytosy
 def error_from_rpc(error: grpc.RpcError, address: str) -> CytosynthError:
     """Read a failed call; ``address`` is named when nothing answered there."""
     trailers = dict(getattr(error, "trailing_metadata", tuple)() or ())
-    request_id = str(trailers.get(_REQUEST_ID_KEY, ""))
+    # The edge names the request in the headers, or, where it answers itself, in the trailers.
+    headers = dict(getattr(error, "initial_metadata", tuple)() or ()) | trailers
+    request_id = str(headers.get(REQUEST_ID_KEY) or headers.get(_REQUEST_ID_KEY, ""))
     packed = trailers.get(_DETAILS_KEY)
     if isinstance(packed, bytes):
         try:

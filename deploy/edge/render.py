@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -52,6 +53,8 @@ class EdgeConfig:
     calls_per_second: int = 500
     """Calls taken before the answer is RESOURCE_EXHAUSTED; twice as many in a burst."""
     unary_timeout_seconds: int = 120
+    traces_endpoint: str = ""
+    """``http://host:port`` of an OTLP gRPC collector for the edge's spans; empty: none."""
 
 
 def idempotent_paths(service: str) -> str:
@@ -65,7 +68,8 @@ def render(config: EdgeConfig) -> str:
     """The Envoy configuration as YAML.
 
     Raises:
-        ValueError: an upstream is missing or unknown, or client certificates without TLS.
+        ValueError: an upstream is missing or unknown, client certificates without TLS, or the
+            traces' endpoint is malformed.
     """
     if set(config.upstreams) != set(SERVICES):
         raise ValueError(f"upstreams must name {', '.join(SERVICES)}; got {[*config.upstreams]}")
@@ -88,10 +92,21 @@ def render(config: EdgeConfig) -> str:
     values = {name: getattr(config, name) for name in EdgeConfig.__dataclass_fields__}
     values |= {
         "services": services,
+        "traces": _host_and_port(config.traces_endpoint),
+        "request_id_lua": (FOLDER / "request_id.lua").read_text(),
         "deadline_lua": (FOLDER / "deadline.lua").read_text(),
         "tenant_lua": (FOLDER / "tenant.lua").read_text().replace("@MAX_MESSAGE_BYTES@", limit),
     }
     return environment.get_template("envoy.yaml.j2").render(values)
+
+
+def _host_and_port(endpoint: str) -> dict[str, str | int] | None:
+    if not endpoint:
+        return None
+    url = urlsplit(endpoint)
+    if url.scheme != "http" or not url.hostname or not url.port:
+        raise ValueError(f"traces_endpoint is {endpoint!r}; it must be http://host:port")
+    return {"host": url.hostname, "port": url.port}
 
 
 def main() -> None:
@@ -107,6 +122,7 @@ def main() -> None:
     parser.add_argument("--key", type=Path)
     parser.add_argument("--client-ca", type=Path)
     parser.add_argument("--client-certificates", choices=["none", "optional", "required"])
+    parser.add_argument("--traces-endpoint", default="", metavar="http://HOST:PORT")
     arguments = parser.parse_args()
     upstreams = {}
     for upstream in arguments.upstream:
@@ -126,6 +142,7 @@ def main() -> None:
         tls=EdgeTls(*tls_files) if all(tls_files) else None,
         client_certificates=arguments.client_certificates
         or ("required" if all(tls_files) else "none"),
+        traces_endpoint=arguments.traces_endpoint,
     )
     try:
         sys.stdout.write(render(config))

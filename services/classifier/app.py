@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from ray import serve
 
+from cytosynth import traces
 from services.classifier.config import ClassifierSettings
 from services.classifier.models import ModelRegistry
 from services.classifier.service import ClassifierService
@@ -27,6 +28,7 @@ class Classifier(ClassifierService):
 
     def __init__(self, settings: ClassifierSettings) -> None:
         configure_logging()
+        traces.start(settings.traces_endpoint, APP_NAME)
         set_observer(metrics_observer(serve.metrics))
         store = ArtifactStore(settings.store_uri)
         registry = ModelRegistry(store, JobDatabase(settings.database_url), settings)

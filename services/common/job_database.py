@@ -17,6 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from cytosynth.traces import request_id_var, traceparent_var
 from services.common import resource_names
 from services.common.alias_database import AliasDatabase
 from services.common.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
@@ -49,7 +50,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as stored. ``error`` is a ``DomainError.to_dict()``, set when FAILED."""
+    """A job as stored.
+
+    ``error`` is a ``DomainError.to_dict()``, set when FAILED. ``request_id`` and ``traceparent``
+    are those of the call that asked for the job first.
+    """
 
     id: str
     tenant: str
@@ -68,6 +73,8 @@ class Job:
     create_time: datetime
     update_time: datetime
     cancel_requested: bool
+    request_id: str = ""
+    traceparent: str = ""
 
     @property
     def name(self) -> str:
@@ -97,6 +104,8 @@ class JobDatabase(AliasDatabase):
     ) -> Job:
         """A new PENDING job, or the one that the same key made before.
 
+        The job is the work of the request that the calling thread works for.
+
         Raises:
             InvalidArgument: If the key is too long.
             AlreadyExists: If the key was used for something else.
@@ -121,6 +130,8 @@ class JobDatabase(AliasDatabase):
             "attempts": 0,
             "losses": 0,
             "cancel_requested": False,
+            "request_id": request_id_var.get(),
+            "traceparent": traceparent_var.get(),
             "create_time": now,
             "update_time": now,
             **_columns(Progress()),

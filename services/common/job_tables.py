@@ -35,6 +35,9 @@ jobs = sa.Table(
     sa.Column("losses", sa.Integer, nullable=False),
     sa.Column("cancel_requested", sa.Boolean, nullable=False),
     sa.Column("lease_owner", sa.Text),
+    # Of the call that asked for the job; empty: not known.
+    sa.Column("request_id", sa.String(64), nullable=False, server_default=""),
+    sa.Column("traceparent", sa.String(64), nullable=False, server_default=""),
     # Times are seconds since 1970, UTC.
     sa.Column("lease_expires", sa.Double),
     sa.Column("create_time", sa.Double, nullable=False),

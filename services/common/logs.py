@@ -9,7 +9,10 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-request_id_var: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
+from cytosynth.traces import request_id_var, trace_id
+
+__all__ = ["JsonFormatter", "configure_logging", "request_id_var", "tenant_var"]
+
 tenant_var: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="")
 
 
@@ -26,6 +29,8 @@ class JsonFormatter(logging.Formatter):
         }
         if request_id := request_id_var.get():
             line["request_id"] = request_id
+        if trace := trace_id():
+            line["trace_id"] = trace
         if tenant := tenant_var.get():
             line["tenant"] = tenant
         line.update(getattr(record, "fields", {}))

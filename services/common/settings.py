@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from cytosynth.traces import check_endpoint
+
 PREFIX = "CYTOSYNTH_"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -67,6 +69,12 @@ class CommonSettings(BaseSettings):
     """Diffusion base used when a request names none."""
     default_clip: str = "cyto-clip"
     """CLIP base used when a request names none."""
+    traces_endpoint: str = ""
+    """Where traces go: ``http://host:port`` of an OTLP gRPC collector near by; empty: nowhere.
+
+    The client, the edge, the services and the job runners all read this one setting. Empty, nothing
+    of OpenTelemetry is loaded and nothing is sent (``docs/traces.md``).
+    """
 
     @field_validator("store_uri")
     @classmethod
@@ -85,6 +93,11 @@ class CommonSettings(BaseSettings):
         if backend not in ("sqlite", "postgresql"):
             raise ValueError("must be a sqlite:/// or postgresql+psycopg:// URL")
         return url
+
+    @field_validator("traces_endpoint")
+    @classmethod
+    def _traces_go_to_a_collector(cls, endpoint: str) -> str:
+        return check_endpoint(endpoint)
 
     @classmethod
     def variables(cls) -> list[str]:

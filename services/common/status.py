@@ -31,6 +31,7 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 
+from cytosynth import traces
 from services.common import errors, resource_names
 from services.common.logs import request_id_var, tenant_var
 from services.common.status_table import to_status
@@ -39,9 +40,11 @@ DETAILS_TRAILER = "grpc-status-details-bin"
 TENANT_HEADER = "x-cytosynth-tenant"
 REQUEST_ID_HEADER = "x-request-id"
 TIMEOUT_HEADER = "x-envoy-expected-rq-timeout-ms"
+TRACEPARENT_HEADER = "traceparent"
 DEFAULT_TENANT = "local"
 _logger = logging.getLogger("cytosynth.calls")
 CODES = {code.value[0]: code for code in grpc.StatusCode}
+_NUMBERS = {code.name: code.value[0] for code in grpc.StatusCode}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -197,6 +200,12 @@ class _Run:
         self.num_messages = 0
         self.status: status_pb2.Status | None = None
 
+    def open_span(self, service: str, method: str) -> traces.Span:
+        """The span of this call, below the one that the caller names."""
+        name = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+        parent = str(self._headers.get(TRACEPARENT_HEADER, ""))
+        return traces.open_span(f"{service}/{method}", "SERVER", parent, name)
+
     def call(self) -> Call:
         tenant = self._headers.get(TENANT_HEADER, DEFAULT_TENANT)
         if not isinstance(tenant, str) or not resource_names.is_id(tenant):
@@ -270,6 +279,9 @@ def _running(servicer: Any, method: str, grpc_context: Any) -> Iterator[_Run]:
     """Times and logs a call; swallows its failure into ``run.status``."""
     run = _Run(grpc_context)
     request_id_var.set(run.request_id)
+    service = type(servicer).__name__
+    span = run.open_span(service, method)
+    traces.traceparent_var.set(span.traceparent)
     started, code = time.monotonic(), "OK"
     try:
         yield run
@@ -281,7 +293,6 @@ def _running(servicer: Any, method: str, grpc_context: Any) -> Iterator[_Run]:
         code = CODES[run.status.code].name
     finally:
         seconds = time.monotonic() - started
-        service = type(servicer).__name__
         fields = {
             "service": service,
             "method": method,
@@ -294,6 +305,10 @@ def _running(servicer: Any, method: str, grpc_context: Any) -> Iterator[_Run]:
         _logger.info("call", extra={"fields": fields})
         for observe in _observers:
             observe(CallRecord(service, method, code, seconds, run.num_messages))
+        span.set(
+            {"cytosynth.num_messages": run.num_messages, "rpc.grpc.status_code": _NUMBERS[code]}
+        )
+        span.end(code)
 
 
 async def _messages(request_stream: Any, run: _Run) -> AsyncIterator[Any]:

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
@@ -20,10 +21,11 @@ from ray.exceptions import RayActorError, RayError, RayTaskError, WorkerCrashedE
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from cytosynth import traces
 from services.common.artifact_store import ArtifactStore
 from services.common.backpressure import bound_streams
 from services.common.errors import DomainError, Unavailable
-from services.common.logs import configure_logging
+from services.common.logs import configure_logging, request_id_var, tenant_var
 from services.common.status import metrics_observer, set_observer
 from services.generator.autoscale import (
     BACKLOG_METRIC,
@@ -53,6 +55,7 @@ class SamplerReplica:
     def __init__(self, settings: GeneratorSettings) -> None:
         """Load the default base and draw once, so that a ready replica is a warm one."""
         configure_logging()
+        traces.start(settings.traces_endpoint, "sampler")
         # torch and diffusers take 10 s and 600 MB: imported here, where they are used.
         from services.generator.draw import Drawer
 
@@ -64,7 +67,7 @@ class SamplerReplica:
     async def draw(self, shard: Shard) -> AsyncGenerator[list[DrawnImage], None]:
         """Stream a shard's images in order."""
         started, is_first = time.monotonic(), True
-        async with contextlib.aclosing(self._drawer.draw(shard)) as batches:
+        async with _working_for(shard), contextlib.aclosing(self._drawer.draw(shard)) as batches:
             async for images in batches:
                 if is_first:
                     self._metrics.first_image(shard.plan, time.monotonic() - started)
@@ -82,6 +85,21 @@ class SamplerReplica:
         """For Serve's autoscaling."""
         rates = [engine.evaluations_per_second for engine in self._drawer.engines]
         return {THROUGHPUT_METRIC: max(rates, default=0.0)}
+
+
+@contextlib.asynccontextmanager
+async def _working_for(shard: Shard) -> AsyncGenerator[None, None]:
+    """Log lines and a span of the request that the shard belongs to."""
+    request_id_var.set(shard.request_id)
+    tenant_var.set(shard.plan.tenant)
+    about: dict[str, traces.Value] = {
+        "cytosynth.base": shard.plan.base,
+        "cytosynth.first_index": shard.first,
+        "cytosynth.num_images": shard.end - shard.first,
+        "cytosynth.num_steps": shard.plan.sampler.num_steps,
+    }
+    with traces.span("draw shard", "INTERNAL", shard.traceparent, about):
+        yield
 
 
 class _SamplerMetrics:
@@ -173,6 +191,7 @@ class Generator(GeneratorService):
 
     def __init__(self, settings: GeneratorSettings, samplers: DeploymentHandle) -> None:
         configure_logging()
+        traces.start(settings.traces_endpoint, APP_NAME)
         bound_streams()
         set_observer(metrics_observer(serve.metrics))
         super().__init__(settings, self._stream)
@@ -212,7 +231,11 @@ class Generator(GeneratorService):
         tenant = shard.plan.tenant
         entrance = contextlib.nullcontext() if shard.plan.interactive else self._gate.inside(tenant)
         async with entrance:
-            batches = self._draw.remote(shard)
+            origin = {
+                "request_id": request_id_var.get(),
+                "traceparent": traces.traceparent_var.get(),
+            }
+            batches = self._draw.remote(replace(shard, **origin))
             try:
                 async for batch in batches:
                     yield batch

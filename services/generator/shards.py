@@ -24,11 +24,18 @@ _LONGEST_PAUSE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Shard:
-    """The images ``first`` to ``end - 1`` of a plan."""
+    """The images ``first`` to ``end - 1`` of a plan.
+
+    Attributes:
+        request_id: Of the call that the images are for, for logs.
+        traceparent: The span that waits for them; empty: none.
+    """
 
     plan: SynthesisPlan
     first: int
     end: int
+    request_id: str = ""
+    traceparent: str = ""
 
 
 DrawShard = Callable[[Shard], AsyncGenerator[list[DrawnImage], None]]

@@ -13,6 +13,7 @@ import time
 
 from ray import serve
 
+from cytosynth import traces
 from services.common.artifact_store import ArtifactStore
 from services.common.job_database import JobDatabase, migrate
 from services.common.logs import configure_logging
@@ -34,6 +35,7 @@ class Trainer(TrainerService):
 
     def __init__(self, settings: TrainerSettings) -> None:
         configure_logging()
+        traces.start(settings.traces_endpoint, APP_NAME)
         set_observer(metrics_observer(serve.metrics))
         migrate(settings.database_url)
         self._work_came = threading.Event()

@@ -7,6 +7,7 @@ runner that dies between writing the result and saying so does not make it twice
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import gc
 import importlib
 import logging
@@ -20,10 +21,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from cytosynth import traces
 from services.common import resource_names
 from services.common.artifact_store import ArtifactStore
 from services.common.errors import Cancelled, DataLoss, DomainError, NotFound, Unavailable
 from services.common.job_database import Job, JobDatabase, LeaseLost, Progress
+from services.common.logs import tenant_var
 from services.common.resource_names import ADAPTERS, CLASSIFIERS, JOBS, REPORTS
 from services.trainer.config import TrainerSettings
 
@@ -149,7 +152,12 @@ class Heart:
         self._stop, self._cancelled, self._lost = (threading.Event() for _ in range(3))
         self._progress = Progress(phase="starting")
         self._phase_start = (time.monotonic(), 0)
-        self._thread = threading.Thread(target=self._beat, name=f"heart-{job.id}", daemon=True)
+        self._thread = threading.Thread(
+            target=contextvars.copy_context().run,
+            args=(self._beat,),
+            name=f"heart-{job.id}",
+            daemon=True,
+        )
 
     def __enter__(self) -> Heart:
         self._thread.start()
@@ -211,10 +219,38 @@ class Heart:
 def run_job(
     job: Job, owner: str, database: JobDatabase, store: ArtifactStore, settings: TrainerSettings
 ) -> None:
-    """Runs one leased job to its end and stores how it ended; raises nothing."""
+    """Runs one leased job to its end and stores how it ended; raises nothing.
+
+    Its log lines, its calls and its span belong to the request that asked for it.
+    """
+    contextvars.copy_context().run(_run_for_request, job, owner, database, store, settings)
+
+
+def _run_for_request(
+    job: Job, owner: str, database: JobDatabase, store: ArtifactStore, settings: TrainerSettings
+) -> None:
+    traces.request_id_var.set(job.request_id)
+    tenant_var.set(job.tenant)
+    about: dict[str, traces.Value] = {
+        "cytosynth.job": job.name,
+        "cytosynth.job.kind": job.kind,
+        "cytosynth.job.attempt": job.attempts,
+    }
+    with traces.span(f"job {job.kind}", "CONSUMER", job.traceparent, about) as span:
+        span.end(_run(job, owner, database, store, settings))
+    traces.flush()  # a runner may be gone the next moment
+
+
+def _run(
+    job: Job, owner: str, database: JobDatabase, store: ArtifactStore, settings: TrainerSettings
+) -> str:
+    """How the attempt ended, as the name of a gRPC status."""
     log.info("jobs/%s (%s) begins, attempt %d", job.id, job.kind, job.attempts)
     try:
-        with Heart(database, job, owner, settings) as heart, _stored_failure(job, owner, database):
+        with (
+            Heart(database, job, owner, settings) as heart,
+            _stored_failure(job, owner, database) as ending,
+        ):
             module, kind = KINDS[job.kind]
             if not store.exists(job.tenant, kind, job.id):
                 checkpoints = Checkpoints(store, database, job, owner, settings.checkpoint_seconds)
@@ -229,28 +265,37 @@ def run_job(
             log.info("jobs/%s succeeded", job.id)
     except LeaseLost:
         log.warning("jobs/%s went to another runner", job.id)
-        return
+        return "ABORTED"
     except Exception:
         # The database itself is away: the lease lapses and somebody takes the job up again.
         log.exception("jobs/%s: its end could not be stored", job.id)
-        return
+        return "INTERNAL"
     try:
         if database.get(job.tenant, job.id).is_final:
             forget_checkpoints(store, job.tenant, job.id)
     except Exception:
         log.exception("checkpoints of jobs/%s could not be removed", job.id)
+    return ending.code
+
+
+@dataclass
+class _Ending:
+    code: str = "OK"
 
 
 @contextlib.contextmanager
-def _stored_failure(job: Job, owner: str, database: JobDatabase) -> Iterator[None]:
+def _stored_failure(job: Job, owner: str, database: JobDatabase) -> Iterator[_Ending]:
+    ending = _Ending()
     try:
-        yield
+        yield ending
     except LeaseLost:
         raise
-    except Cancelled:
+    except Cancelled as error:
+        ending.code = error.code
         database.cancelled(job.id, owner)
         log.info("jobs/%s cancelled", job.id)
     except Unavailable as error:
+        ending.code = error.code
         if job.attempts < MAX_UNAVAILABLE_ATTEMPTS:
             log.warning("jobs/%s is put back: %s", job.id, error)
             time.sleep(min(10.0, error.retry_after_seconds))
@@ -258,9 +303,11 @@ def _stored_failure(job: Job, owner: str, database: JobDatabase) -> Iterator[Non
         else:
             database.fail(job.id, owner, error.to_dict())
     except DomainError as error:
+        ending.code = error.code
         log.warning("jobs/%s failed: %s", job.id, error)
         database.fail(job.id, owner, error.to_dict())
     except Exception:
+        ending.code = "INTERNAL"
         log.exception("jobs/%s failed", job.id)
         problem = f"internal error while running jobs/{job.id}; the server's log has the details"
         database.fail(job.id, owner, DomainError(problem).to_dict())

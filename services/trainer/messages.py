@@ -140,7 +140,7 @@ def job_message(job: Job) -> job_pb2.Job:
     message.create_time.FromDatetime(job.create_time)
     message.update_time.FromDatetime(job.update_time)
     if job.error is not None:
-        message.error.CopyFrom(to_status(DomainError.from_dict(job.error)))
+        message.error.CopyFrom(to_status(DomainError.from_dict(job.error), job.request_id))
     return message
 
 

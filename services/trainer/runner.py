@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 
+from cytosynth import traces
 from services.common.artifact_store import ArtifactStore
 from services.common.job_database import JobDatabase
 from services.common.logs import configure_logging
@@ -34,6 +35,7 @@ class JobRunner:
 
     def __init__(self, settings: TrainerSettings) -> None:
         configure_logging()
+        traces.start(settings.traces_endpoint, "job-runner")
         self._settings = settings
         self._self = ray.get_runtime_context().current_actor
         threads = settings.runner_num_threads or min(_MOST_THREADS, len(os.sched_getaffinity(0)))

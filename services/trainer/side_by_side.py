@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextvars import copy_context
 
 MOST_WORKERS = 8
 
@@ -52,7 +53,8 @@ def run_side_by_side(
             raise
 
     with ThreadPoolExecutor(workers, "training", initializer=_take_one_core) as pool:
-        futures = [pool.submit(do, part) for part in parts]
+        # Each part works for the same request as this thread, in a context of its own.
+        futures = [pool.submit(copy_context().run, do, part) for part in parts]
         wait(futures, return_when=FIRST_EXCEPTION)
     errors = [error for future in futures if (error := future.exception()) is not None]
     if errors:

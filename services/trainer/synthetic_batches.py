@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -72,7 +73,10 @@ class SyntheticPool:
         self._failure: BaseException | None = None
         self._stopping = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._pull, name="synthetic-images", daemon=True)
+        # The calls are made for the request that this thread works for.
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._pull,), name="synthetic-images", daemon=True
+        )
 
     def __enter__(self) -> SyntheticPool:
         self._thread.start()
