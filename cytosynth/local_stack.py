@@ -56,7 +56,8 @@ DEFAULT_PORT = 50051
 ProgressCallback = Callable[[str, float], None]
 """Called with what the stack is doing now and the seconds since `up` began."""
 _LOG_TAIL_LINES = 15
-_STOP_SECONDS = 30.0
+# A job's checkpoint (20 s), the end of Ray (15 s), and some for a busy machine.
+_STOP_SECONDS = 60.0
 
 
 @dataclass(frozen=True)

@@ -106,9 +106,15 @@ class Supervisor:
         self._tell("ready", phase="ready")
         self._watch()
 
-    def stop(self) -> None:
-        """Ends every process of the stack but this one."""
+    def stop(self, in_order: bool) -> None:
+        """Ends every process of the stack but this one.
+
+        Args:
+            in_order: Whether the parts are well, so that running jobs can be given back first.
+        """
         self._tell("stopping", phase="stopping")
+        if in_order and self._ray_started:
+            self._drain_jobs()
         self._edge.stop()
         if self._ray_started:
             threading.Thread(target=self._stop_ray, daemon=True).start()
@@ -125,6 +131,19 @@ class Supervisor:
         token, session = self._files.token, os.getpid()
         left = stack_processes.stack_processes(token, session, self._files.root)
         stack_processes.end([one for one in left if one.pid != but], grace_seconds=2.0)
+
+    def _drain_jobs(self) -> None:
+        # Before the edge goes: a job that pulls synthetic images would take its end for a loss.
+        from services.trainer.config import TrainerSettings
+        from services.trainer.runner import drain_runners
+
+        try:
+            settings = TrainerSettings.load()
+            if settings.drain_seconds:
+                self._tell("waiting for running jobs to save a checkpoint")
+                drain_runners(settings.num_runners, settings.drain_seconds)
+        except Exception:
+            logger.exception("the job runners were not drained; their leases will lapse")
 
     def _stop_ray(self) -> None:
         import ray
@@ -280,12 +299,13 @@ def main() -> int:
     if info is None:
         logger.error("%s is missing: start the stack with 'cytosynth up'", files.state)
         return 2
-    supervisor = None
+    supervisor, in_order = None, False
     try:
         supervisor = Supervisor(files, info, arguments.apps)
         supervisor.run()
     except _Stop:
         logger.info("asked to stop")
+        in_order = True
         return 0
     except (StackFailed, EdgeFailed, SettingsError) as error:
         logger.error("%s", error)
@@ -296,7 +316,7 @@ def main() -> int:
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if supervisor:
-            supervisor.stop()
+            supervisor.stop(in_order)
         files.state.unlink(missing_ok=True)
         logger.info("stopped")
     return 0

@@ -32,7 +32,10 @@ PRIORITIES = {
 }
 # A stream that lives longer is asked for again at the next index.
 STREAM_SECONDS = 600.0
+# In a row, without an image between them: before the first image, and once images have come, when
+# it is long enough (five minutes) to sit through a restart of the whole stack.
 MAX_FAILURES = 10
+MAX_FAILURES_UNDER_WAY = 66
 # What a lost replica, a restarted edge or a closed connection looks like from here.
 _BROKEN = frozenset({"UNAVAILABLE", "INTERNAL", "ABORTED", "UNKNOWN", "CANCELLED"})
 
@@ -121,12 +124,14 @@ class GeneratorClient(ServiceClient):
         priority: str = "",
         first_index: int = 0,
         image_format: str = "png",
-        max_failures: int = MAX_FAILURES,
+        max_failures: int | None = None,
     ) -> Iterator[SyntheticImage]:
         """Stream images from ``first_index`` to the end, in order, each exactly once.
 
         A broken stream is taken up again at the next index, after 0.2 s, 0.4 s … 5 s. Gives up
-        after ``max_failures`` failures in a row without an image between them. Closing the
+        after ``max_failures`` failures in a row without an image between them; by default that
+        is 10 (half a minute) before the first image has come and 66 (five minutes), the time of a
+        restart, after it. Closing the
         iterator cancels the work on the server.
 
         Args:
@@ -186,9 +191,9 @@ class GeneratorClient(ServiceClient):
         self,
         request: generator_pb2.SynthesizeRequest,
         expected: _Expected,
-        max_failures: int,
+        max_failures: int | None,
     ) -> Iterator[SyntheticImage]:
-        num_failures = 0
+        num_failures, first_index = 0, expected.next_index
         while True:
             request.first_index = expected.next_index
             call = None
@@ -220,7 +225,9 @@ class GeneratorClient(ServiceClient):
             if self._connection.closed or not _may_resume(failure, made_progress):
                 raise failure
             num_failures += 1
-            if num_failures >= max_failures:
+            under_way = expected.next_index > first_index
+            most = max_failures or (MAX_FAILURES_UNDER_WAY if under_way else MAX_FAILURES)
+            if num_failures >= most:
                 raise CytosynthError(
                     failure.code,
                     f"gave up at image {expected.next_index} of {expected.total} after "

@@ -134,6 +134,18 @@ class ArtifactStore:
                 manifests.append(self.get_manifest(tenant, kind, id))
         return sorted(manifests, key=lambda m: (m["create_time"], m["name"]), reverse=True)
 
+    def tenants(self) -> Paths:
+        """Names of all tenants that have anything here, sorted."""
+        return self._ids("tenants")
+
+    def folders(self, tenant: str, kind: str) -> Paths:
+        """Ids of the tenant's artifacts of this kind, drafts and half-deleted ones included."""
+        return self._ids(f"tenants/{_checked(tenant)}/{kind}")
+
+    def is_being_deleted(self, tenant: str, kind: str, id: str) -> bool:
+        """Whether a deletion of it was begun and not finished."""
+        return self._files.has(f"{self._folder(tenant, kind, id)}/{DELETING}")
+
     def delete(self, tenant: str, kind: str, id: str) -> dict[str, Any]:
         """Removes the artifact and looks every object up again.
 

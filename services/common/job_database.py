@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from cytosynth.traces import request_id_var, traceparent_var
 from services.common import resource_names
-from services.common.alias_database import AliasDatabase
 from services.common.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
-from services.common.job_tables import jobs, migrate, open_engine
+from services.common.job_tables import jobs, open_engine
+from services.common.migrate import migrate
+from services.common.operator_database import OperatorDatabase, no_drain
 
-__all__ = ["FINAL_STATES", "Job", "JobDatabase", "LeaseLost", "Progress", "migrate"]
+__all__ = ["FINAL_STATES", "Asked", "Job", "JobDatabase", "LeaseLost", "Progress", "migrate"]
 
 PENDING, RUNNING = "PENDING", "RUNNING"
 SUCCEEDED, FAILED, CANCELLED = "SUCCEEDED", "FAILED", "CANCELLED"
@@ -35,6 +36,13 @@ _MAX_KEY_LENGTH = 128
 
 class LeaseLost(Exception):
     """The runner no longer holds the job and must not write anything more for it."""
+
+
+class Asked(NamedTuple):
+    """What a job's runner is asked to do: end it for good, or give it back for a while."""
+
+    cancel: bool
+    drain: bool
 
 
 @dataclass(frozen=True)
@@ -87,8 +95,8 @@ class Job:
         return self.state in FINAL_STATES
 
 
-class JobDatabase(AliasDatabase):
-    """All tenants' jobs and aliases. Safe to share between threads."""
+class JobDatabase(OperatorDatabase):
+    """All tenants' jobs and aliases, and operators' notes. Safe to share between threads."""
 
     def __init__(self, database_url: str, clock: Callable[[], float] = time.time) -> None:
         """Opens a migrated database.
@@ -166,6 +174,18 @@ class JobDatabase(AliasDatabase):
         with self._engine.connect() as connection:
             return [_job(row) for row in connection.execute(query)]
 
+    def all_jobs(self) -> Iterator[Job]:
+        """Every tenant's jobs, oldest first."""
+        query = sa.select(jobs).order_by(jobs.c.create_time, jobs.c.id)
+        with self._engine.connect() as connection:
+            for row in connection.execute(query):
+                yield _job(row)
+
+    def num_held(self) -> int:
+        """Jobs that a runner works on now, of all tenants."""
+        held = sa.and_(jobs.c.state == RUNNING, jobs.c.lease_expires >= self._clock())
+        return int(self._one(sa.select(sa.func.count()).where(held))[0])
+
     def has_work(self) -> bool:
         """Whether ``lease`` would find a job now."""
         return self._one(self._leasable(self._clock()).limit(1)) is not None
@@ -173,6 +193,7 @@ class JobDatabase(AliasDatabase):
     def lease(self, owner: str, seconds: float) -> Job | None:
         """Takes up the oldest job that nobody works on, for ``seconds`` from now.
 
+        While a drain is on there is nothing to do.
         A job whose runner was lost for the fifth time fails instead of going round again.
 
         Args:
@@ -213,19 +234,20 @@ class JobDatabase(AliasDatabase):
 
     def heartbeat(
         self, id: str, owner: str, seconds: float, progress: Progress | None = None
-    ) -> bool:
+    ) -> Asked:
         """Renews the lease and stores progress.
 
         Returns:
-            Whether the job is asked to stop.
+            What the job is asked to do.
 
         Raises:
             LeaseLost: If the job is no longer this owner's.
         """
         changes = {} if progress is None else _columns(progress)
         self._as_owner(id, owner, lease_expires=self._clock() + seconds, **changes)
-        row = self._one(sa.select(jobs.c.cancel_requested).where(jobs.c.id == id))
-        return bool(row is not None and row.cancel_requested)
+        query = sa.select(jobs.c.cancel_requested, no_drain()).where(jobs.c.id == id)
+        row = self._one(query)
+        return Asked(bool(row[0]), not row[1]) if row is not None else Asked(False, False)
 
     def save_checkpoint(self, id: str, owner: str, uri: str) -> None:
         """Stores where to continue from; raises LeaseLost."""
@@ -269,7 +291,8 @@ class JobDatabase(AliasDatabase):
         return _job(self._one(query))
 
     def _leasable(self, now: float) -> sa.Select[Any]:
-        return sa.select(jobs).where(_unheld(now)).order_by(jobs.c.create_time, jobs.c.id)
+        unheld = sa.select(jobs).where(_unheld(now), no_drain())
+        return unheld.order_by(jobs.c.create_time, jobs.c.id)
 
     def _as_owner(self, id: str, owner: str, **changes: Any) -> None:
         mine = (jobs.c.id == id, jobs.c.state == RUNNING, jobs.c.lease_owner == owner)

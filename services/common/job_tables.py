@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +56,28 @@ alias_history = sa.Table(
     sa.Column("rollback_time", sa.Double),
 )
 
+# While a row is here nobody takes up a job, and running jobs are given back (drain).
+drains = sa.Table(
+    "drains",
+    metadata,
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("create_time", sa.Double, nullable=False),
+)
+
+# What a client had deleted: written before the deletion begins, so that a restored backup in which
+# the artifact is still there is recognised.
+deletions = sa.Table(
+    "deletions",
+    metadata,
+    sa.Column("tenant", sa.String(63), primary_key=True),
+    sa.Column("name", sa.String(127), primary_key=True),
+    sa.Column("request_time", sa.Double, nullable=False),
+    # Of the proof; empty and 0 until the artifact is gone.
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("num_objects", sa.BigInteger, nullable=False),
+)
+
 
 def open_engine(database_url: str) -> sa.Engine:
     """An engine for the job database; SQLite waits for writers instead of failing at once."""
@@ -78,31 +97,3 @@ def open_engine(database_url: str) -> sa.Engine:
         cursor.close()
 
     return engine
-
-
-def migrate(database_url: str) -> None:
-    """Brings the database to the newest schema; several processes may call it at once."""
-    import alembic.command
-    import alembic.config
-
-    config = alembic.config.Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    engine = open_engine(database_url)
-    try:
-        with _only_one(engine), engine.begin() as connection:
-            config.attributes["connection"] = connection
-            alembic.command.upgrade(config, "head")
-    finally:
-        engine.dispose()
-
-
-@contextlib.contextmanager
-def _only_one(engine: sa.Engine) -> Iterator[None]:
-    if engine.url.get_backend_name() == "sqlite":
-        with open(f"{engine.url.database}.migrate.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        return
-    with engine.connect() as connection:  # held until closed
-        connection.execute(sa.text("SELECT pg_advisory_lock(6732987401)"))
-        yield

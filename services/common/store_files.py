@@ -27,8 +27,13 @@ class StoreFiles:
         return f"{self._root}/{path}"
 
     def has(self, path: str) -> bool:
-        """Whether this file is there."""
-        return bool(self._fs.isfile(self.full_path(path)))
+        """Whether this file is there; a store that cannot be asked raises its own error."""
+        # Not fsspec's isfile, which takes any failure for absence: no proof of a deletion.
+        try:
+            found = self._fs.info(self.full_path(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return bool(found["type"] == "file")
 
     def read(self, path: str) -> bytes:
         """A file; raises FileNotFoundError."""

@@ -22,6 +22,8 @@ class TrainerSettings(CommonSettings):
     checkpoint_seconds: float = Field(default=20.0, ge=0, le=86400)
     #: An idle runner gives its memory back after this many seconds.
     runner_idle_seconds: float = Field(default=60.0, ge=1, le=86400)
+    #: How long the local stack waits, when it is stopped, for running jobs to save a checkpoint.
+    drain_seconds: float = Field(default=20.0, ge=0, le=3600)
     #: CPU and GPU share that one runner books with Ray, and how many runners there may be.
     runner_num_cpus: float = Field(default=1.0, ge=0, le=512)
     runner_num_gpus: float = Field(default=0.0, ge=0, le=64)

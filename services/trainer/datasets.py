@@ -10,8 +10,10 @@ import numpy as np
 
 from services.common import resource_names
 from services.common.artifact_store import ArtifactStore
+from services.common.deletions import delete_artifact
 from services.common.errors import NotFound
 from services.common.images import center_square, decode_image
+from services.common.job_database import JobDatabase
 from services.common.resource_names import DATASETS
 from services.trainer.config import TrainerSettings
 
@@ -42,7 +44,9 @@ def image_home(manifest: dict[str, Any]) -> str:
     return resource_names.parse(DATASETS, name, "dataset")
 
 
-def delete_dataset(store: ArtifactStore, tenant: str, dataset_id: str) -> dict[str, Any]:
+def delete_dataset(
+    store: ArtifactStore, database: JobDatabase, tenant: str, dataset_id: str
+) -> dict[str, Any]:
     """Deletes a dataset, and before it every split that was drawn again of its images.
 
     Returns:
@@ -51,8 +55,9 @@ def delete_dataset(store: ArtifactStore, tenant: str, dataset_id: str) -> dict[s
     name = resource_names.build(DATASETS, dataset_id)
     for manifest in store.list(tenant, DATASETS):
         if manifest["body"].get("images_of") == name:
-            store.delete(tenant, DATASETS, resource_names.parse(DATASETS, manifest["name"], "name"))
-    return store.delete(tenant, DATASETS, dataset_id)
+            split_id = resource_names.parse(DATASETS, manifest["name"], "name")
+            delete_artifact(store, database, tenant, DATASETS, split_id)
+    return delete_artifact(store, database, tenant, DATASETS, dataset_id)
 
 
 def usable_classes(manifest: dict[str, Any]) -> list[str]:

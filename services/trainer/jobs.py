@@ -29,10 +29,11 @@ from services.common.job_database import Job, JobDatabase, LeaseLost, Progress
 from services.common.logs import tenant_var
 from services.common.resource_names import ADAPTERS, CLASSIFIERS, JOBS, REPORTS
 from services.trainer.config import TrainerSettings
+from services.trainer.draining import Drained, DrainRequest
 
 log = logging.getLogger(__name__)
 
-#: ``progress(phase, step, total_steps, metrics)``; raises Cancelled or LeaseLost.
+#: ``progress(phase, step, total_steps, metrics)``; raises Cancelled, Drained or LeaseLost.
 ProgressFn = Callable[[str, int, int, dict[str, float]], None]
 
 #: Module with ``run(spec, context) -> artifact id``, and the kind of artifact that it makes.
@@ -59,14 +60,18 @@ class Checkpoints:
         job: Job,
         owner: str,
         least_seconds: float,
+        drain: DrainRequest | None = None,
     ) -> None:
         """Opens the checkpoints of ``job``; ``least_seconds`` is the time between two."""
+        self._drain = drain or DrainRequest()
         self._store, self._database, self._job, self._owner = store, database, job, owner
         self._current = job.checkpoint
         self._least_seconds, self._last = least_seconds, time.monotonic()
 
     def due(self) -> bool:
-        """Whether the last checkpoint is so long ago that another is worth its time."""
+        """Whether to save: the last is long ago, or the job is about to be given back."""
+        if self._drain.checkpoint_wanted():
+            return True
         return time.monotonic() - self._last >= self._least_seconds
 
     def load(self) -> tuple[dict[str, Any], dict[str, bytes]] | None:
@@ -105,6 +110,7 @@ class Checkpoints:
             self._store.delete(tenant, JOBS, id)
             raise
         self._last = time.monotonic()
+        self._drain.saved()
         previous, self._current = self._current, id
         if previous:
             with contextlib.suppress(NotFound):
@@ -125,7 +131,8 @@ class JobContext:
     """What the code of a job gets: where to read, write, report and resume.
 
     ``progress(phase, step, total_steps, metrics)`` must be called at least once per optimizer
-    step; it raises Cancelled when a cancel was asked and LeaseLost when another runner took over.
+    step; it raises Cancelled when a cancel was asked, Drained when the job is to be given back and
+    LeaseLost when another runner took over.
     The result is to be stored under ``artifact_id``.
     """
 
@@ -143,11 +150,18 @@ class JobContext:
 
 
 class Heart:
-    """Keeps a job's lease alive from a thread of its own, and passes a cancel on."""
+    """Keeps a job's lease alive from a thread of its own, and passes a cancel or a drain on."""
 
     def __init__(
-        self, database: JobDatabase, job: Job, owner: str, settings: TrainerSettings
+        self,
+        database: JobDatabase,
+        job: Job,
+        owner: str,
+        settings: TrainerSettings,
+        stop: threading.Event | None = None,
     ) -> None:
+        """``stop`` is set when the runner itself shall end."""
+        self.drain, self._end = DrainRequest(), stop or threading.Event()
         self._database, self._job, self._owner, self._settings = database, job, owner, settings
         self._stop, self._cancelled, self._lost = (threading.Event() for _ in range(3))
         self._progress = Progress(phase="starting")
@@ -172,6 +186,7 @@ class Heart:
 
         Raises:
             Cancelled: If a cancel was asked.
+            Drained: If the job is to be given back, and nothing is lost by it now.
             LeaseLost: If the job is no longer this runner's.
         """
         now = time.monotonic()
@@ -186,6 +201,7 @@ class Heart:
             raise LeaseLost(f"{self._owner} no longer holds jobs/{self._job.id}")
         if self._cancelled.is_set():
             raise Cancelled()
+        self.drain.check()
 
     def flush(self) -> None:
         """Stores the latest progress now; raises LeaseLost."""
@@ -196,9 +212,11 @@ class Heart:
     def _beat(self) -> None:
         alive_until = time.monotonic() + self._settings.lease_seconds
         while not self._stop.is_set():
+            if self._end.is_set():
+                self.drain.ask()
             asked = time.monotonic()
             try:
-                cancelled = self._database.heartbeat(
+                wanted = self._database.heartbeat(
                     self._job.id, self._owner, self._settings.lease_seconds, self._progress
                 )
             except LeaseLost:
@@ -211,23 +229,36 @@ class Heart:
                     return
             else:
                 alive_until = asked + self._settings.lease_seconds
-                if cancelled:
+                if wanted.cancel:
                     self._cancelled.set()
+                if wanted.drain:
+                    self.drain.ask()
             self._stop.wait(self._settings.heartbeat_seconds)
 
 
 def run_job(
-    job: Job, owner: str, database: JobDatabase, store: ArtifactStore, settings: TrainerSettings
+    job: Job,
+    owner: str,
+    database: JobDatabase,
+    store: ArtifactStore,
+    settings: TrainerSettings,
+    stop: threading.Event | None = None,
 ) -> None:
     """Runs one leased job to its end and stores how it ended; raises nothing.
 
-    Its log lines, its calls and its span belong to the request that asked for it.
+    Its log lines, its calls and its span belong to the request that asked for it. When ``stop`` is
+    set, the job saves a checkpoint and is given back.
     """
-    contextvars.copy_context().run(_run_for_request, job, owner, database, store, settings)
+    contextvars.copy_context().run(_run_for_request, job, owner, database, store, settings, stop)
 
 
 def _run_for_request(
-    job: Job, owner: str, database: JobDatabase, store: ArtifactStore, settings: TrainerSettings
+    job: Job,
+    owner: str,
+    database: JobDatabase,
+    store: ArtifactStore,
+    settings: TrainerSettings,
+    stop: threading.Event | None,
 ) -> None:
     traces.request_id_var.set(job.request_id)
     tenant_var.set(job.tenant)
@@ -237,23 +268,27 @@ def _run_for_request(
         "cytosynth.job.attempt": job.attempts,
     }
     with traces.span(f"job {job.kind}", "CONSUMER", job.traceparent, about) as span:
-        span.end(_run(job, owner, database, store, settings))
+        span.end(_run(job, owner, database, store, settings, stop))
     traces.flush()  # a runner may be gone the next moment
 
 
 def _run(
-    job: Job, owner: str, database: JobDatabase, store: ArtifactStore, settings: TrainerSettings
+    job: Job,
+    owner: str,
+    database: JobDatabase,
+    store: ArtifactStore,
+    settings: TrainerSettings,
+    stop: threading.Event | None,
 ) -> str:
     """How the attempt ended, as the name of a gRPC status."""
     log.info("jobs/%s (%s) begins, attempt %d", job.id, job.kind, job.attempts)
     try:
-        with (
-            Heart(database, job, owner, settings) as heart,
-            _stored_failure(job, owner, database) as ending,
-        ):
+        heart = Heart(database, job, owner, settings, stop)
+        with heart, _stored_failure(job, owner, database) as ending:
             module, kind = KINDS[job.kind]
             if not store.exists(job.tenant, kind, job.id):
-                checkpoints = Checkpoints(store, database, job, owner, settings.checkpoint_seconds)
+                seconds = settings.checkpoint_seconds
+                checkpoints = Checkpoints(store, database, job, owner, seconds, heart.drain)
                 context = JobContext(
                     job.id, job.tenant, store, settings, heart.progress, checkpoints
                 )
@@ -294,6 +329,9 @@ def _stored_failure(job: Job, owner: str, database: JobDatabase) -> Iterator[_En
         ending.code = error.code
         database.cancelled(job.id, owner)
         log.info("jobs/%s cancelled", job.id)
+    except Drained:
+        database.release(job.id, owner)
+        log.info("jobs/%s is given back", job.id)
     except Unavailable as error:
         ending.code = error.code
         if job.attempts < MAX_UNAVAILABLE_ATTEMPTS:
@@ -321,6 +359,8 @@ def work(
 ) -> int:
     """Runs jobs, one at a time, until there were none for ``runner_idle_seconds``.
 
+    When ``stop`` is set, the job at hand is given back and no other is begun.
+
     Returns:
         How many jobs were run.
     """
@@ -335,7 +375,7 @@ def work(
         if job is None:
             stop.wait(_IDLE_POLL_SECONDS)
             continue
-        run_job(job, owner, database, store, settings)
+        run_job(job, owner, database, store, settings, stop)
         gc.collect()  # models hold themselves in cycles
         num_jobs, idle_since = num_jobs + 1, time.monotonic()
     return num_jobs

@@ -7,6 +7,7 @@ starts a fresh one with the next job.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -14,6 +15,7 @@ from functools import cache
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from cytosynth import traces
 from services.common.artifact_store import ArtifactStore
@@ -37,6 +39,7 @@ class JobRunner:
         configure_logging()
         traces.start(settings.traces_endpoint, "job-runner")
         self._settings = settings
+        self._stop, self._ended = threading.Event(), threading.Event()
         self._self = ray.get_runtime_context().current_actor
         threads = settings.runner_num_threads or min(_MOST_THREADS, len(os.sched_getaffinity(0)))
         # Ray sets this to the CPUs booked; torch reads it when it is first imported.
@@ -47,11 +50,26 @@ class JobRunner:
         """Process id, for tests and operators."""
         return os.getpid()
 
+    def drain(self, seconds: float) -> bool:
+        """Gives the job at hand back after a checkpoint, and takes no other up.
+
+        The actor stays, so that the front starts no other in its place.
+
+        Returns:
+            Whether that was done within ``seconds``.
+        """
+        self._stop.set()
+        return self._ended.wait(seconds)
+
     def _run(self) -> None:
         try:
             store = ArtifactStore(self._settings.store_uri)
             database = JobDatabase(self._settings.database_url)
-            num_jobs = work(database, store, self._settings, threading.Event())
+            num_jobs = work(database, store, self._settings, self._stop)
+            if self._stop.is_set():
+                log.info("job runner is drained after %d jobs", num_jobs)
+                self._ended.set()
+                return
             log.info("job runner is idle after %d jobs and ends", num_jobs)
         except BaseException:
             log.exception("job runner ends")
@@ -75,6 +93,24 @@ def ensure_runners(settings: TrainerSettings) -> list[Any]:
         .remote(settings)
         for index in range(settings.num_runners)
     ]
+
+
+def drain_runners(most_runners: int, seconds: float) -> bool:
+    """Drains the runners of this Ray cluster, all at once.
+
+    Returns:
+        Whether every one had given its job back within ``seconds``.
+    """
+    answers = []
+    for index in range(most_runners):
+        with contextlib.suppress(ValueError):  # there is none of this name
+            runner = ray.get_actor(runner_name(index), namespace=NAMESPACE)
+            answers.append(runner.drain.remote(seconds))
+    try:
+        return all(ray.get(answers, timeout=seconds + 1.0))
+    except RayError:
+        log.warning("a job runner could not be drained", exc_info=True)
+        return False
 
 
 @cache

@@ -12,6 +12,7 @@ from cytosynth.common.v1 import job_pb2
 from cytosynth.trainer.v1 import trainer_pb2 as pb
 from services.common import resource_names
 from services.common.artifact_store import ArtifactStore
+from services.common.deletions import delete_artifact
 from services.common.errors import InvalidArgument, NotFound
 from services.common.job_database import Job, JobDatabase
 from services.common.resource_names import ADAPTERS, CLASSIFIERS, DATASETS, JOBS, REPORTS
@@ -79,7 +80,9 @@ class TrainerService:
     ) -> pb.DeleteDatasetResponse:
         """Delete a dataset with proof."""
         id = resource_names.parse(DATASETS, request.name, "name")
-        proof = await asyncio.to_thread(delete_dataset, self._store, call.tenant, id)
+        proof = await asyncio.to_thread(
+            delete_dataset, self._store, self._database, call.tenant, id
+        )
         return pb.DeleteDatasetResponse(proof=messages.proof_message(proof))
 
     @unary(pb.CreateAdapterResponse)
@@ -239,5 +242,7 @@ class TrainerService:
 
     async def _delete(self, kind: str, name: str, call: Call) -> pb.DeletionProof:
         id = resource_names.parse(kind, name, "name")
-        proof = await asyncio.to_thread(self._store.delete, call.tenant, kind, id)
+        proof = await asyncio.to_thread(
+            delete_artifact, self._store, self._database, call.tenant, kind, id
+        )
         return messages.proof_message(proof)

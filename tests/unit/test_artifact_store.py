@@ -267,3 +267,21 @@ def test_half_written_file_is_never_seen(tmp_path, monkeypatch):
         draft.write("card.md", b"card")
     assert draft.list() == []
     assert [path for path in Path(tmp_path).rglob("*") if path.is_file()] == []
+
+
+def test_a_store_that_cannot_be_asked_proves_no_deletion(tmp_path, monkeypatch):
+    store = ArtifactStore(f"file://{tmp_path}/store")
+    draft = store.new_draft("local", "adapters", "a1")
+    draft.write("weights", b"w")
+    draft.commit({"parents": []})
+
+    def away(path: str, **_: object) -> None:
+        raise ConnectionError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._files._fs, "info", away)
+        with pytest.raises(ConnectionError):
+            store.exists("local", "adapters", "a1")
+        with pytest.raises(ConnectionError):
+            store.delete("local", "adapters", "a1")
+    assert store.exists("local", "adapters", "a1")

@@ -3,9 +3,7 @@
 import concurrent.futures
 import multiprocessing
 import threading
-import uuid
 
-import pgserver
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -21,25 +19,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture(scope="session")
-def postgresql(tmp_path_factory):
-    """A PostgreSQL server of its own: no package of the system, no port."""
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
-    yield server
-    server.cleanup()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def new_url(request, tmp_path) -> str:
-    """URL of a database that nobody has migrated."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/state/jobs.db"
-    server = request.getfixturevalue("postgresql")
-    name = f"jobs_{uuid.uuid4().hex}"
-    server.psql(f"CREATE DATABASE {name};")
-    return server.get_uri(name).replace("postgresql://", "postgresql+psycopg://")
 
 
 @pytest.fixture
@@ -138,7 +117,7 @@ def test_heartbeat_keeps_the_lease_and_stores_progress(database, clock):
     for step in range(5):
         clock.now += 8
         progress = Progress("training", step, 100, 12.5, {"loss": 0.5})
-        assert database.heartbeat(job.id, "a", 10, progress) is False
+        assert database.heartbeat(job.id, "a", 10, progress) == (False, False)
         assert database.lease("b", 10) is None
     seen = database.get("local", job.id)
     assert (seen.phase, seen.step, seen.total_steps, seen.eta_seconds) == ("training", 4, 100, 12.5)
@@ -208,7 +187,7 @@ def test_cancel_reaches_the_runner(database):
     job = database.create("local", "fit_adapter", {})
     database.lease("a", 10)
     assert database.request_cancel("local", job.id).state == "RUNNING"
-    assert database.heartbeat(job.id, "a", 10) is True
+    assert database.heartbeat(job.id, "a", 10).cancel
     database.cancelled(job.id, "a")
     assert database.get("local", job.id).state == "CANCELLED"
 

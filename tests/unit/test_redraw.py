@@ -9,6 +9,7 @@ import pytest
 
 from services.common.artifact_store import ArtifactStore
 from services.common.errors import AlreadyExists, NotFound
+from services.common.job_database import JobDatabase, migrate
 from services.common.resource_names import DATASETS
 from services.trainer.center_crop import estimate_center_crop
 from services.trainer.config import TrainerSettings
@@ -44,6 +45,12 @@ def source(store: ArtifactStore, settings: TrainerSettings) -> str:
             upload.add(class_id, f"{number}.png", f"p{number % 6}", data)
         name: str = upload.commit(12)["name"]
     return name.split("/")[1]
+
+
+@pytest.fixture
+def database(settings: TrainerSettings, tmp_path: Path) -> JobDatabase:
+    migrate(f"sqlite:///{tmp_path}/redraw.db")
+    return JobDatabase(f"sqlite:///{tmp_path}/redraw.db")
 
 
 def test_a_redrawn_split_borrows_the_images_and_locks_its_own_test_side(
@@ -85,10 +92,10 @@ def test_the_same_split_is_made_once_and_another_needs_another_id(
 
 
 def test_deleting_the_images_deletes_the_splits_drawn_of_them(
-    store: ArtifactStore, settings: TrainerSettings, source: str
+    store: ArtifactStore, database: JobDatabase, settings: TrainerSettings, source: str
 ) -> None:
     redraw(store, "local", source, SPLIT, "draw-1", settings)
-    proof = delete_dataset(store, "local", source)
+    proof = delete_dataset(store, database, "local", source)
     assert proof["name"] == f"datasets/{source}" and proof["num_objects"] == 13
     assert store.list("local", DATASETS) == []
     with pytest.raises(NotFound):
@@ -96,8 +103,8 @@ def test_deleting_the_images_deletes_the_splits_drawn_of_them(
 
 
 def test_deleting_a_split_leaves_the_images(
-    store: ArtifactStore, settings: TrainerSettings, source: str
+    store: ArtifactStore, database: JobDatabase, settings: TrainerSettings, source: str
 ) -> None:
     redraw(store, "local", source, SPLIT, "draw-1", settings)
-    delete_dataset(store, "local", "draw-1")
+    delete_dataset(store, database, "local", "draw-1")
     assert len(load_images(store, "local", source, "test", 32, settings).images) > 0

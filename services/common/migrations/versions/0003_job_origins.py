@@ -6,8 +6,8 @@ Both columns have a default, so that services of the version before go on writin
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
