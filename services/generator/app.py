@@ -27,6 +27,7 @@ from services.common.logs import configure_logging
 from services.common.status import metrics_observer, set_observer
 from services.generator.autoscale import (
     BACKLOG_METRIC,
+    REPORT_SECONDS,
     THROUGHPUT_METRIC,
     Owed,
     front_autoscaling,
@@ -182,6 +183,12 @@ class Generator(GeneratorService):
             settings.generator_shards_per_replica * max(1, settings.generator_min_replicas)
         )
         self._watching: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._backlog = serve.metrics.Gauge(
+            "cytosynth_generator_backlog_evaluations",
+            "UNet evaluations that the front still owes to readers.",
+        )
+        self._backlog.set(0)
 
     async def _stream(self, plan: SynthesisPlan) -> AsyncGenerator[DrawnImage, None]:
         settings = self._settings
@@ -193,6 +200,7 @@ class Generator(GeneratorService):
             settings.generator_recovery_seconds,
         )
         self._watching = self._watching or asyncio.create_task(self._watch_replicas())
+        self._telling = self._telling or asyncio.create_task(self._tell_backlog())
         num_images = plan.num_images - plan.first_index
         self._owed[plan.request_id] = owed = Owed(num_images, plan.evaluations_per_image)
         try:
@@ -206,7 +214,15 @@ class Generator(GeneratorService):
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """For Serve's autoscaling."""
-        return {BACKLOG_METRIC: float(sum(owed.evaluations for owed in self._owed.values()))}
+        return {BACKLOG_METRIC: self._backlog_evaluations()}
+
+    def _backlog_evaluations(self) -> float:
+        return float(sum(owed.evaluations for owed in self._owed.values()))
+
+    async def _tell_backlog(self) -> None:
+        while True:
+            self._backlog.set(self._backlog_evaluations())
+            await asyncio.sleep(REPORT_SECONDS)
 
     async def _draw_shard(self, shard: Shard) -> AsyncGenerator[list[DrawnImage], None]:
         tenant = shard.plan.tenant
