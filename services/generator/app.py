@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
@@ -183,12 +184,11 @@ class Generator(GeneratorService):
             settings.generator_shards_per_replica * max(1, settings.generator_min_replicas)
         )
         self._watching: asyncio.Task[None] | None = None
-        self._telling: asyncio.Task[None] | None = None
         self._backlog = serve.metrics.Gauge(
             "cytosynth_generator_backlog_evaluations",
             "UNet evaluations that the front still owes to readers.",
         )
-        self._backlog.set(0)
+        threading.Thread(target=self._tell_backlog, name="backlog", daemon=True).start()
 
     async def _stream(self, plan: SynthesisPlan) -> AsyncGenerator[DrawnImage, None]:
         settings = self._settings
@@ -200,7 +200,6 @@ class Generator(GeneratorService):
             settings.generator_recovery_seconds,
         )
         self._watching = self._watching or asyncio.create_task(self._watch_replicas())
-        self._telling = self._telling or asyncio.create_task(self._tell_backlog())
         num_images = plan.num_images - plan.first_index
         self._owed[plan.request_id] = owed = Owed(num_images, plan.evaluations_per_image)
         try:
@@ -217,12 +216,12 @@ class Generator(GeneratorService):
         return {BACKLOG_METRIC: self._backlog_evaluations()}
 
     def _backlog_evaluations(self) -> float:
-        return float(sum(owed.evaluations for owed in self._owed.values()))
+        return float(sum(owed.evaluations for owed in [*self._owed.values()]))
 
-    async def _tell_backlog(self) -> None:
-        while True:
+    def _tell_backlog(self) -> None:
+        while True:  # Ray drops a gauge that is not set again and again
             self._backlog.set(self._backlog_evaluations())
-            await asyncio.sleep(REPORT_SECONDS)
+            time.sleep(REPORT_SECONDS)
 
     async def _draw_shard(self, shard: Shard) -> AsyncGenerator[list[DrawnImage], None]:
         tenant = shard.plan.tenant
