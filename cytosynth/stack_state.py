@@ -45,6 +45,10 @@ class StackInfo:
     ca_path: Path | None = None
     client_certificate_path: Path | None = None
     client_key_path: Path | None = None
+    edge_metrics_address: str = ""
+    """Prometheus scrapes the edge here, `/stats/prometheus`; empty until it listens."""
+    ray_metrics_address: str = ""
+    """Prometheus scrapes Ray and the services here, `/metrics`; empty until it listens."""
 
 
 class StackFiles:
@@ -63,6 +67,7 @@ class StackFiles:
         self.state = self.root / "stack.json"
         self.lock = self.root / "lock"
         self.certs = self.state_dir / "certs"
+        self.metrics_targets = self.root / "metrics"
 
     @property
     def token(self) -> str:
@@ -90,6 +95,14 @@ class StackFiles:
         draft.write_text(json.dumps(asdict(info), default=str, indent=2) + "\n")
         draft.replace(self.state)
         return info
+
+    def write_metrics_targets(self, info: StackInfo, edge: str, ray: str) -> StackInfo:
+        """Stores where metrics are, in `info` and as files that Prometheus discovers."""
+        self.metrics_targets.mkdir(exist_ok=True)
+        for name, address in (("edge", edge), ("ray", ray)):
+            targets = [{"targets": [address], "labels": {}}]
+            (self.metrics_targets / f"{name}.json").write_text(json.dumps(targets) + "\n")
+        return self.write(info, edge_metrics_address=edge, ray_metrics_address=ray)
 
 
 class StackError(Exception):

@@ -64,6 +64,7 @@ class _Ports:
     serve_http: int
     internal: int
     admin: int
+    edge_metrics: int
 
 
 def build_apps() -> dict[str, Any]:
@@ -89,7 +90,7 @@ class Supervisor:
     def __init__(self, files: StackFiles, info: StackInfo, apps: str) -> None:
         self._files, self._info, self._apps = files, info, apps
         self._settings = CommonSettings.load()
-        self._ports = _Ports(*_free_ports(4))
+        self._ports = _Ports(*_free_ports(5))
         self._edge = EdgeProcess(files.envoy_config, files.envoy_log)
         self._ray_started = False
 
@@ -173,6 +174,7 @@ class Supervisor:
             port=info.port,
             host=info.host,
             admin_port=self._ports.admin,
+            metrics_port=self._ports.edge_metrics,
             internal_port=self._ports.internal,
             tls=tls,
             client_certificates=info.client_certificates,
@@ -212,6 +214,12 @@ class Supervisor:
                 logger.warning("Ray did not start in time; trying again", exc_info=True)
                 ray.shutdown()
                 self._end_processes(but=self._edge.pid)
+        [node] = ray.nodes()
+        self._info = self._files.write_metrics_targets(
+            self._info,
+            f"{LOOPBACK}:{self._ports.edge_metrics}",
+            f"{LOOPBACK}:{node['MetricsExportPort']}",
+        )
         serve.start(
             http_options=HTTPOptions(host=LOOPBACK, port=self._ports.serve_http),
             grpc_options=gRPCOptions(

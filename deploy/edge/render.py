@@ -44,6 +44,9 @@ class EdgeConfig:
     host: str = "127.0.0.1"
     admin_port: int = 9901
     """On loopback: Envoy's own statistics."""
+    metrics_port: int | None = None
+    """A listener for Prometheus that serves ``/stats/prometheus`` and nothing else; None: none."""
+    metrics_host: str = "127.0.0.1"
     internal_port: int | None = None
     """A second, plaintext listener on loopback that trusts the tenant header, for the services."""
     tls: EdgeTls | None = None
@@ -115,6 +118,8 @@ def main() -> None:
     parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--port", type=int, default=50051)
     parser.add_argument("--admin-port", type=int, default=9901)
+    parser.add_argument("--metrics-port", type=int, help="serve /stats/prometheus here")
+    parser.add_argument("--metrics-host", default="0.0.0.0")
     parser.add_argument(
         "--upstream", action="append", required=True, metavar="SERVICE=HOST:PORT", default=[]
     )
@@ -139,6 +144,8 @@ def main() -> None:
         host=arguments.host,
         port=arguments.port,
         admin_port=arguments.admin_port,
+        metrics_port=arguments.metrics_port,
+        metrics_host=arguments.metrics_host,
         tls=EdgeTls(*tls_files) if all(tls_files) else None,
         client_certificates=arguments.client_certificates
         or ("required" if all(tls_files) else "none"),

@@ -7,14 +7,14 @@ Every replica serves every classifier; torch is imported when the first one is l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
 
 from ray import serve
 
 from cytosynth import traces
 from services.classifier.config import ClassifierSettings
 from services.classifier.models import ModelRegistry
-from services.classifier.service import ClassifierService
+from services.classifier.service import ClassifierService, OnClassified
 from services.common.artifact_store import ArtifactStore
 from services.common.job_database import JobDatabase
 from services.common.logs import configure_logging
@@ -35,13 +35,24 @@ class Classifier(ClassifierService):
         super().__init__(settings, registry, _count_images())
 
 
-def _count_images() -> Callable[[str, int], None]:
+def _count_images() -> OnClassified:
     from ray.serve import metrics
 
     images = metrics.Counter(
         "cytosynth_classifier_images_total", "Images classified.", tag_keys=("architecture",)
     )
-    return lambda architecture, count: images.inc(count, tags={"architecture": architecture})
+    predictions = metrics.Counter(
+        "cytosynth_classifier_predictions_total",
+        "Images by the class that was most probable.",
+        tag_keys=("tenant", "class_id"),
+    )
+
+    def count(tenant: str, architecture: str, predicted: list[str]) -> None:
+        images.inc(len(predicted), tags={"architecture": architecture})
+        for class_id, number in Counter(predicted).items():
+            predictions.inc(number, tags={"tenant": tenant, "class_id": class_id})
+
+    return count
 
 
 def build_app(settings: ClassifierSettings | None = None) -> serve.Application:

@@ -18,8 +18,8 @@ from services.common.images import ImageLimits
 from services.common.resource_names import ALIASES, CLASSIFIERS, build
 from services.common.status import Call, bidi_stream, unary
 
-OnClassified = Callable[[str, int], None]
-"""Told the architecture and the number of images of every batch, for metrics."""
+OnClassified = Callable[[str, str, list[str]], None]
+"""Told tenant, architecture and the predicted class of each image of a batch, for metrics."""
 
 
 class ClassifierService:
@@ -39,7 +39,7 @@ class ClassifierService:
         check_count(len(request.images), self._settings.classifier_max_images)
         model = await self._model(call.tenant, request.model)
         fields = [f"images[{number}]" for number in range(len(request.images))]
-        answers = await self._classify(model, list(request.images), fields)
+        answers = await self._classify(call.tenant, model, list(request.images), fields)
         return pb.ClassifyResponse(
             model=build(CLASSIFIERS, model.classifier_id),
             classifications=[_classification(answer) for answer in answers],
@@ -55,7 +55,8 @@ class ClassifierService:
         async for request in requests:
             if model is None:
                 model = await self._model(call.tenant, request.model)
-            answers = await self._classify(model, [request.image], [f"image (message {number})"])
+            field = f"image (message {number})"
+            answers = await self._classify(call.tenant, model, [request.image], [field])
             number += 1
             yield pb.ClassifyStreamResponse(
                 model=build(CLASSIFIERS, model.classifier_id),
@@ -109,7 +110,7 @@ class ClassifierService:
         return await asyncio.to_thread(load)
 
     async def _classify(
-        self, model: LoadedModel, images: list[bytes], fields: list[str]
+        self, tenant: str, model: LoadedModel, images: list[bytes], fields: list[str]
     ) -> list[Classification]:
         def decode() -> list:
             return [
@@ -122,7 +123,8 @@ class ClassifierService:
         answers: list[Classification] = []
         for part in chunks(len(arrays)):  # a caller that goes away stops the work here
             answers += await loop.run_in_executor(self._compute, classify, model, arrays[part])
-        self._on_classified(model.config.architecture, len(arrays))
+        predicted = [answer.class_id for answer in answers]
+        self._on_classified(tenant, model.config.architecture, predicted)
         return answers
 
 

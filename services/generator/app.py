@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
@@ -29,6 +30,7 @@ from services.common.logs import configure_logging, request_id_var, tenant_var
 from services.common.status import metrics_observer, set_observer
 from services.generator.autoscale import (
     BACKLOG_METRIC,
+    REPORT_SECONDS,
     THROUGHPUT_METRIC,
     Owed,
     front_autoscaling,
@@ -201,6 +203,11 @@ class Generator(GeneratorService):
             settings.generator_shards_per_replica * max(1, settings.generator_min_replicas)
         )
         self._watching: asyncio.Task[None] | None = None
+        self._backlog = serve.metrics.Gauge(
+            "cytosynth_generator_backlog_evaluations",
+            "UNet evaluations that the front still owes to readers.",
+        )
+        threading.Thread(target=self._tell_backlog, name="backlog", daemon=True).start()
 
     async def _stream(self, plan: SynthesisPlan) -> AsyncGenerator[DrawnImage, None]:
         settings = self._settings
@@ -225,7 +232,15 @@ class Generator(GeneratorService):
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """For Serve's autoscaling."""
-        return {BACKLOG_METRIC: float(sum(owed.evaluations for owed in self._owed.values()))}
+        return {BACKLOG_METRIC: self._backlog_evaluations()}
+
+    def _backlog_evaluations(self) -> float:
+        return float(sum(owed.evaluations for owed in [*self._owed.values()]))
+
+    def _tell_backlog(self) -> None:
+        while True:  # Ray drops a gauge that is not set again and again
+            self._backlog.set(self._backlog_evaluations())
+            time.sleep(REPORT_SECONDS)
 
     async def _draw_shard(self, shard: Shard) -> AsyncGenerator[list[DrawnImage], None]:
         tenant = shard.plan.tenant

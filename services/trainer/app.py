@@ -19,11 +19,14 @@ from services.common.job_database import JobDatabase, migrate
 from services.common.logs import configure_logging
 from services.common.status import metrics_observer, set_observer
 from services.trainer.config import TrainerSettings
+from services.trainer.job_figures import Figures, JobFigures
+from services.trainer.jobs import KINDS
 from services.trainer.runner import ensure_runners
 from services.trainer.service import TrainerService
 
 APP_NAME = "trainer"
 _LOOK_SECONDS = 2.0
+_FIGURES_SECONDS = 5.0
 _SWEEP_SECONDS = 3600.0
 _STALE_DRAFT_SECONDS = 7 * 86400.0
 
@@ -43,6 +46,7 @@ class Trainer(TrainerService):
         database = JobDatabase(settings.database_url)
         super().__init__(settings, store, database, self._work_came.set)
         threading.Thread(target=self._keep_runners, name="runners", daemon=True).start()
+        threading.Thread(target=self._keep_figures, name="figures", daemon=True).start()
 
     def _keep_runners(self) -> None:
         swept = 0.0
@@ -57,6 +61,61 @@ class Trainer(TrainerService):
                     self._store.sweep_drafts(_STALE_DRAFT_SECONDS)
             except Exception:
                 log.exception("looking after the job runners failed")
+
+    def _keep_figures(self) -> None:
+        figures, metrics = JobFigures(self._settings.database_url, KINDS), _JobMetrics()
+        while True:
+            try:
+                metrics.set(figures.look())
+            except Exception:
+                log.exception("looking at the jobs failed")
+            time.sleep(_FIGURES_SECONDS)
+
+
+class _JobMetrics:
+    """``ray.serve.metrics`` of all jobs; a front tells, as runners come and go."""
+
+    def __init__(self) -> None:
+        from ray.serve import metrics
+
+        name, kind = "cytosynth_trainer_", ("kind",)
+        self._jobs = metrics.Gauge(name + "jobs", "Jobs.", tag_keys=("kind", "state"))
+        self._by_kind = {
+            "waiting": metrics.Gauge(
+                name + "job_waiting_seconds", "Age of the oldest waiting job.", tag_keys=kind
+            ),
+            "silent": metrics.Gauge(
+                name + "job_silent_seconds",
+                "Since the last sign of life of the running job that is silent for longest.",
+                tag_keys=kind,
+            ),
+            "unmoved": metrics.Gauge(
+                name + "job_unmoved_seconds",
+                "Since the running job that stands still for longest last made a step.",
+                tag_keys=kind,
+            ),
+            "attempts": metrics.Gauge(
+                name + "job_attempts",
+                "How often a runner took up the job, most of all unfinished jobs.",
+                tag_keys=kind,
+            ),
+        }
+        self._seconds = metrics.Histogram(
+            name + "job_seconds",
+            "From a job's creation to its end, seconds.",
+            boundaries=[10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400],
+            tag_keys=("kind", "state"),
+        )
+
+    def set(self, figures: Figures) -> None:
+        """Shows the figures of this moment."""
+        for (kind, state), number in figures.counts.items():
+            self._jobs.set(number, tags={"kind": kind, "state": state})
+        for name, gauge in self._by_kind.items():
+            for kind, value in getattr(figures, name).items():
+                gauge.set(value, tags={"kind": kind})
+        for kind, state, seconds in figures.ended:
+            self._seconds.observe(seconds, tags={"kind": kind, "state": state})
 
 
 def build_app(settings: TrainerSettings | None = None) -> serve.Application:
