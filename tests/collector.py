@@ -50,7 +50,9 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         with self._lock:
             return list(self._spans)
 
-    def wait_for(self, wanted: Callable[[SentSpan], bool], num: int = 1, seconds: float = 30) -> Any:
+    def wait_for(
+        self, wanted: Callable[[SentSpan], bool], num: int = 1, seconds: float = 60
+    ) -> Any:
         """The spans that are wanted, once there are ``num`` of them."""
         deadline = time.monotonic() + seconds
         while len(found := [span for span in self.spans if wanted(span)]) < num:

@@ -36,9 +36,10 @@ class Lock:
                 self.blocks[name].append(line)
         self.needs: dict[str, set[str]] = {name: set() for name in self.blocks}
         for name, lines in self.blocks.items():
-            comments = "\n".join(line for line in lines if line.lstrip().startswith("#"))
-            for parent in re.findall(r"(?:via|#)\s+([A-Za-z0-9._-]+)(?:\s|$)", comments):
-                self.needs.get(_plain(parent), set()).add(name)
+            for line in lines:
+                said = line.strip().removeprefix("#").split() if "#" in line else []
+                for parent in said[said[:1] == ["via"] :][:1]:
+                    self.needs.get(_plain(parent), set()).add(name)
 
     def closure(self, roots: set[str], without: set[str] = frozenset()) -> set[str]:  # type: ignore[assignment]
         """The roots and all they need; what only ``without`` needs is left out."""
