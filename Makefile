@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.setup-stamp
 
-.PHONY: help setup test e2e chaos-generator check demo bench bench-generator format protos lock clean
+.PHONY: help setup test e2e image-check chaos-generator check demo bench bench-generator format protos lock clean
 .DEFAULT_GOAL := help
 
 help: ## Shows this list.
@@ -32,6 +32,9 @@ chaos-generator: setup ## Kills, cancels and disconnects while streams run; take
 
 check: setup ## Format, lint, types, import rules, protos, stubs, lock, docs.
 	@$(BIN)/python tools/check.py
+
+image-check: ## Builds the images without a Docker engine and starts them; needs root, buildah, debootstrap.
+	@deploy/images/check.sh
 
 demo: setup ## Runs the whole story on a phantom hospital into out/demo.
 	$(BIN)/cytosynth demo --out out/demo

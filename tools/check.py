@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import dockerfile
 import repository
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +31,7 @@ STEPS: dict[str, Step] = {
     "protos breaking": ["buf", "breaking", "protos", "--against", "protos/baseline.binpb"],
     "stubs": repository.stub_problems,
     "lock": repository.lock_problems,
+    "dockerfile": dockerfile.problems,
     "tree": repository.tree_problems,
     "docs": repository.docs_problems,
 }

@@ -246,11 +246,12 @@ class Generator(GeneratorService):
         tenant = shard.plan.tenant
         entrance = contextlib.nullcontext() if shard.plan.interactive else self._gate.inside(tenant)
         async with entrance:
-            origin = {
-                "request_id": request_id_var.get(),
-                "traceparent": traces.traceparent_var.get(),
-            }
-            batches = self._draw.remote(replace(shard, **origin))
+            told = replace(
+                shard,
+                request_id=request_id_var.get(),
+                traceparent=traces.traceparent_var.get(),
+            )
+            batches = self._draw.remote(told)
             try:
                 async for batch in batches:
                     yield batch

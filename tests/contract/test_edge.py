@@ -291,3 +291,18 @@ def test_the_access_log_says_who_called_what(
     entry = [entry for entry in entries if entry["method"] == CREATE_ADAPTER][-1]
     assert entry["tenant"] == "local"
     assert entry["grpc_status"] in ("OK", "Unavailable", "ResourceExhausted")
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [("request-7", "request-7"), ('x"y z' + "a" * 80, "x-y-z" + "a" * 59), (None, None)],
+)
+def test_a_requests_id_is_the_same_for_service_client_and_serves_own_logs(
+    sent: str | None, told: str | None, toy: ToyServer, channel: grpc.Channel
+) -> None:
+    metadata = [("x-request-id", sent)] if sent else []
+    _, done = call(channel, LIST_JOBS, metadata=metadata)
+    seen = toy.calls[-1].metadata
+    assert seen["x-request-id"] == (told or seen["x-request-id"]) != ""
+    assert seen["request_id"] == seen["x-request-id"]
+    assert dict(done.initial_metadata())["x-request-id"] == seen["x-request-id"]

@@ -20,10 +20,10 @@ _OLD_LEASE = """UPDATE jobs SET state='RUNNING', attempts=attempts+1, lease_owne
     lease_expires=:until, update_time=:now WHERE id=:id AND state='PENDING'"""
 _OLD_BEAT = """UPDATE jobs SET step=step+1, metrics='{}', lease_expires=:until, update_time=:now
     WHERE id=:id AND state='RUNNING' AND lease_owner=:owner"""
-_OLD_READ = "SELECT * FROM jobs WHERE tenant='local' AND id=:id"
 _OLD_COLUMNS = """id, tenant, kind, spec, idempotency_key, state, phase, step, total_steps,
     eta_seconds, metrics, result, error, checkpoint, attempts, losses, cancel_requested,
     lease_owner, lease_expires, create_time, update_time"""
+_OLD_READ = f"SELECT {_OLD_COLUMNS} FROM jobs WHERE tenant='local' AND id=:id"
 _OLD_CREATE = """INSERT INTO jobs (id, tenant, kind, spec, state, phase, step, total_steps,
     eta_seconds, metrics, result, checkpoint, attempts, losses, cancel_requested, create_time,
     update_time) VALUES (:id, 'local', 'report', '{"n": 1}', 'PENDING', '', 0, 0, 0, '{}', '', '',
@@ -131,9 +131,12 @@ def test_back_to_the_first_revision_and_up_again_keeps_the_jobs(new_url) -> None
     database = JobDatabase(new_url)
     job = database.create("local", "report", {"n": 7})
     assert migrate.migrate(new_url, "0001")[1] == "0001"
-    assert database.get("local", job.id).spec == {"n": 7}
+    engine = job_tables.open_engine(new_url)
+    with engine.connect() as connection:
+        assert connection.execute(sa.text(_OLD_READ), {"id": job.id}).one().kind == "report"
+    engine.dispose()
     migrate.migrate(new_url)
-    assert database.has_work()
+    assert database.has_work() and database.get("local", job.id).spec == {"n": 7}
     database.close()
 
 
