@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.setup-stamp
 
-.PHONY: help setup test e2e image-check chaos-generator check demo bench bench-generator format protos lock clean
+.PHONY: help setup test e2e image-check chaos-generator check demo bench bench-generator format protos lock clean bench-scaling
 .DEFAULT_GOAL := help
 
 help: ## Shows this list.
@@ -45,6 +45,9 @@ bench: setup ## Measures whether cyto-small draws the cells it is asked for: DAT
 
 bench-generator: setup ## Speed against the usual script, through gRPC, into out/bench/generator.json; an hour with DATA.
 	$(BIN)/python -m benchmarks.generator $(if $(DATA),--data "$(DATA)")
+
+bench-scaling: setup ## What a call, an image, a heartbeat and a replica cost, into out/bench/scaling.json; some minutes.
+	$(BIN)/python -m benchmarks.scaling
 
 format: setup ## Formats code and protos.
 	$(BIN)/ruff format .

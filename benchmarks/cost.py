@@ -94,7 +94,7 @@ def measured_table(runs: Sequence[Measured]) -> str:
 def refreshed(page: str, runs: Sequence[Measured] | None = None) -> str:
     """The page with its tables written anew; without ``runs``, from those it holds itself."""
     if runs is None:
-        _, raw, _ = _around(page, "runs")
+        _, raw, _ = around(page, "runs")
         runs = [Measured(**run) for run in json.loads(raw.strip("\n`json"))]
     raw = json.dumps([asdict(run) for run in runs], indent=1)
     for name, text in {
@@ -102,7 +102,7 @@ def refreshed(page: str, runs: Sequence[Measured] | None = None) -> str:
         "measured": measured_table(runs),
         "runs": f"```json\n{raw}\n```",
     }.items():
-        before, _, after = _around(page, name)
+        before, _, after = around(page, name)
         page = f"{before}\n\n{text}\n\n{after}"
     return page
 
@@ -116,7 +116,7 @@ def read_runs(path: Path) -> list[Measured]:
     ]
 
 
-def _around(page: str, name: str) -> tuple[str, str, str]:
+def around(page: str, name: str) -> tuple[str, str, str]:
     """The page up to a mark, what stands between it and its end, and the rest."""
     start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
     before, rest = page.split(start)

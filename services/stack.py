@@ -101,6 +101,7 @@ class Supervisor:
         self._start_edge()
         self._tell("starting Ray")
         self._start_ray()
+        _listen_for_stop()  # Ray has put a handler of its own in the place of ours
         self._tell("loading the services")
         self._start_apps()
         self._wait_for_answers()
@@ -286,6 +287,11 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
+def _listen_for_stop() -> None:
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+
+
 def _stop(signal_number: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -300,8 +306,7 @@ def main() -> int:
     arguments = parser.parse_args()
     sys.stdin.read()  # until `up` has written the state
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    _listen_for_stop()
     files = StackFiles(arguments.state_dir)
     info = files.read()
     if info is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -96,6 +97,18 @@ def _wait_for_step(handle: JobHandle, step: int) -> None:
         time.sleep(0.1)
 
 
+def _wait_until_free(port: int) -> None:
+    """A killed process keeps its port until its memory is given back."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+
+
 def _type(*arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", *arguments], capture_output=True, text=True, check=False
@@ -110,11 +123,8 @@ def _fit(client: Client, dataset: str, key: str) -> JobHandle:
 
 
 @pytest.fixture(scope="module")
-def calm(site: Path, port: int) -> dict[str, Any]:
-    """What an undisturbed stack gives: adapter and images; then it is stopped in the middle.
-
-    The stack is stopped while a job trains and a client streams; both go on in the tests.
-    """
+def calm(site: Path, port: int) -> Iterator[dict[str, Any]]:
+    """What an undisturbed stack gives: adapter and images. It is left with a job under way."""
     write_image_folder(site / "cells", DEMO_HOSPITAL, dict.fromkeys(COUNTS, 24), seed=3)
     (site / "cells/labels.csv").unlink()  # few images: patients would leave a class without any
     first = local_stack.up(port, state_dir=site / "first", timeout_seconds=START_SECONDS)
@@ -127,7 +137,8 @@ def calm(site: Path, port: int) -> dict[str, Any]:
         handle = _fit(client, dataset, "drained")
         found["job"] = handle.name
         _wait_for_step(handle, 40)
-    return found
+    yield found
+    local_stack.down(site / "first")
 
 
 def test_a_new_cluster_goes_on_where_the_old_one_was_stopped(
@@ -170,6 +181,7 @@ def test_a_new_cluster_goes_on_where_the_old_one_was_stopped(
 def test_everything_killed_at_once_costs_no_more_than_since_the_checkpoint(
     site: Path, port: int, calm: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    local_stack.down(site / "first")
     monkeypatch.setenv("CYTOSYNTH_LEASE_SECONDS", "5")
     monkeypatch.setenv("CYTOSYNTH_CHECKPOINT_SECONDS", "0.2")
     state_dir = site / "third"
@@ -180,10 +192,12 @@ def test_everything_killed_at_once_costs_no_more_than_since_the_checkpoint(
             _wait_for_step(handle, 40)
         files = StackFiles(state_dir)
         for process in stack_processes.stack_processes(files.token, info.pid, files.root):
-            os.kill(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
         lost = _stored(site, handle.name)
         assert (lost.state, lost.attempts) == ("RUNNING", 1)
         assert lost.checkpoint
+        _wait_until_free(port)
         # What the runbook says to type: the same command again, in the same folder.
         info = local_stack.up(port, state_dir=state_dir, timeout_seconds=START_SECONDS)
         with Client(info.address) as client:
@@ -197,6 +211,7 @@ def test_everything_killed_at_once_costs_no_more_than_since_the_checkpoint(
 def test_a_site_restored_from_its_backup_serves_what_the_old_one_did(
     site: Path, port: int, calm: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    local_stack.down(site / "first")
     assert ": 0 faults" in _type("services.common.verify")
     _type("services.common.backup", "database", str(tmp_path / "backup/jobs.db"))
     _type("services.common.backup", "store", f"file://{tmp_path}/backup/store")

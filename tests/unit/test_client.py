@@ -103,6 +103,25 @@ def test_it_gives_up_after_failures_without_progress(toy: ToyServices, client: C
     assert [request.first_index for request in toy.generator.requests] == [0, 2, 2, 2]
 
 
+@pytest.mark.parametrize(("images_before", "num_tries"), [(0, 10), (2, 66)])
+def test_a_stream_under_way_is_tried_for_as_long_as_a_restart_takes(
+    toy: ToyServices,
+    client: Client,
+    images_before: int,
+    num_tries: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(client._connection, "pause", waits.append)
+    toy.generator.breaks = [Break(images_before)] + [Break(0)] * 100
+    with pytest.raises(CytosynthError, match=f"{num_tries} failures in a row"):
+        list(client.synthesize(COUNTS))
+    assert len(toy.generator.requests) == num_tries
+    assert len(waits) == num_tries - 1
+    real_waits = sum(retry_delay(number) for number in range(1, num_tries))
+    assert real_waits > (300 if images_before else 20)
+
+
 def test_a_restarted_server_is_found_again(toy: ToyServices) -> None:
     with GeneratorClient(toy.address) as client:
         toy.generator.breaks = [Break(1)]
