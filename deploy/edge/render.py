@@ -44,7 +44,9 @@ class EdgeConfig:
     admin_port: int = 9901
     """On loopback: Envoy's own statistics."""
     internal_port: int | None = None
-    """A second, plaintext listener on loopback that trusts the tenant header, for the services."""
+    """A second, plaintext listener that trusts the tenant header, for the services."""
+    internal_host: str = "127.0.0.1"
+    """Where it listens. Off loopback, something else (a NetworkPolicy) must keep clients away."""
     tls: EdgeTls | None = None
     client_certificates: Literal["none", "optional", "required"] = "none"
     access_log_path: str = "/dev/stdout"
@@ -100,6 +102,8 @@ def main() -> None:
     parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--port", type=int, default=50051)
     parser.add_argument("--admin-port", type=int, default=9901)
+    parser.add_argument("--internal-port", type=int)
+    parser.add_argument("--internal-host", default="127.0.0.1")
     parser.add_argument(
         "--upstream", action="append", required=True, metavar="SERVICE=HOST:PORT", default=[]
     )
@@ -123,6 +127,8 @@ def main() -> None:
         host=arguments.host,
         port=arguments.port,
         admin_port=arguments.admin_port,
+        internal_port=arguments.internal_port,
+        internal_host=arguments.internal_host,
         tls=EdgeTls(*tls_files) if all(tls_files) else None,
         client_certificates=arguments.client_certificates
         or ("required" if all(tls_files) else "none"),
