@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import manifests
 import repository
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +33,8 @@ STEPS: dict[str, Step] = {
     "lock": repository.lock_problems,
     "tree": repository.tree_problems,
     "docs": repository.docs_problems,
+    "edge manifest": manifests.edge_problems,
+    "manifests": manifests.overlay_problems,
 }
 
 
@@ -65,6 +68,8 @@ def main(names: list[str]) -> int:
         problem = run(STEPS[name])
         seconds = time.monotonic() - start
         print(f"{'FAILED' if problem else 'ok    '}  {name}  ({seconds:.1f} s)", flush=True)
+        if name == "manifests":
+            print("".join(f"    {notice}\n" for notice in manifests.notices()), end="", flush=True)
         if problem:
             failed.append(name)
             print("    " + problem.replace("\n", "\n    "), flush=True)

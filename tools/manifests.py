@@ -97,7 +97,9 @@ def _unexpected(path: Path, found: set[str]) -> list[str]:
     if not manifest_policies.CHECKOV.is_file():
         expected = {line for line in expected if ": checkov: " not in line}
     if not (manifest_schemas.crds_folder() / "rayservices.yaml").is_file():
-        expected = {line for line in expected if not line.startswith("RayService/") or "schema" not in line}
+        expected = {
+            line for line in expected if not line.startswith("RayService/") or "schema" not in line
+        }
     missed = [f"was not refused for: {line}" for line in sorted(expected - found)]
     return missed + [f"was refused for another reason: {line}" for line in sorted(found - expected)]
 
@@ -141,7 +143,11 @@ def render(folder: Path) -> list[dict[str, Any]]:
     command = _renderer()
     assert command is not None
     done = subprocess.run(
-        [*command, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False
+        [*command, str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise RuntimeError(f"{folder.name} cannot be rendered: {done.stderr.strip()[-1000:]}")

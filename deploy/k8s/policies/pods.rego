@@ -81,7 +81,7 @@ deny contains sprintf("container %s has a secret in plain text: %s", [c.name, e.
 	some c in containers
 	some e in c.env
 	e.value
-	regex.match(`(?i)password|secret|token|access_key|database_url`, e.name)
+	regex.match(`password|secret|token|access_key|database_url`, lower(e.name))
 }
 
 deny contains sprintf("volume %s is a folder of the node", [v.name]) if {
