@@ -18,7 +18,7 @@ CHECKOV = ROOT / ".venv/manifest-tools/bin/checkov"
 SKIPPED_CHECKS = {
     "CKV_K8S_43": "image by digest: what is built is not in a registry yet; a version is asked for",
     "CKV_K8S_15": "imagePullPolicy Always: versions do not change, and an air gap has no registry",
-    "CKV_K8S_38": "token of the service account: the heads and make-secrets need it, others have none",
+    "CKV_K8S_38": "service account tokens: heads and make-secrets need one, others have none",
     "CKV_K8S_35": "secrets as environment: SQLAlchemy, s3fs and Redis read no others",
     "CKV2_K8S_6": "NetworkPolicy per pod: default-deny selects all; checkov does not see it",
 }
@@ -54,8 +54,7 @@ def checkov_problems(groups: dict[str, list[dict[str, Any]]]) -> dict[str, list[
              "--quiet", "--compact", "--skip-download", "--soft-fail",
              "--skip-check", ",".join(SKIPPED_CHECKS)],
             env={**os.environ, "LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             check=False,
         )  # fmt: skip

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -144,8 +145,7 @@ def render(folder: Path) -> list[dict[str, Any]]:
     assert command is not None
     done = subprocess.run(
         [*command, str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )

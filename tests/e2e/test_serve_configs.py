@@ -14,7 +14,7 @@ NAMES = ("generator", "classifier", "trainer")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-DEPLOY_AND_CALL = '''
+DEPLOY_AND_CALL = """
 import sys, time
 import grpc, ray, yaml
 from pathlib import Path
@@ -55,15 +55,15 @@ with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
         assert answer.ByteSize() > 0
     elif name == "classifier":
         from cytosynth.classifier.v1 import classifier_pb2 as pb, classifier_pb2_grpc as rpc
-        answer = rpc.ClassifierServiceStub(channel).ListClassifiers(
-            pb.ListClassifiersRequest(), metadata=metadata, timeout=60)
+        answer = rpc.ClassifierServiceStub(channel).ListModels(
+            pb.ListModelsRequest(), metadata=metadata, timeout=60)
     else:
         from cytosynth.trainer.v1 import trainer_pb2 as pb, trainer_pb2_grpc as rpc
         answer = rpc.TrainerServiceStub(channel).ListJobs(
             pb.ListJobsRequest(), metadata=metadata, timeout=60)
 print("answered", type(answer).__name__)
 serve.shutdown()
-'''
+"""
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,7 +8,7 @@ deny contains "a Secret is written in plain text" if input.kind == "Secret"
 deny contains sprintf("the ConfigMap holds what looks like a secret: %s", [key]) if {
 	input.kind == "ConfigMap"
 	some key, _ in input.data
-	regex.match(`^[a-z_]*(password|secret|token|access_key|database_url)[a-z_]*$`, lower(key))
+	regex.match(`(^|_)(password|secret|token|access_key|database_url)(_|$)`, lower(key))
 }
 
 deny contains sprintf("the namespace does not enforce PodSecurity restricted: %s", [mode]) if {
