@@ -84,6 +84,7 @@ def test_pod_drains_until_no_call_runs(
 def test_dev_secrets_fit_what_the_pods_read(tmp_path: Path) -> None:
     sys.path.insert(0, str(ROOT / "deploy/k8s/overlays/dev"))
     import make_secrets
+
     from services.common.settings import CommonSettings
 
     first, second = make_secrets.all_secrets(), make_secrets.all_secrets()
