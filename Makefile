@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.setup-stamp
 
-.PHONY: help setup test e2e image-check chaos-generator check demo bench bench-generator format protos lock clean bench-scaling
+.PHONY: help setup test e2e image-check chaos-generator check demo bench bench-generator format protos lock clean bench-scaling manifest-tools manifest-lock edge-config
 .DEFAULT_GOAL := help
 
 help: ## Shows this list.
@@ -30,7 +30,20 @@ e2e: setup ## Starts and stops real stacks, services and edge included; takes mi
 chaos-generator: setup ## Kills, cancels and disconnects while streams run; takes minutes.
 	$(BIN)/python -m pytest tests/chaos -s
 
-check: setup ## Format, lint, types, import rules, protos, stubs, lock, docs.
+manifest-tools: $(VENV)/manifest-tools/.stamp ## checkov, from a hashed lock of its own: its pins do not fit ours.
+
+$(VENV)/manifest-tools/.stamp: deploy/k8s/checkov.lock | setup
+	@test -x $(VENV)/manifest-tools/bin/python || $(BIN)/python -m venv --without-pip $(VENV)/manifest-tools
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(VENV)/manifest-tools/bin/python --require-hashes deploy/k8s/checkov.lock
+	@touch $@
+
+manifest-lock: setup ## Locks checkov and what it needs.
+	echo "checkov>=3.3,<4" | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make manifest-lock" --quiet --output-file deploy/k8s/checkov.lock
+
+edge-config: setup ## Renders the edge's configuration for Kubernetes.
+	$(BIN)/python tools/manifests.py edge-config
+
+check: setup manifest-tools ## Format, lint, types, import rules, protos, stubs, lock, docs, Kubernetes manifests.
 	@$(BIN)/python tools/check.py
 
 image-check: ## Builds the images without a Docker engine and starts them; needs root, buildah, debootstrap.

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import dockerfile
+import manifests
 import repository
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +35,8 @@ STEPS: dict[str, Step] = {
     "dockerfile": dockerfile.problems,
     "tree": repository.tree_problems,
     "docs": repository.docs_problems,
+    "edge manifest": manifests.edge_problems,
+    "manifests": manifests.overlay_problems,
 }
 
 
@@ -67,6 +70,8 @@ def main(names: list[str]) -> int:
         problem = run(STEPS[name])
         seconds = time.monotonic() - start
         print(f"{'FAILED' if problem else 'ok    '}  {name}  ({seconds:.1f} s)", flush=True)
+        if name == "manifests":
+            print("".join(f"    {notice}\n" for notice in manifests.notices()), end="", flush=True)
         if problem:
             failed.append(name)
             print("    " + problem.replace("\n", "\n    "), flush=True)

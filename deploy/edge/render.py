@@ -48,7 +48,9 @@ class EdgeConfig:
     """A listener for Prometheus that serves ``/stats/prometheus`` and nothing else; None: none."""
     metrics_host: str = "127.0.0.1"
     internal_port: int | None = None
-    """A second, plaintext listener on loopback that trusts the tenant header, for the services."""
+    """A second, plaintext listener that trusts the tenant header, for the services."""
+    internal_host: str = "127.0.0.1"
+    """Where it listens. Off loopback, something else (a NetworkPolicy) must keep clients away."""
     tls: EdgeTls | None = None
     client_certificates: Literal["none", "optional", "required"] = "none"
     access_log_path: str = "/dev/stdout"
@@ -118,8 +120,13 @@ def main() -> None:
     parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--port", type=int, default=50051)
     parser.add_argument("--admin-port", type=int, default=9901)
+<<<<<<< HEAD
     parser.add_argument("--metrics-port", type=int, help="serve /stats/prometheus here")
     parser.add_argument("--metrics-host", default="0.0.0.0")
+=======
+    parser.add_argument("--internal-port", type=int)
+    parser.add_argument("--internal-host", default="127.0.0.1")
+>>>>>>> ce9ce3925058199eefc0a9321c180db9617bcfde
     parser.add_argument(
         "--upstream", action="append", required=True, metavar="SERVICE=HOST:PORT", default=[]
     )
@@ -144,8 +151,13 @@ def main() -> None:
         host=arguments.host,
         port=arguments.port,
         admin_port=arguments.admin_port,
+<<<<<<< HEAD
         metrics_port=arguments.metrics_port,
         metrics_host=arguments.metrics_host,
+=======
+        internal_port=arguments.internal_port,
+        internal_host=arguments.internal_host,
+>>>>>>> ce9ce3925058199eefc0a9321c180db9617bcfde
         tls=EdgeTls(*tls_files) if all(tls_files) else None,
         client_certificates=arguments.client_certificates
         or ("required" if all(tls_files) else "none"),

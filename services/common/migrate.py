@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 """Brings the job database to a revision of its schema, one migration at a time.
 
     python -m services.common.migrate            # to the newest; a second one waits for the first
@@ -25,10 +26,23 @@ from services.common.job_tables import open_engine
 from services.common.settings import CommonSettings
 
 NEWEST = "head"
+=======
+"""`python -m services.common.migrate` brings the job database to the newest schema, and ends."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from services.common.job_database import migrate
+from services.common.logs import configure_logging
+from services.common.settings import CommonSettings, SettingsError
+>>>>>>> ce9ce3925058199eefc0a9321c180db9617bcfde
 
 log = logging.getLogger(__name__)
 
 
+<<<<<<< HEAD
 def migrate(database_url: str, revision: str = NEWEST) -> tuple[str, str]:
     """Brings the database to a revision; several processes may call it at once.
 
@@ -119,8 +133,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     sys.stdout.write(f"database: {before or 'empty'} -> {after}\n")
+=======
+def main() -> int:
+    """Migrates ``CYTOSYNTH_DATABASE_URL``; returns the exit status. Again does nothing."""
+    configure_logging()
+    try:
+        migrate(CommonSettings.load().database_url)
+    except SettingsError as error:
+        log.error("%s", error)
+        return 2
+    log.info("the job database has the newest schema")
+>>>>>>> ce9ce3925058199eefc0a9321c180db9617bcfde
     return 0
 
 
 if __name__ == "__main__":
+<<<<<<< HEAD
     raise SystemExit(main())
+=======
+    sys.exit(main())
+>>>>>>> ce9ce3925058199eefc0a9321c180db9617bcfde

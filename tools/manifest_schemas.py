@@ -1,0 +1,221 @@
+"""Strict schemas of manifests: core kinds, Ray's kinds, settings and Serve configurations.
+
+Each function lists what is wrong with one object, one line each.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+KUBERNETES = "1.33"
+CRDS_VARIABLE = "MANIFEST_CRDS"
+"""Folder of KubeRay's CRDs; not CYTOSYNTH_…, which the services would take for a setting."""
+SERVICES = ("generator", "classifier", "trainer")
+# Kinds of other operators whose schemas are not at hand; policies look at them all the same.
+WITHOUT_SCHEMA = ("cert-manager.io/", "monitoring.coreos.com/")
+
+
+def crds_folder() -> Path:
+    """Where KubeRay's CRDs are looked for."""
+    return Path(os.environ.get(CRDS_VARIABLE) or ROOT.parent / "shared" / "crds")
+
+
+def core_problems(manifest: dict[str, Any]) -> list[str]:
+    """Against Kubernetes' own schema; unknown fields are problems."""
+    import kubernetes_validate
+
+    try:
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        where = ".".join(str(part) for part in error.path)
+        return [f"schema: {where or '(top)'}: {error.message.splitlines()[0][:200]}"]
+    except (
+        kubernetes_validate.SchemaNotFoundError,
+        kubernetes_validate.InvalidSchemaError,
+    ) as error:
+        return [f"schema: {error}"]
+    return []
+
+
+def ray_problems(manifest: dict[str, Any]) -> list[str]:
+    """Against the CRD of a Ray kind, made strict; empty where the CRDs are not at hand."""
+    validator = _ray_validator(manifest["kind"], manifest["apiVersion"].split("/")[1])
+    if validator is None:
+        return []
+    return [
+        f"schema: {'.'.join(str(part) for part in error.absolute_path) or '(top)'}: "
+        f"{error.message[:200]}"
+        for error in validator.iter_errors(manifest)
+    ]
+
+
+@cache
+def _ray_validator(kind: str, version: str) -> Any:
+    import jsonschema
+
+    path = crds_folder() / f"{kind.lower()}s.yaml"
+    if not path.is_file():
+        return None
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    crd = yaml.load(path.read_text(), loader)
+    schemas = {one["name"]: one["schema"]["openAPIV3Schema"] for one in crd["spec"]["versions"]}
+    schema = _strict(schemas[version])
+    schema["properties"]["metadata"] = {"type": "object"}
+    return jsonschema.Draft7Validator(schema)
+
+
+def _strict(schema: Any) -> Any:
+    """An OpenAPI schema as a JSON schema that refuses fields which it does not know."""
+    if isinstance(schema, list):
+        return [_strict(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("x-kubernetes-int-or-string"):
+        return {"type": ["integer", "string"]}
+    strict = {}
+    for key, value in schema.items():
+        if key == "properties":
+            strict[key] = {name: _strict(one) for name, one in value.items()}
+        elif not key.startswith("x-") and key not in ("format", "default"):
+            strict[key] = _strict(value)
+    open_ended = schema.get("x-kubernetes-preserve-unknown-fields")
+    if "properties" in schema and "additionalProperties" not in schema and not open_ended:
+        strict["additionalProperties"] = False
+    return strict
+
+
+def pods_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The pods that an object makes, as Pods: of workloads, Jobs and both groups of Ray kinds."""
+    spec, name = manifest.get("spec", {}), manifest.get("metadata", {}).get("name", "")
+    found: list[tuple[str, dict[str, Any]]] = []
+    match manifest.get("kind"):
+        case "Pod":
+            return [manifest]
+        case "Deployment" | "StatefulSet" | "DaemonSet" | "Job":
+            found.append((name, spec.get("template", {})))
+        case "CronJob":
+            found.append((name, spec["jobTemplate"]["spec"]["template"]))
+        case "RayService" | "RayCluster":
+            cluster = spec.get("rayClusterConfig", spec)
+            found.append((f"{name}-head", cluster.get("headGroupSpec", {}).get("template", {})))
+            for group in cluster.get("workerGroupSpecs", []):
+                found.append((f"{name}-{group.get('groupName')}", group.get("template", {})))
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            **deepcopy(template),
+            "metadata": {
+                **template.get("metadata", {}),
+                "name": pod,
+                "namespace": manifest.get("metadata", {}).get("namespace", "default"),
+            },
+        }
+        for pod, template in found
+    ]
+
+
+def serve_problems(manifest: dict[str, Any]) -> list[str]:
+    """Of a RayService's ``serveConfigV2``: Ray's schema, unknown keys, imports, our listeners."""
+    from ray.serve.schema import ServeDeploySchema
+
+    from services.common.reflection import GRPC_SERVICER_FUNCTIONS
+
+    config = yaml.safe_load(manifest.get("spec", {}).get("serveConfigV2") or "{}")
+    try:
+        schema = ServeDeploySchema.model_validate(config)
+    except ValueError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        return [f"serveConfigV2: {' '.join(lines[1:3])[:200]}"]
+    problems = [f"serveConfigV2: unknown key {key}" for key in _unknown_keys(config, schema)]
+    functions = [*schema.grpc_options.grpc_servicer_functions]
+    if functions != [*GRPC_SERVICER_FUNCTIONS]:
+        problems.append("serveConfigV2: grpc_servicer_functions are not those of reflection.py")
+    if schema.grpc_options.port != 9000 or schema.http_options.port != 8000:
+        problems.append("serveConfigV2: gRPC must listen on 9000 and HTTP on 8000")
+    for application in schema.applications:
+        problems += [f"serveConfigV2: {line}" for line in _import_problems(application.import_path)]
+    return problems
+
+
+def _unknown_keys(given: Any, model: Any, where: str = "") -> list[str]:
+    """Keys of ``given`` that the pydantic model made of it has no field for."""
+    if isinstance(given, list):
+        pairs = zip(given, model, strict=False)
+        return [key for one, made in pairs for key in _unknown_keys(one, made, where)]
+    fields = getattr(type(model), "model_fields", None)
+    if not isinstance(given, dict) or fields is None:
+        return []
+    unknown = [f"{where}{key}" for key in given if key not in fields]
+    for key in given:
+        if key in fields:
+            unknown += _unknown_keys(given[key], getattr(model, key), f"{where}{key}.")
+    return unknown
+
+
+def _import_problems(path: str) -> list[str]:
+    module, separator, name = path.partition(":")
+    if not separator:
+        module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        return [f"import_path {path} cannot be imported: {error}"]
+    return [] if callable(found) else [f"import_path {path} is no function"]
+
+
+def settings_problems(manifest: dict[str, Any]) -> list[str]:
+    """Of a ConfigMap: CYTOSYNTH_ keys that no service reads, or whose value does not fit."""
+    from pydantic import ValidationError
+
+    from services.cluster_apps import settings_class
+
+    problems = []
+    classes = [settings_class(name) for name in SERVICES]
+    for key, value in (manifest.get("data") or {}).items():
+        if not key.startswith("CYTOSYNTH_"):
+            continue
+        readers = [one for one in classes if key in one.variables()]
+        if not readers:
+            problems.append(f"settings: {key}: no such setting")
+            continue
+        field = key.removeprefix("CYTOSYNTH_").lower()
+        try:
+            readers[0](**{field: value})
+        except ValidationError as error:
+            wrong = [one for one in error.errors() if field in one["loc"]]
+            problems += [f"settings: {key}: {one['msg']} (got {value!r})" for one in wrong]
+    return problems
+
+
+def ray_environment_problems(manifests: list[dict[str, Any]]) -> list[str]:
+    """Where the pods' Ray settings differ from those under which the local stack is tested."""
+    from services.common.settings import CommonSettings
+    from services.ray_environment import ray_environment
+
+    local_only = {
+        "CYTOSYNTH_SERVE_HOST", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_worker_niceness",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH",
+    }  # fmt: skip
+    given: dict[str, str] = {}
+    for one in manifests:
+        if one["kind"] == "ConfigMap" and one["metadata"]["name"].startswith("ray-environment"):
+            given = one["data"]
+    limit = CommonSettings.model_fields["max_message_bytes"].default
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = ray_environment(Path(folder) / "token", "", limit)
+    return [
+        f"ConfigMap/ray-environment: settings: {key} is {given.get(key)!r}, "
+        f"services/ray_environment.py says {value!r}"
+        for key, value in wanted.items()
+        if key not in local_only and given.get(key) != value
+    ]
