@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.setup-stamp
 
-.PHONY: help setup test e2e chaos-generator check demo bench bench-generator format protos lock clean
+.PHONY: help setup test e2e chaos-generator check demo bench bench-generator monitoring format protos lock clean
 .DEFAULT_GOAL := help
 
 help: ## Shows this list.
@@ -42,6 +42,9 @@ bench: setup ## Measures whether cyto-small draws the cells it is asked for: DAT
 
 bench-generator: setup ## Speed against the usual script, through gRPC, into out/bench/generator.json; an hour with DATA.
 	$(BIN)/python -m benchmarks.generator $(if $(DATA),--data "$(DATA)")
+
+monitoring: setup ## Every panel and alert against a live stack; needs prometheus and prometheus-alertmanager.
+	$(BIN)/python -m benchmarks.monitoring --out out
 
 format: setup ## Formats code and protos.
 	$(BIN)/ruff format .

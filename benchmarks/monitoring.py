@@ -28,6 +28,7 @@ from benchmarks.monitoring_expressions import (
     Expression,
     alert_expressions,
     panel_expressions,
+    recording_expressions,
 )
 from benchmarks.monitoring_load import Load
 from benchmarks.monitoring_servers import Prometheus, Receiver, monitoring
@@ -85,9 +86,10 @@ def _run(
     load.begin()
     panels, alerts = panel_expressions(), alert_expressions()
     say("asking every expression")
-    asked = {one.place: [one.text] for one in panels if not one.needs_gpu}
+    asked = {one.place: one.text for one in panels if not one.needs_gpu}
+    asked |= {one.place: one.text for one in recording_expressions()}
     asked |= {
-        f"{one.place}: {selector}": [f"last_over_time({selector}[10m])"]
+        f"{one.place}: {selector}": f"last_over_time({selector}[10m])"
         for one in alerts
         for selector in one.selectors
         if not Expression("", selector).needs_gpu
@@ -133,11 +135,11 @@ def _run(
     }
 
 
-def _wait_for_data(prometheus: Prometheus, asked: dict[str, list[str]]) -> list[str]:
+def _wait_for_data(prometheus: Prometheus, asked: dict[str, str]) -> list[str]:
     """Places whose expression still has no data after a few minutes under load."""
     left, deadline = list(asked), time.monotonic() + _DATA_SECONDS
     while left and time.monotonic() < deadline:
-        left = [place for place in left if not prometheus.query(asked[place][0])]
+        left = [place for place in left if not prometheus.query(asked[place])]
         if left:
             time.sleep(5)
     return left

@@ -55,6 +55,17 @@ def alert_expressions() -> list[Expression]:
     return [Expression(f"alert {rule['alert']}", rule["expr"]) for rule in rules("alerts")]
 
 
+def recording_expressions() -> list[Expression]:
+    """What every recording rule computes."""
+    return [
+        Expression(
+            f"rule {rule['record']} {rule.get('labels', {}).get('service', '')}".rstrip(),
+            rule["expr"],
+        )
+        for rule in rules("recording")
+    ]
+
+
 def _selectors(expression: Any) -> Iterator[str]:
     if isinstance(expression, promql_parser.MatrixSelector):
         expression = expression.vector_selector

@@ -29,7 +29,7 @@ class Receiver:
         came = self.came = dict[str, tuple[str, float]]()
 
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:  # noqa: N802 (http.server's name)
+            def do_POST(self) -> None:
                 message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 for alert in message["alerts"]:
                     if alert["status"] == "firing":

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import monitoring
 import repository
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +33,7 @@ STEPS: dict[str, Step] = {
     "lock": repository.lock_problems,
     "tree": repository.tree_problems,
     "docs": repository.docs_problems,
+    "monitoring": monitoring.monitoring_problems,
 }
 
 
