@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.setup-stamp
 
-.PHONY: help setup test e2e image-check chaos-generator check demo bench bench-generator format protos lock clean bench-scaling manifest-tools manifest-lock edge-config
+.PHONY: help setup test e2e image-check chaos-generator check demo bench bench-generator format protos lock clean bench-scaling manifest-tools manifest-lock edge-config monitoring
 .DEFAULT_GOAL := help
 
 help: ## Shows this list.
@@ -61,6 +61,8 @@ bench-generator: setup ## Speed against the usual script, through gRPC, into out
 
 bench-scaling: setup ## What a call, an image, a heartbeat and a replica cost, into out/bench/scaling.json; some minutes.
 	$(BIN)/python -m benchmarks.scaling
+monitoring: setup ## Every panel and alert against a live stack; needs prometheus and prometheus-alertmanager.
+	$(BIN)/python -m benchmarks.monitoring --out out
 
 format: setup ## Formats code and protos.
 	$(BIN)/ruff format .

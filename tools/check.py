@@ -15,6 +15,7 @@ from pathlib import Path
 
 import dockerfile
 import manifests
+import monitoring
 import repository
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +38,7 @@ STEPS: dict[str, Step] = {
     "docs": repository.docs_problems,
     "edge manifest": manifests.edge_problems,
     "manifests": manifests.overlay_problems,
+    "monitoring": monitoring.monitoring_problems,
 }
 
 

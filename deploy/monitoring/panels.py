@@ -69,7 +69,7 @@ def dashboard_json(board: Board) -> str:
 
 
 def _built(panel: Panel) -> Any:
-    built: Any = stat.Panel() if panel.stat else _graph(panel)
+    built: Any = _number() if panel.stat else _graph(panel)
     built.title(panel.title).unit(panel.unit).datasource(DATASOURCE)
     if panel.description:
         built.description(panel.description)
@@ -88,6 +88,11 @@ def _built(panel: Panel) -> Any:
         query = prometheus.Dataquery().expr(expression).legend_format(legend)
         built.with_target(query.ref_id(chr(ord("A") + number)))
     return built
+
+
+def _number() -> Any:
+    last = common.ReduceDataOptions().calcs(["lastNotNull"])
+    return stat.Panel().reduce_options(last).graph_mode(common_models.BigValueGraphMode.AREA)
 
 
 def _graph(panel: Panel) -> Any:
