@@ -120,13 +120,10 @@ def main() -> None:
     parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--port", type=int, default=50051)
     parser.add_argument("--admin-port", type=int, default=9901)
-<<<<<<< HEAD
     parser.add_argument("--metrics-port", type=int, help="serve /stats/prometheus here")
     parser.add_argument("--metrics-host", default="0.0.0.0")
-=======
     parser.add_argument("--internal-port", type=int)
     parser.add_argument("--internal-host", default="127.0.0.1")
->>>>>>> ce9ce3925058199eefc0a9321c180db9617bcfde
     parser.add_argument(
         "--upstream", action="append", required=True, metavar="SERVICE=HOST:PORT", default=[]
     )
@@ -151,13 +148,10 @@ def main() -> None:
         host=arguments.host,
         port=arguments.port,
         admin_port=arguments.admin_port,
-<<<<<<< HEAD
         metrics_port=arguments.metrics_port,
         metrics_host=arguments.metrics_host,
-=======
         internal_port=arguments.internal_port,
         internal_host=arguments.internal_host,
->>>>>>> ce9ce3925058199eefc0a9321c180db9617bcfde
         tls=EdgeTls(*tls_files) if all(tls_files) else None,
         client_certificates=arguments.client_certificates
         or ("required" if all(tls_files) else "none"),

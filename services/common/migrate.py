@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 """Brings the job database to a revision of its schema, one migration at a time.
 
     python -m services.common.migrate            # to the newest; a second one waits for the first
@@ -23,26 +22,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.common.job_tables import open_engine
-from services.common.settings import CommonSettings
+from services.common.settings import CommonSettings, SettingsError
 
 NEWEST = "head"
-=======
-"""`python -m services.common.migrate` brings the job database to the newest schema, and ends."""
-
-from __future__ import annotations
-
-import logging
-import sys
-
-from services.common.job_database import migrate
-from services.common.logs import configure_logging
-from services.common.settings import CommonSettings, SettingsError
->>>>>>> ce9ce3925058199eefc0a9321c180db9617bcfde
 
 log = logging.getLogger(__name__)
 
 
-<<<<<<< HEAD
 def migrate(database_url: str, revision: str = NEWEST) -> tuple[str, str]:
     """Brings the database to a revision; several processes may call it at once.
 
@@ -123,7 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--to", default=NEWEST, help="revision; default: the newest")
     parser.add_argument("--check", action="store_true", help="change nothing")
     options = parser.parse_args(arguments)
-    url = CommonSettings.load().database_url
+    try:
+        url = CommonSettings.load().database_url
+    except SettingsError as error:
+        parser.error(str(error))
     if options.check:
         found, newest = revisions(url)
         sys.stdout.write(f"database: {found or 'empty'}; this version: {newest}\n")
@@ -133,23 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     sys.stdout.write(f"database: {before or 'empty'} -> {after}\n")
-=======
-def main() -> int:
-    """Migrates ``CYTOSYNTH_DATABASE_URL``; returns the exit status. Again does nothing."""
-    configure_logging()
-    try:
-        migrate(CommonSettings.load().database_url)
-    except SettingsError as error:
-        log.error("%s", error)
-        return 2
-    log.info("the job database has the newest schema")
->>>>>>> ce9ce3925058199eefc0a9321c180db9617bcfde
     return 0
 
 
 if __name__ == "__main__":
-<<<<<<< HEAD
     raise SystemExit(main())
-=======
-    sys.exit(main())
->>>>>>> ce9ce3925058199eefc0a9321c180db9617bcfde
