@@ -61,6 +61,7 @@ bench-generator: setup ## Speed against the usual script, through gRPC, into out
 
 bench-scaling: setup ## What a call, an image, a heartbeat and a replica cost, into out/bench/scaling.json; some minutes.
 	$(BIN)/python -m benchmarks.scaling
+
 monitoring: setup ## Every panel and alert against a live stack; needs prometheus and prometheus-alertmanager.
 	$(BIN)/python -m benchmarks.monitoring --out out
 
