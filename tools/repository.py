@@ -20,7 +20,13 @@ MAX_FILE_BYTES = 25_000_000
 PICKLED = {".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 INDEX_URL = re.compile(r"https?://\S+/simple|--(extra-)?index-url|--find-links")
 STUB_SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
-DOCS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/errors.md")
+DOCS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/errors.md",
+    "docs/monitoring.md",
+)
 DESCRIBED = {"cytosynth", "services", "deploy", "models"}
 
 
