@@ -41,6 +41,8 @@ CLASSIFIER, RUNNER = "ServeReplica:classifier", "JobRunner"
 _DATA_SECONDS = 240.0
 _ALERT_SECONDS = 300.0
 _CRASH_SECONDS = 90.0
+_PICTURE_SECONDS = 180.0
+"""Of load before the dashboards are drawn."""
 
 
 def main() -> int:
@@ -95,6 +97,8 @@ def _run(
         if not Expression("", selector).needs_gpu
     }
     empty = _wait_for_data(prometheus, asked)
+    if previews:
+        time.sleep(_PICTURE_SECONDS)
     fired_before = prometheus.firing()
     for board in sorted((FOLDER / "grafana").glob("*.json")) if previews else ():
         from benchmarks.monitoring_preview import draw  # matplotlib takes its time
