@@ -1,8 +1,8 @@
 """``make monitoring``: do dashboards and alerts say anything about a real stack?
 
 Starts a local stack, puts light load on it and Prometheus beside it; asks every expression of
-every panel and every series that an alert reads; then breaks three things and waits until
-Alertmanager has passed the three alerts on. Writes ``monitoring.json``; exit status 1 if an
+every panel and every series that an alert reads; then breaks four things and waits until
+Alertmanager has passed their alerts on. Writes ``monitoring.json``; exit status 1 if an
 expression has no data or an alert did not come.
 
 python -m benchmarks.monitoring --out out [--previews docs/dashboards]
@@ -37,10 +37,11 @@ from cytosynth.client import Client, tls_credentials
 from cytosynth.stack_state import StackFiles, StackInfo
 
 NEEDED = ("prometheus", "prometheus-alertmanager")
-CLASSIFIER, RUNNER = "ServeReplica:classifier", "JobRunner"
+CLASSIFIER, PROXY, RUNNER = "ServeReplica:classifier", "ProxyActor", "ray::JobRunner"
 _DATA_SECONDS = 240.0
 _ALERT_SECONDS = 300.0
-_CRASH_SECONDS = 90.0
+_PICTURE_SECONDS = 180.0
+"""Of load before the dashboards are drawn."""
 
 
 def main() -> int:
@@ -95,13 +96,15 @@ def _run(
         if not Expression("", selector).needs_gpu
     }
     empty = _wait_for_data(prometheus, asked)
+    if previews:
+        time.sleep(_PICTURE_SECONDS)
     fired_before = prometheus.firing()
     for board in sorted((FOLDER / "grafana").glob("*.json")) if previews else ():
         from benchmarks.monitoring_preview import draw  # matplotlib takes its time
 
         draw(board, prometheus, start, time.time(), previews / f"{board.stem}.png")
-    say("breaking a runner, the classifier and the edge")
-    wanted = _break_three(load, info, receiver)
+    say("breaking a runner, the classifier, the proxy and the edge")
+    wanted = _break_parts(load, info, receiver)
     load.end()
     came = {name: receiver.came[name] for name in wanted if name in receiver.came}
     return {
@@ -145,7 +148,7 @@ def _wait_for_data(prometheus: Prometheus, asked: dict[str, str]) -> list[str]:
     return left
 
 
-def _break_three(load: Load, info: StackInfo, receiver: Receiver) -> dict[str, float]:
+def _break_parts(load: Load, info: StackInfo, receiver: Receiver) -> dict[str, float]:
     """Breaks one thing after the other; returns when each was broken, by its alert."""
     wanted = {}
     load.start_long_job()
@@ -153,13 +156,15 @@ def _break_three(load: Load, info: StackInfo, receiver: Receiver) -> dict[str, f
     time.sleep(10)  # until it is at work
     runner.suspend()
     wanted["JobSilent"] = time.time()
-    wanted["AvailabilityBurnsFast"] = time.time()
-    until = time.monotonic() + _CRASH_SECONDS
-    while time.monotonic() < until and "AvailabilityBurnsFast" not in receiver.came:
-        for replica in _processes(info, CLASSIFIER):
-            replica.kill()
-        time.sleep(1)
-    _wait_for(lambda: {"JobSilent", "AvailabilityBurnsFast"} <= receiver.came.keys())
+    # A lost replica leaves calls waiting; a lost proxy fails them.
+    for alert, part in (("NoReplicas", CLASSIFIER), ("AvailabilityBurnsFast", PROXY)):
+        wanted[alert] = time.time()
+        until = time.monotonic() + _ALERT_SECONDS
+        while time.monotonic() < until and alert not in receiver.came:
+            for process in _processes(info, part):
+                process.kill()
+            time.sleep(1)
+    _wait_for(lambda: "JobSilent" in receiver.came)
     runner.resume()
     for edge in _processes(info, "envoy"):
         edge.suspend()

@@ -53,7 +53,6 @@ def draw(board: Path, prometheus: Prometheus, start: float, end: float, out: Pat
             color=TEXT,
             fontsize=10,
             va="top",
-            fontweight="medium",
         )
         series = _series(panel, prometheus, start, end)
         if not series:
@@ -142,11 +141,12 @@ def _graph(
     axes.set_axisbelow(True)
     for spine in axes.spines.values():
         spine.set_visible(False)
+    width = axes.get_position().width * axes.figure.get_figwidth()
     if any(legend for legend, _, _ in series):
         axes.legend(
             loc="upper left",
-            bbox_to_anchor=(-0.08, -0.12),
-            ncols=min(4, len(series)),
+            bbox_to_anchor=(-0.45 / width, -0.12),
+            ncols=_legend_columns(width, [legend for legend, _, _ in series]),
             fontsize=7.5,
             labelcolor=TEXT,
             frameon=False,
@@ -154,6 +154,11 @@ def _graph(
             columnspacing=1.0,
             borderpad=0.1,
         )
+
+
+def _legend_columns(width: float, legends: list[str]) -> int:
+    """As many as fit beside each other, at 0.075 inches a letter."""
+    return max(1, min(len(legends), int(width / (0.35 + 0.075 * max(map(len, legends))))))
 
 
 def _unit(panel: dict[str, Any]) -> str:

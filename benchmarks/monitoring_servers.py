@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import threading
@@ -57,9 +58,9 @@ class Prometheus:
         self._url = f"http://{address}/api/v1/"
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The instant vector of now; a scalar counts as one sample."""
-        data = self._ask("query", query=expression)
-        return data["result"] if data["resultType"] == "vector" else [{"value": data["result"]}]
+        """The finite samples of an instant vector, now; the quantile of nothing is NaN."""
+        samples = self._ask("query", query=expression)["result"]
+        return [one for one in samples if math.isfinite(float(one["value"][1]))]
 
     def query_range(self, expression: str, start: float, end: float) -> list[dict[str, Any]]:
         """Samples over time, one entry per series."""

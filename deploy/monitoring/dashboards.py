@@ -8,12 +8,11 @@ _CALLS = "ray_cytosynth_calls_total"
 _SECONDS = "ray_cytosynth_call_seconds_bucket"
 
 
-def _quantiles(bucket: str, selector: str = "", by: str = "") -> dict[str, str]:
+def _quantiles(bucket: str, selector: str = "") -> dict[str, str]:
     """Median and 95th percentile of a histogram."""
-    labels, prefix = f"le{', ' + by if by else ''}", f"{{{{{by}}}}} " if by else ""
     return {
-        f"{prefix}p{percent}": f"histogram_quantile(0.{percent}, "
-        f"sum by ({labels}) (rate({bucket}{selector}[5m])))"
+        f"p{percent}": f"histogram_quantile(0.{percent}, "
+        f"sum by (le) (rate({bucket}{selector}[5m])))"
         for percent in (50, 95)
     }
 
@@ -156,6 +155,7 @@ GENERATOR = Board(
             "percent",
             "Exported by Ray on nodes with a GPU; empty elsewhere.",
             width=24,
+            height=4,
         ),
     ],
 )
@@ -180,7 +180,16 @@ TRAINER = Board(
                 f'({_TRAINER}jobs{{state=~"SUCCEEDED|FAILED|CANCELLED"}}) > 0'
             },
         ),
-        Panel("Duration of jobs", _quantiles(f"{_TRAINER}job_seconds_bucket", by="kind"), "s"),
+        Panel(
+            "Duration of jobs",
+            {
+                f"{{{{kind}}}} p{percent}": f"histogram_quantile(0.{percent}, "
+                f"sum by (le, kind) ({_TRAINER}job_seconds_bucket))"
+                for percent in (50, 95)
+            },
+            "s",
+            "From creation to end, of all jobs since the front began: they are few.",
+        ),
         Panel(
             "Oldest waiting job",
             {"{{kind}}": f"max by (kind) ({_TRAINER}job_waiting_seconds)"},
@@ -256,10 +265,7 @@ CLASSIFIER = Board(
         ),
         Panel(
             "Calls in replicas",
-            {
-                "now": "sum(ray_serve_num_ongoing_requests_at_replicas"
-                '{application="classifier"}) or vector(0)'
-            },
+            {"now": 'sum(ray_serve_num_ongoing_requests_at_replicas{application="classifier"})'},
             width=12,
         ),
         Panel(
