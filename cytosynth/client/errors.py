@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import grpc
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -12,6 +13,7 @@ from cytosynth.client.call_headers import REQUEST_ID_KEY
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _REQUEST_ID_KEY = "request_id"
+_MESSAGE_KEY = "x-cytosynth-message"
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,9 @@ def error_from_rpc(error: grpc.RpcError, address: str) -> CytosynthError:
         except ValueError:
             pass  # Not a Status after all: the plain code and message still say what happened.
     code: grpc.StatusCode = error.code()
-    message = (error.details() or "").strip()
+    # An edge that records traces keeps messages out of grpc-message, which it would write down.
+    told = unquote(str(headers.get(_MESSAGE_KEY, "")))
+    message = (error.details() or told).strip()
     remedy = ""
     if code is grpc.StatusCode.UNAVAILABLE and _nothing_answered(message):
         return nothing_answers(address)

@@ -59,7 +59,7 @@ start() {
   local container
   container=$(b from "$image")
   containers+=("$container")
-  b copy -q --chown 10001:10001 "$container" "$work/envoy.yaml" /etc/envoy/envoy.yaml > /dev/null
+  [ "$name" = service ] || b copy -q --chown 10001:10001 "$container" "$work/envoy.yaml" /etc/envoy/envoy.yaml > /dev/null
   setsid buildah --root "$work/root" --runroot "$work/run" --storage-driver vfs \
     run --isolation chroot "$container" -- "$@" > "$work/$name.log" 2>&1 &
   pids+=($!)
@@ -68,7 +68,6 @@ start() {
 
 grpc_port=${IMAGE_CHECK_PORT:-52300}
 edge_port=$((grpc_port + 10))
-touch "$work/envoy.yaml"
 start service cytosynth-service python -m deploy.images.one_service trainer \
   --host 127.0.0.1 --port "$grpc_port"
 service=$(cat "$work/service.container")

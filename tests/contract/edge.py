@@ -47,6 +47,8 @@ class ToyServer(grpc.GenericRpcHandler):
     )
     calls: list[Seen] = field(default_factory=list)
     stream_seconds: float = 0.0
+    stream_failure: str = ""
+    """Message that streams end with; empty: they end well."""
 
     def service(self, details: Any) -> grpc.RpcMethodHandler:
         seen = Seen(details.method, dict(details.invocation_metadata))
@@ -57,6 +59,8 @@ class ToyServer(grpc.GenericRpcHandler):
                 yield b"first"
                 time.sleep(self.stream_seconds)
                 yield b"last"
+                if self.stream_failure:
+                    context.abort(grpc.StatusCode.NOT_FOUND, self.stream_failure)
 
             return grpc.unary_stream_rpc_method_handler(stream)
 
