@@ -26,8 +26,15 @@ from ray.serve.schema import ServeDeploySchema
 name, grpc_port, http_port, temp = sys.argv[1:]
 manifest = yaml.safe_load(Path(f"deploy/k8s/base/{name}.yaml").read_text())
 schema = ServeDeploySchema.model_validate(yaml.safe_load(manifest["spec"]["serveConfigV2"]))
-ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False,
-         object_store_memory=128 * 2**20, _temp_dir=temp)
+for tries_left in (2, 1, 0):  # a busy machine may take longer than the 30 s that Ray allows
+    try:
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False,
+                 object_store_memory=128 * 2**20, _temp_dir=temp)
+        break
+    except Exception:
+        if not tries_left:
+            raise
+        ray.shutdown()
 client = serve_start(
     http_options=HTTPOptions(host="127.0.0.1", port=int(http_port)),
     grpc_options=gRPCOptions(port=int(grpc_port),
