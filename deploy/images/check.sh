@@ -100,7 +100,8 @@ b copy -q "$service" "$work/ask.py" /ask.py > /dev/null
 b run --isolation chroot "$service" -- python /ask.py "127.0.0.1:$edge_port" \
   || { tail -n 30 "$work"/service.log "$work"/edge.log; exit 1; }
 b run --isolation chroot --env CYTOSYNTH_SERVE_PORT="$grpc_port" "$service" -- \
-  python -m deploy.images.health && echo "the health check passes"
+  python -m deploy.images.health || { echo "the health check fails"; exit 1; }
+echo "the health check passes"
 tools=$(b run --isolation chroot "$service" -- sh -c 'command -v gcc cc make ld pip || true')
 [ -z "$tools" ] || { echo "build tools in the image: $tools"; exit 1; }
 echo "image-check: all passed"

@@ -1,4 +1,4 @@
-"""Whether the service in this container answers: exit status 0 if it is SERVING."""
+"""Whether a service answers in this container: exit status 0 if any of the three is SERVING."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ import sys
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.common.reflection import SERVICE_NAMES
+
 
 def main() -> int:
-    """Asks gRPC's health service once."""
+    """Asks gRPC's health service once for each."""
     address = f"127.0.0.1:{os.environ.get('CYTOSYNTH_SERVE_PORT', '9000')}"
     with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=8
-            )
-        except grpc.RpcError as error:
-            sys.stderr.write(f"{error.code().name}\n")
-            return 1
-    return 0 if answer.status == answer.SERVING else 1
+        health, states = health_pb2_grpc.HealthStub(channel), []
+        for name in SERVICE_NAMES:
+            request = health_pb2.HealthCheckRequest(service=name)
+            try:
+                states.append(health.Check(request, timeout=3).status)
+            except grpc.RpcError as error:
+                sys.stderr.write(f"{name}: {error.code().name}\n")
+    return 0 if health_pb2.HealthCheckResponse.SERVING in states else 1
 
 
 if __name__ == "__main__":
