@@ -40,11 +40,13 @@ client = serve_start(
     grpc_options=gRPCOptions(port=int(grpc_port),
                              grpc_servicer_functions=schema.grpc_options.grpc_servicer_functions),
 )
-client.deploy_apps(schema, _blocking=True)
+client.deploy_apps(schema, _blocking=False)
 deadline = time.monotonic() + 300
-while serve.status().applications[name].status != "RUNNING":
-    app = serve.status().applications[name]
-    assert app.status != "DEPLOY_FAILED", app
+while True:
+    app = serve.status().applications.get(name)
+    if app is not None and app.status == "RUNNING":
+        break
+    assert app is None or app.status != "DEPLOY_FAILED", app
     assert time.monotonic() < deadline, app
     time.sleep(0.5)
 
