@@ -60,6 +60,8 @@ def rendered_edge() -> str:
             port=50051,
             internal_host="0.0.0.0",
             internal_port=50052,
+            metrics_host="0.0.0.0",
+            metrics_port=9902,
             tls=EdgeTls(
                 certificates / "tls/tls.crt",
                 certificates / "tls/tls.key",
