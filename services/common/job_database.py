@@ -181,9 +181,11 @@ class JobDatabase(OperatorDatabase):
             for row in connection.execute(query):
                 yield _job(row)
 
-    def num_held(self) -> int:
-        """Jobs that a runner works on now, of all tenants."""
+    def num_held(self, host: str = "") -> int:
+        """Jobs that a runner works on now, of all tenants; on all hosts, or on one."""
         held = sa.and_(jobs.c.state == RUNNING, jobs.c.lease_expires >= self._clock())
+        if host:
+            held &= jobs.c.lease_owner.startswith(f"{host}-", autoescape=True)
         return int(self._one(sa.select(sa.func.count()).where(held))[0])
 
     def has_work(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -24,6 +25,9 @@ class TrainerSettings(CommonSettings):
     runner_idle_seconds: float = Field(default=60.0, ge=1, le=86400)
     #: How long the local stack waits, when it is stopped, for running jobs to save a checkpoint.
     drain_seconds: float = Field(default=20.0, ge=0, le=3600)
+    #: A runner that was started before this file was written gives its job back and takes up no
+    #: other: for a host that is about to end, while the others go on.
+    drain_file: Path | None = None
     #: CPU and GPU share that one runner books with Ray, and how many runners there may be.
     runner_num_cpus: float = Field(default=1.0, ge=0, le=512)
     runner_num_gpus: float = Field(default=0.0, ge=0, le=64)

@@ -3,43 +3,56 @@
     python -m services.trainer.drain --reason "upgrade to 1.4"   # waits until no job is worked on
     python -m services.trainer.drain --status
     python -m services.trainer.drain --resume
+    python -m services.trainer.drain --this-host    # only here, for good: a pod's preStop
 
 It is written into the job database, so it holds for every runner on it, of whichever cluster. Each
-saves a checkpoint and gives its job back; jobs that clients create meanwhile wait.
+saves a checkpoint and gives its job back; jobs that clients create meanwhile wait. ``--this-host``
+is written into the file ``CYTOSYNTH_DRAIN_FILE``, which the runners of one host look at: another
+host takes their jobs up at once, without waiting for a lease to lapse.
 """
 
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from services.common.job_database import JobDatabase
-from services.common.settings import CommonSettings
+from services.trainer.config import TrainerSettings
 
 _LOOK_SECONDS = 0.2
 
 
-def wait_until_drained(database: JobDatabase, seconds: float) -> int:
-    """Waits until no runner works on a job; gives how many still do after ``seconds``."""
+def wait_until_drained(database: JobDatabase, seconds: float, host: str = "") -> int:
+    """Waits until no runner (of ``host``) has a job; gives how many still do after ``seconds``."""
     deadline = time.monotonic() + seconds
-    while (held := database.num_held()) and time.monotonic() < deadline:
+    while (held := database.num_held(host)) and time.monotonic() < deadline:
         time.sleep(_LOOK_SECONDS)
     return held
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 if what was asked is so, 1 if jobs are still worked on."""
+    """Exit status: 0 if what was asked is so, 1 if jobs are still worked on, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m services.trainer.drain")
     parser.add_argument("--reason", default="", help="written down for whoever asks")
     parser.add_argument("--wait-seconds", type=float, default=120.0)
     parser.add_argument("--resume", action="store_true", help="take jobs up again")
     parser.add_argument("--status", action="store_true", help="say how it is, change nothing")
+    parser.add_argument("--this-host", action="store_true", help="only the runners of this host")
     options = parser.parse_args(arguments)
-    database = JobDatabase(CommonSettings.load().database_url)
+    settings = TrainerSettings.load()
+    if options.this_host and not settings.drain_file:
+        parser.error("--this-host: set CYTOSYNTH_DRAIN_FILE, to the runners too, and start them")
+    database = JobDatabase(settings.database_url)
     try:
+        if options.this_host and settings.drain_file:
+            settings.drain_file.touch()
+            held = wait_until_drained(database, options.wait_seconds, socket.gethostname())
+            _say(f"drain of this host; {held} jobs are worked on")
+            return 1 if held else 0
         if options.resume:
             ended = database.end_drain()
             _say("jobs are taken up again" if ended else "there was no drain")

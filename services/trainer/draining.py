@@ -6,9 +6,29 @@ A phase that keeps no checkpoints is left at once, and begun again by whoever ta
 from __future__ import annotations
 
 import threading
+import time
+from pathlib import Path
 
 #: Calls of ``progress`` without a question for a checkpoint, after which none is to be expected.
 _CALLS_WITHOUT = 3
+
+
+_LOOK_SECONDS = 0.5
+
+
+def stop_by_file(path: Path, stop: threading.Event) -> None:
+    """Sets ``stop`` once ``path`` is written; returns when it is set, by whomever.
+
+    A file that is older than this call is of a runner before, and says nothing.
+    """
+    began = time.time()
+    while not stop.wait(_LOOK_SECONDS):
+        try:
+            written = path.stat().st_mtime
+        except OSError:
+            continue
+        if written >= began:
+            stop.set()
 
 
 class Drained(Exception):

@@ -22,6 +22,7 @@ from services.common.artifact_store import ArtifactStore
 from services.common.job_database import JobDatabase
 from services.common.logs import configure_logging
 from services.trainer.config import TrainerSettings
+from services.trainer.draining import stop_by_file
 from services.trainer.jobs import work
 
 NAMESPACE = "cytosynth"
@@ -44,6 +45,9 @@ class JobRunner:
         threads = settings.runner_num_threads or min(_MOST_THREADS, len(os.sched_getaffinity(0)))
         # Ray sets this to the CPUs booked; torch reads it when it is first imported.
         os.environ["OMP_NUM_THREADS"] = str(threads)
+        if settings.drain_file:
+            look = (settings.drain_file, self._stop)
+            threading.Thread(target=stop_by_file, args=look, name="drain", daemon=True).start()
         threading.Thread(target=self._run, name="jobs", daemon=True).start()
 
     def pid(self) -> int:

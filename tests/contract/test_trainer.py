@@ -26,6 +26,7 @@ from cytosynth.trainer.v1 import trainer_pb2_grpc
 from services.common import lora
 from services.common.artifact_store import ArtifactStore
 from services.common.bases import load_pipeline, resolve_base
+from services.trainer import drain
 from tests import fakes
 from tests.contract.local_serve import local_serve, replica_processes
 
@@ -85,6 +86,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         runner_num_threads=1,
         runner_idle_seconds=20.0,
         upload_idle_seconds=3.0,
+        drain_file=root / "drain",
     )
     with local_serve(build_app(settings), APP_NAME, [SERVICER]) as address:
         with grpc.insecure_channel(address) as channel:
@@ -433,6 +435,28 @@ def test_a_killed_runner_continues_to_the_same_weights(running: Running, dataset
     assert weights(seen[-1]) == weights(whole)
     adapters = running.stub.ListAdapters(pb.ListAdaptersRequest(), timeout=10).adapters
     assert [each.name for each in adapters].count(seen[-1].result) == 1
+
+
+def test_a_host_that_is_about_to_end_gives_its_job_back(
+    running: Running, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = running.create_adapter(dataset, num_steps=60, seed=15)
+    wait_for_step(running, job.name, 5)
+    monkeypatch.setenv("CYTOSYNTH_DATABASE_URL", f"sqlite:///{running.root}/jobs.db")
+    monkeypatch.setenv("CYTOSYNTH_DRAIN_FILE", str(running.root / "drain"))
+    assert drain.main(["--this-host"]) == 0
+    left = running.stub.GetJob(pb.GetJobRequest(name=job.name), timeout=10).job
+    assert (left.state, left.num_attempts) == (job_pb2.JOB_STATE_PENDING, 1)
+    runner_process().send_signal(signal.SIGKILL)  # the next one was started after the drain
+    seen = running.watch(job.name)
+    assert seen[-1].state == job_pb2.JOB_STATE_SUCCEEDED, seen[-1].error
+    assert seen[-1].num_attempts == 2
+    steps = [
+        each.progress.step
+        for each in seen
+        if each.num_attempts == 2 and each.progress.phase == "training adapter"
+    ]
+    assert min(steps) >= left.progress.step, "no step may be done twice"
 
 
 def test_a_killed_front_loses_no_job(running: Running, dataset: str) -> None:

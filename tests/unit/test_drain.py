@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from services.common.job_database import Job, JobDatabase, migrate
 from services.common.resource_names import ADAPTERS
 from services.trainer import drain, jobs
 from services.trainer.config import TrainerSettings
-from services.trainer.draining import Drained, DrainRequest
+from services.trainer.draining import Drained, DrainRequest, stop_by_file
 from services.trainer.jobs import JobContext, work
 
 STEPS = 60
@@ -158,6 +159,36 @@ def test_status_says_how_it_is_and_a_job_that_does_not_stop_is_told(
     assert drain.main(["--resume"]) == 0
     assert drain.main(["--resume"]) == 0
     assert capsys.readouterr().out.endswith("there was no drain\n")
+
+
+def test_only_the_runners_of_a_host_are_stopped_by_its_file(
+    database, store, settings, steps, tmp_path, monkeypatch, capsys
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        drain.main(["--this-host"])
+    assert "CYTOSYNTH_DRAIN_FILE" in capsys.readouterr().err
+    file = tmp_path / "drain"
+    monkeypatch.setenv("CYTOSYNTH_DRAIN_FILE", str(file))
+    database.create("local", "report", {})
+    assert database.lease("elsewhere-1-a", 60) is not None
+    job = database.create("local", "fit_adapter", {"checkpoints": True})
+    file.touch()
+    os.utime(file, (1, 1))  # of a runner before
+    runner, stop = _runner(database, store, settings)
+    look = threading.Thread(target=stop_by_file, args=(file, stop), daemon=True)
+    look.start()
+    _after_steps(steps, 10)
+    assert not stop.is_set()
+    assert drain.main(["--this-host"]) == 0
+    assert capsys.readouterr().out == "drain of this host; 0 jobs are worked on\n"
+    runner.join(10)
+    look.join(10)
+    assert not runner.is_alive() and not look.is_alive()
+    assert database.get("local", job.id).state == "PENDING"
+    assert database.num_held() == 1, "another host's job is left alone"
+    _runner(database, store, settings)
+    assert _finished(database, job.id).state == "SUCCEEDED"
+    assert steps == list(range(STEPS))
 
 
 def test_a_job_is_left_only_once_its_checkpoint_is_saved() -> None:
