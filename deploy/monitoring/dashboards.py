@@ -23,7 +23,7 @@ OVERVIEW = Board(
     "Is it well? Calls, failures, latency, work that waits, and the machines.",
     [
         Panel(
-            "Services answering",
+            "Targets answering",
             {"": 'sum(up{job=~"cytosynth-.+"})'},
             description="Scrape targets of Cytosynth that answer Prometheus.",
             width=4,
