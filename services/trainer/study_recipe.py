@@ -206,7 +206,7 @@ PRESETS = {
     "evidence": StudySettings(
         preset="evidence",
         models=("resnet18", "clip"),
-        arms=tuple(arm for arm in ARMS if arm != BALANCED),
+        arms=tuple(arm for arm in ARMS if arm not in (SYNTHETIC_ONLY, BALANCED)),
         num_per_class=(200,),
         num_draws=5,
         shots=32,
