@@ -102,6 +102,13 @@ b run --isolation chroot "$service" -- python /ask.py "127.0.0.1:$edge_port" \
 b run --isolation chroot --env CYTOSYNTH_SERVE_PORT="$grpc_port" "$service" -- \
   python -m deploy.images.health || { echo "the health check fails"; exit 1; }
 echo "the health check passes"
+admin=$((grpc_port + 11))
+edge=$(cat "$work/edge.container")
+b run --isolation chroot "$edge" -- python3 -m deploy.edge.lifecycle ready --admin-port "$admin" \
+  || { echo "the edge's probe fails"; exit 1; }
+b run --isolation chroot "$edge" -- python3 -m deploy.edge.lifecycle drain --admin-port "$admin" \
+  --notice-seconds 0 --longest-seconds 20 || { echo "the edge does not drain"; exit 1; }
+echo "the edge's probe and drain work"
 tools=$(b run --isolation chroot "$service" -- sh -c 'command -v gcc cc make ld pip || true')
 [ -z "$tools" ] || { echo "build tools in the image: $tools"; exit 1; }
 echo "image-check: all passed"
