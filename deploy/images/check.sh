@@ -18,10 +18,20 @@ pids=()
 containers=()
 finish() {
   for pid in "${pids[@]}"; do kill -- "-$pid" 2> /dev/null || true; done
+  [ "${#pids[@]}" = 0 ] || sleep 1
   for container in "${containers[@]}"; do b rm "$container" > /dev/null 2>&1 || true; done
-  rm -rf "$work"
+  # debootstrap mounts the machine's /proc below $work, and stopped half-way leaves it there: root
+  # must never remove what lies behind a mount.
+  awk -v below="$work/" 'index($2, below) == 1 { print $2 }' /proc/mounts | sort -r \
+    | while read -r mounted; do umount "$mounted" 2> /dev/null || umount --lazy "$mounted" || true; done
+  if grep -q " $work/" /proc/mounts; then
+    echo "left as it is, something is mounted in it: $work"
+  else
+    rm -rf --one-file-system "$work"
+  fi
 }
 trap finish EXIT
+trap 'exit 130' INT TERM
 
 base=${BASE_IMAGE:-}
 if [ -z "$base" ]; then
@@ -29,8 +39,12 @@ if [ -z "$base" ]; then
   mirror=$(apt-get indextargets --format '$(REPO_URI) $(COMPONENT)' "Created-By: Packages" \
     "Codename: $codename" | awk '$2 == "main" { print $1; exit }')
   echo "base: debootstrap of $codename"
-  debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv \
-    "$codename" "$work/base" "$mirror" > "$work/debootstrap.log"
+  # In the background, as a signal reaches the trap only between commands; its group ends with us.
+  setsid debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv \
+    "$codename" "$work/base" "$mirror" > "$work/debootstrap.log" &
+  pids+=($!)
+  wait "${pids[0]}"
+  pids=()
   rm -rf "$work"/base/var/cache/apt/archives/*.deb "$work"/base/var/lib/apt/lists/*
   container=$(b from scratch)
   b copy -q "$container" "$work/base" / > /dev/null
