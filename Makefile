@@ -22,7 +22,7 @@ $(STAMP): requirements.lock requirements-uv.lock pyproject.toml
 	@touch $@
 
 test: setup ## Runs unit and contract tests; unit tests one file a core.
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 e2e: setup ## Starts and stops real stacks, services and edge included; takes minutes.
 	$(BIN)/python -m pytest tests/e2e

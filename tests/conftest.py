@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import PurePosixPath
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -17,9 +19,33 @@ hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
 
+LONGEST = ("contract", "test_study", "test_recipes", "test_kinds_of_hardware", "test_study_browser")
+"""Begun first, so that at the end no worker is left alone with one of them."""
+
+
+class WholeFiles(LoadScopeScheduling):
+    """A file is one worker's, with its fixtures; files that start Ray come one after the other.
+
+    ``--dist loadgroup`` would do, but pytest-xdist 3.8 cannot name groups under pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return scope_of(nodeid)
+
+
+def scope_of(nodeid: str) -> str:
+    """The file's name without ending, or that of its folder if it is no unit test."""
+    file = PurePosixPath(nodeid.split("::")[0])
+    return file.stem if file.parent.name == "unit" else file.parent.name
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """For ``pytest -n``."""
+    return WholeFiles(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For ``pytest -n``: a file is one worker's; files that start Ray come one after the other."""
-    unit = Path(__file__).parent / "unit"
-    for item in items:
-        group = item.path.stem if item.path.parent == unit else item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Files keep their order but for the longest."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(scope_of(item.nodeid), len(places)))
