@@ -22,6 +22,8 @@ from services.common.status import CODES, DETAILS_TRAILER, request_id_of
 from services.common.status_table import to_status
 
 _LOST = re.compile(r"actor|worker|node|replica", re.IGNORECASE)
+#: A cluster that is just starting has its proxies before its applications; clients try again.
+_NO_APPLICATION = re.compile(r"Application '[^']*' not found")
 _LOST_HOW = re.compile(r"died|dead|unavailable|killed|crash|lost|fail", re.IGNORECASE)
 
 
@@ -81,13 +83,15 @@ def _status(
             error = errors.ResourceExhausted("the service is busy", "try again later", 2.0)
         case grpc.StatusCode.UNAVAILABLE:
             error = errors.Unavailable("the service is not ready", 2.0)
+        case grpc.StatusCode.NOT_FOUND if _NO_APPLICATION.match(text):
+            error = errors.Unavailable("the service is not ready", 2.0)
         case grpc.StatusCode.INTERNAL | grpc.StatusCode.UNKNOWN:
             first = text.partition("\n")[0]
             if _LOST.search(first) and _LOST_HOW.search(first):
                 error = errors.Unavailable("the replica that worked on this request was lost")
             else:
                 error = ProxyError(text)
-        case _:  # cancelled, timed out or no such application: nothing in it to hide
+        case _:  # cancelled or timed out: nothing in it to hide
             return None
     return to_status(error, request_id)
 

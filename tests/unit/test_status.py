@@ -216,6 +216,7 @@ def test_audit_line_is_json_with_request_id_tenant_and_outcome(caplog):
         (grpc.StatusCode.INTERNAL, "Traceback: KeyError /srv/x.py 10.0.0.1", "INTERNAL"),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "num_queued_requests=9 pid=7", "RESOURCE_EXHAUSTED"),
         (grpc.StatusCode.UNAVAILABLE, "Deployment X at 10.0.0.1 failed", "UNAVAILABLE"),
+        (grpc.StatusCode.NOT_FOUND, "Application 'generator' not found. Ping", "UNAVAILABLE"),
     ],
 )
 def test_failures_of_the_proxy_are_told_briefly(code, details, told):
