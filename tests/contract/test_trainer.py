@@ -402,6 +402,15 @@ def wait_for_step(running: Running, name: str, step: int) -> None:
     raise AssertionError("the job never trained")
 
 
+def first_step(seen: list[job_pb2.Job], attempt: int) -> int:
+    """The first training step that an attempt has told of."""
+    return min(
+        job.progress.step
+        for job in seen
+        if job.num_attempts == attempt and job.progress.phase == "training adapter"
+    )
+
+
 def runner_process() -> psutil.Process:
     found = replica_processes("JobRunner") or [
         process
@@ -426,12 +435,7 @@ def test_a_killed_runner_continues_to_the_same_weights(running: Running, dataset
     seen = running.watch(job.name)
     assert seen[-1].state == job_pb2.JOB_STATE_SUCCEEDED, seen[-1].error
     assert seen[-1].num_attempts == 2
-    second = [
-        each.progress.step
-        for each in seen
-        if each.num_attempts == 2 and each.progress.phase == "training adapter"
-    ]
-    assert min(second) >= 4, "it must continue from its checkpoint"
+    assert first_step(seen, attempt=2) >= 4, "it must continue from its checkpoint"
     assert weights(seen[-1]) == weights(whole)
     adapters = running.stub.ListAdapters(pb.ListAdaptersRequest(), timeout=10).adapters
     assert [each.name for each in adapters].count(seen[-1].result) == 1
@@ -451,12 +455,7 @@ def test_a_host_that_is_about_to_end_gives_its_job_back(
     seen = running.watch(job.name)
     assert seen[-1].state == job_pb2.JOB_STATE_SUCCEEDED, seen[-1].error
     assert seen[-1].num_attempts == 2
-    steps = [
-        each.progress.step
-        for each in seen
-        if each.num_attempts == 2 and each.progress.phase == "training adapter"
-    ]
-    assert min(steps) >= left.progress.step, "no step may be done twice"
+    assert first_step(seen, attempt=2) >= left.progress.step, "no step may be done twice"
 
 
 def test_a_killed_front_loses_no_job(running: Running, dataset: str) -> None:
