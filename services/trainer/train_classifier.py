@@ -273,4 +273,10 @@ def _resume(
             _, index, slot = key.split(".")
             slots.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+    # Files hold tensors row by row; the fused step reads memory in the parameter's own order
+    # (channels last for kernels) and does not look at strides.
+    for parameter, slot in optimizer.state.items():
+        for name, value in slot.items():
+            if value.shape == parameter.shape:
+                slot[name] = torch.empty_like(parameter).copy_(value)
     return int(state["step"])
