@@ -5,8 +5,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
+PATH=$PATH:/usr/sbin:/sbin # debootstrap's folder, which a plain user's PATH (su, cron) leaves out
 for tool in buildah debootstrap; do
-  command -v "$tool" > /dev/null || [ -x "/usr/sbin/$tool" ] \
+  command -v "$tool" > /dev/null \
     || { echo "image-check SKIPPED: $tool is not installed (Debian package of that name)"; exit 0; }
 done
 [ "$(id -u)" = 0 ] || { echo "image-check SKIPPED: chroot isolation needs root"; exit 0; }
