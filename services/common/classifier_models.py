@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
+from torch.nn import functional
 from torchvision import models as torchvision_models
 
 from services.common.classifier_config import RESNETS, ClassifierConfig
@@ -54,6 +55,50 @@ class ImageClassifier(nn.Module):
         return (images_BCHW - mean_t) / std_t
 
 
+class SmallMapConv2d(nn.Conv2d):
+    """A convolution that CPUs train as a matrix product where its output map is tiny.
+
+    The last stage of a ResNet gives maps of 2 x 2 at 64 px. There oneDNN brings each gradient of
+    a kernel into another layout, which takes longer than computing it; with the kernel's rows as
+    a matrix (channels last) nothing is brought anywhere. A step of ResNet-18 takes 0.8 of the
+    time (docs/lab-notebook.md). Without gradients, and elsewhere, it is the plain convolution.
+    """
+
+    _MOST_POSITIONS = 4
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> SmallMapConv2d:
+        """The same convolution, with the same kernel; ``conv`` has neither bias nor groups."""
+        # skip_init, as drawing a kernel would move torch's global generator.
+        made = nn.utils.skip_init(
+            cls,
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            stride=conv.stride,
+            padding=conv.padding,
+            bias=False,
+        )
+        made.weight = conv.weight
+        return made
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Output (B, out_channels, H', W')."""
+        (kh, kw), (sh, sw) = self.kernel_size, self.stride
+        ph, pw = (int(side) for side in self.padding)
+        b = x_BCHW.shape[0]
+        h = (x_BCHW.shape[2] + 2 * ph - kh) // sh + 1
+        w = (x_BCHW.shape[3] + 2 * pw - kw) // sw + 1
+        trained_on_cpu = x_BCHW.device.type == "cpu" and torch.is_grad_enabled()
+        if not trained_on_cpu or h * w > self._MOST_POSITIONS:
+            return super().forward(x_BCHW)
+        x_BHWC = functional.pad(x_BCHW.permute(0, 2, 3, 1), (0, 0, pw, pw, ph, ph))
+        patches = x_BHWC.unfold(1, kh, sh).unfold(2, kw, sw)  # (B, h, w, C, kh, kw)
+        rows = patches.permute(0, 1, 2, 4, 5, 3).reshape(b * h * w, -1)
+        kernel = self.weight.permute(0, 2, 3, 1).reshape(self.out_channels, -1)
+        return functional.linear(rows, kernel).view(b, h, w, -1).permute(0, 3, 1, 2)
+
+
 class ResNetClassifier(ImageClassifier):
     """A torchvision ResNet (He et al. 2016) with random weights."""
 
@@ -63,6 +108,10 @@ class ResNetClassifier(ImageClassifier):
         self.net = getattr(torchvision_models, config.architecture)(
             weights=None, num_classes=len(config.class_ids), zero_init_residual=True
         )
+        last: nn.Sequential = self.net.layer4
+        for name, module in list(last.named_modules()):
+            if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+                last.set_submodule(name, SmallMapConv2d.of(module))
         # Channels last is the layout of the fast convolutions, on CPUs and on GPUs.
         self.net = self.net.to(memory_format=torch.channels_last)
 

@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision import models as torchvision_models
 
 from services.common.classifier_config import ClassifierConfig
-from services.common.classifier_models import build_model, load_model, probabilities, save_model
+from services.common.classifier_models import (
+    ResNetClassifier,
+    SmallMapConv2d,
+    build_model,
+    load_model,
+    probabilities,
+    save_model,
+)
 from services.common.clip_bases import list_clip_bases, resolve_clip_base
 from services.common.clip_models import _SplitAttention
 from services.common.errors import FailedPrecondition, InvalidArgument
@@ -145,3 +153,54 @@ def test_manifest_points_at_a_model_kept_elsewhere(tmp_path: Path) -> None:
     assert resolve_clip_base("by-hub", tmp_path).model_name == "hf-hub:owner/model"
     by_folder = resolve_clip_base("by-folder", tmp_path)
     assert (by_folder.model_name, by_folder.image_size_px) == (f"local-dir:{folder}", 32)
+
+
+@pytest.mark.parametrize(("side", "stride"), [(4, 2), (2, 1), (3, 2), (1, 1)])
+def test_convolution_of_a_tiny_map_is_that_of_torch(side: int, stride: int) -> None:
+    torch.manual_seed(side)
+    plain = nn.Conv2d(8, 16, 3, stride=stride, padding=1, bias=False)
+    plain = plain.to(memory_format=torch.channels_last)
+    twin = nn.Conv2d(8, 16, 3, stride=stride, padding=1, bias=False)
+    twin.load_state_dict(plain.state_dict())
+    small = SmallMapConv2d.of(twin.to(memory_format=torch.channels_last))
+    inputs = [torch.randn(3, 8, side, side).requires_grad_() for _ in range(2)]
+    inputs[1].data.copy_(inputs[0].data)
+    outputs = [conv(x) for conv, x in zip((plain, small), inputs, strict=True)]
+    assert outputs[1].shape == outputs[0].shape
+    assert not any("Convolution" in name for name in _functions_behind(outputs[1]))
+    weights = torch.randn_like(outputs[0])
+    for output in outputs:
+        (output * weights).sum().backward()
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(inputs[1].grad, inputs[0].grad, rtol=0, atol=1e-5)
+    torch.testing.assert_close(small.weight.grad, plain.weight.grad, rtol=0, atol=1e-4)
+    assert small.weight.grad is not None
+    assert small.weight.grad.stride() == small.weight.stride()  # the optimizer copies nothing
+    with torch.no_grad():
+        assert torch.equal(small(inputs[0]), plain(inputs[0]))
+
+
+def _functions_behind(output: torch.Tensor) -> list[str]:
+    found, todo = [], [output.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None:
+            found.append(node.name())
+            todo += [each for each, _ in node.next_functions]
+    return found
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet50"])
+def test_resnet_starts_from_the_weights_that_torchvision_draws(architecture: str) -> None:
+    torch.manual_seed(5)
+    ours = ResNetClassifier(ClassifierConfig(architecture, ("a", "b"), 64))
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    theirs = getattr(torchvision_models, architecture)(num_classes=2, zero_init_residual=True)
+    assert torch.equal(after, torch.rand(1))
+    state = ours.net.state_dict()
+    assert list(state) == list(theirs.state_dict())
+    assert all(torch.equal(state[name], t) for name, t in theirs.state_dict().items())
+    assert sum(isinstance(m, SmallMapConv2d) for m in ours.modules()) == (
+        4 if architecture == "resnet18" else 3
+    )
