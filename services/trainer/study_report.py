@@ -15,6 +15,7 @@ from typing import Any
 from services.trainer.evaluate import Predictions, evaluate, evaluate_runs, paired_difference
 from services.trainer.privacy_report import privacy_content, privacy_rows
 from services.trainer.report import RESEARCH_USE, dataset_facts, metric_rows, patient_ids
+from services.trainer.study_goals import study_goals
 from services.trainer.study_page import render_study
 from services.trainer.study_quality import quality_rows, study_quality
 from services.trainer.study_recipe import (
@@ -84,7 +85,7 @@ def study_content(
         }
         for model, by_key in by_arm.items()
     }
-    return {
+    content = {
         "notice": RESEARCH_USE,
         "title": spec["title"] or f"Study: {source['body']['display_name'] or source['name']}",
         "headline_arm": headline,
@@ -121,6 +122,7 @@ def study_content(
         "dataset": dataset_facts(source["name"], dict(source)),
         "draws": [dict(draw) for draw in draws],
     }
+    return content | {"goals": study_goals(content)}
 
 
 def arm_key(cell: Cell) -> str:

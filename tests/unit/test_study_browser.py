@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 A4_PX = 794  # 210 mm at 96 pixels an inch
 HEADINGS = (
+    "Goals",
     "Macro-F1 against synthetic images per class",
     "Starting from weights trained on other cells",
     "All arms",
