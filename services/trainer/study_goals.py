@@ -60,7 +60,11 @@ def _causes(
 ) -> Iterator[str]:
     if 0 < gain["low"] < least:
         yield "A gain is shown, a smaller one than asked for."
-    elif gain["low"] <= 0 <= gain["high"]:
+    elif gain["high"] < 0:
+        yield "They make it worse, and the interval is below zero."
+    elif gain["mean"] <= 0:
+        yield "No gain: at best they change nothing."
+    elif gain["low"] <= 0:
         yield "The interval holds zero: more draws or test images would narrow it."
     quality = content["quality"]
     if quality:

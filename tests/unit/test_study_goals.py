@@ -49,6 +49,8 @@ def test_goals_that_are_reached_need_no_reason() -> None:
         (gain(0.06, -0.01, 0.13), "The interval holds zero"),
         (gain(0.03, 0.01, 0.05), "a smaller one than asked for"),
         (gain(-0.04, -0.06, -0.02), "they cover 55% of its test images, real ones 98%"),
+        (gain(-0.04, -0.06, -0.02), "They make it worse, and the interval is below zero."),
+        (gain(-0.01, -0.03, 0.01), "No gain: at best they change nothing."),
     ],
 )
 def test_a_missed_gain_is_said_with_the_best_arm_and_why(
