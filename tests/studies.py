@@ -7,12 +7,12 @@ from typing import Any
 
 from services.common.artifact_store import ArtifactStore
 from services.trainer import study
-from services.trainer.study_recipe import ARMS
+from services.trainer.study_recipe import ARMS, REAL_PLUS_FURTHER_REAL
 from tests.few_shot import TENANT, upload_dataset
 
 QUICK = {
     "models": ["resnet18", "clip"],
-    "arms": list(ARMS),
+    "arms": [arm for arm in ARMS if arm != REAL_PLUS_FURTHER_REAL],
     "num_per_class": [2, 4],
     "num_draws": 2,
     "shots": 3,

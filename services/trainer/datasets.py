@@ -97,11 +97,25 @@ def load_images(
         DataLoss: If a stored image is missing or damaged.
     """
     manifest = store.get_manifest(tenant, DATASETS, dataset_id)
+    members = side_digests(manifest, side)
+    if most is not None:
+        members = {each: found[: most.get(each, 0)] for each, found in members.items()}
+    return load_members(store, tenant, manifest, members, size, settings)
+
+
+def load_members(
+    store: ArtifactStore,
+    tenant: str,
+    manifest: dict[str, Any],
+    members: Mapping[str, Sequence[str]],
+    size: int,
+    settings: TrainerSettings,
+) -> LabelledImages:
+    """Reads these images of a dataset, digests by class id; else as ``load_images``."""
     crop, home = manifest["body"]["center_crop"], image_home(manifest)
     arrays, class_ids, digests = [], [], []
-    for class_id, all_members in side_digests(manifest, side).items():
-        members = all_members if most is None else all_members[: most.get(class_id, 0)]
-        for digest, data in read_in_order(store, tenant, home, members):
+    for class_id, chosen in members.items():
+        for digest, data in read_in_order(store, tenant, home, chosen):
             arrays.append(
                 center_square(decode_image(data, digest, settings.image_limits), crop, size)
             )

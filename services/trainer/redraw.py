@@ -19,8 +19,14 @@ from services.common.resource_names import DATASETS
 from services.trainer.center_crop import estimate_center_crop
 from services.trainer.config import TrainerSettings
 from services.trainer.dataset_upload import MAX_CROP_IMAGES
-from services.trainer.datasets import image_home, read_in_order
-from services.trainer.few_shot import ImageRecord, Split, SplitSettings, draw_split
+from services.trainer.datasets import image_home, read_in_order, side_digests, usable_classes
+from services.trainer.few_shot import (
+    ImageRecord,
+    Split,
+    SplitSettings,
+    draw_split,
+    group_images,
+)
 
 
 def redraw(
@@ -78,12 +84,34 @@ def redraw(
 
 def split_of(source: Mapping[str, Any], split: SplitSettings) -> Split:
     """The split that ``redraw`` makes of a dataset's images; raises InvalidArgument."""
+    return draw_split(_records(source), split, "settings")
+
+
+def spare_digests(dataset: dict[str, Any]) -> dict[str, list[str]]:
+    """Images on neither side of a dataset, by usable class id, in the order of their digests.
+
+    None is of a patient who tests, or a near-copy of a test image.
+    """
+    records = _records(dataset)
+    group_of = group_images(records)
+    train = {digest for side in side_digests(dataset, "train").values() for digest in side}
+    testing = {
+        group_of[digest] for side in side_digests(dataset, "test").values() for digest in side
+    }
+    spare: dict[str, list[str]] = {class_id: [] for class_id in usable_classes(dataset)}
+    for record in sorted(records, key=lambda record: record.sha256):
+        free = record.sha256 not in train and group_of[record.sha256] not in testing
+        if free and record.class_id in spare:
+            spare[record.class_id].append(record.sha256)
+    return spare
+
+
+def _records(dataset: Mapping[str, Any]) -> list[ImageRecord]:
     names = ("class_id", "file_name", "patient_id", "phash")
-    records = [
+    return [
         ImageRecord(digest, *(image[name] for name in names))
-        for digest, image in source["body"]["images"].items()
+        for digest, image in dataset["body"]["images"].items()
     ]
-    return draw_split(records, split, "settings")
 
 
 def _crop(

@@ -20,16 +20,17 @@ from services.common import resource_names
 from services.common.artifact_store import ArtifactStore
 from services.common.bases import resolve_base
 from services.common.code_version import code_version
-from services.common.errors import FailedPrecondition
+from services.common.errors import FailedPrecondition, InvalidArgument
 from services.common.resource_names import DATASETS, JOBS, REPORTS
 from services.trainer.classifier_base import classifier_base, describe_base
 from services.trainer.config import TrainerSettings
 from services.trainer.contamination import check_blind
 from services.trainer.datasets import usable_classes
 from services.trainer.feature_space import resolve_feature_space
-from services.trainer.redraw import split_of
+from services.trainer.redraw import spare_digests, split_of
 from services.trainer.side_by_side import Stopped, num_workers, run_side_by_side
 from services.trainer.study_recipe import (
+    REAL_PLUS_FURTHER_REAL,
     REAL_PLUS_PHANTOMS,
     SYNTHETIC_ARMS,
     TRANSFER_ARMS,
@@ -78,6 +79,10 @@ def validate(
     if not phantom_classes(class_ids):
         arms = tuple(arm for arm in study.arms if arm != REAL_PLUS_PHANTOMS)
         study = dataclasses.replace(study, arms=arms)
+    if REAL_PLUS_FURTHER_REAL in study.arms and not any(spare_digests(first).values()):
+        problem = f"{REAL_PLUS_FURTHER_REAL} needs real images that neither train nor test"
+        remedy = "lower max_test_per_class, upload more images or leave the arm out"
+        raise InvalidArgument("settings.arms", problem, remedy)
     revisions = {}
     for subject, revision, manifest, remedy in _bases(study, settings):
         check_blind(subject, manifest, first, remedy)

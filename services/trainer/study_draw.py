@@ -28,17 +28,24 @@ from services.trainer.classifier_run import (
     train_and_test,
 )
 from services.trainer.contamination import check_contamination
-from services.trainer.datasets import image_home, load_images, side_digests, usable_classes
+from services.trainer.datasets import (
+    image_home,
+    load_images,
+    load_members,
+    side_digests,
+    usable_classes,
+)
 from services.trainer.feature_space import resolve_feature_space
 from services.trainer.fit_classifier import open_pool, synthetic_plan
 from services.trainer.image_sets import SyntheticPlan, count_withheld, read_image_set
 from services.trainer.part_checkpoints import NoCheckpoints, PartCheckpoints
-from services.trainer.redraw import redraw
+from services.trainer.redraw import redraw, spare_digests
 from services.trainer.study_images import Ready, first_of_each, joined, phantom_images
 from services.trainer.study_measures import measure_draw, measured_px
 from services.trainer.study_recipe import (
     BALANCED,
     REAL_ONLY,
+    REAL_PLUS_FURTHER_REAL,
     REAL_PLUS_PHANTOMS,
     SYNTHETIC_ARMS,
     SYNTHETIC_ONLY,
@@ -49,7 +56,7 @@ from services.trainer.study_recipe import (
     StudySettings,
     recipe_of,
 )
-from services.trainer.train_classifier import ProgressFn
+from services.trainer.train_classifier import LabelledImages, ProgressFn
 
 if TYPE_CHECKING:
     from services.trainer.evaluate import Predictions
@@ -172,6 +179,8 @@ class StudyDraw:
         elif cell.arm == REAL_PLUS_PHANTOMS:
             seed = self._study.seed + cell.draw
             yield Ready(phantom_images(self.class_ids, cell.num_per_class, seed, image_size))
+        elif cell.arm == REAL_PLUS_FURTHER_REAL:
+            yield Ready(self._further_real(cell.num_per_class, image_size))
         else:
             counts = dict.fromkeys(self.class_ids, cell.num_per_class)
             if cell.arm == BALANCED:
@@ -184,6 +193,14 @@ class StudyDraw:
                     pool.image_set()  # complete and committed
                     added = first_of_each(pool.wait_for(1.0), self._withheld(), counts)
             yield added
+
+    def _further_real(self, most: int, image_size: int) -> LabelledImages:
+        ctx, spare = self._ctx, spare_digests(self._dataset)
+        members = {class_id: spare[class_id][:most] for class_id in self.class_ids}
+        found = load_members(
+            ctx.store, ctx.tenant, self._dataset, members, image_size, ctx.settings
+        )
+        return labelled(found, tuple(self.class_ids))
 
     def _plan(self) -> SyntheticPlan:
         """The synthetic images of this draw, of which every arm takes the first ones."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from services.trainer.report_page import arm_label, model_label
 from services.trainer.study_quality import REAL_AGAINST_REAL
-from services.trainer.study_recipe import REAL_ONLY
+from services.trainer.study_recipe import REAL_ONLY, REAL_PLUS_FURTHER_REAL
 
 LEAST_GAIN = 0.05
 """Macro-F1 that synthetic images are to add where classifiers start from scratch: less is within
@@ -23,8 +23,8 @@ def study_goals(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The part ``goals`` of ``report.json``.
 
     Args:
-        content: ``paired_difference``, ``paired_difference_transfer``, ``arms``, ``quality`` and
-            ``privacy``, as ``report.json`` has them.
+        content: ``paired_difference``, ``paired_difference_transfer``, ``differences``, ``arms``,
+            ``quality`` and ``privacy``, as ``report.json`` has them.
 
     Returns:
         For each goal ``goal``, ``found`` and ``why`` (sentences; ``why`` is empty where it is
@@ -75,7 +75,25 @@ def _causes(
                 "The synthetic cells are not yet like this laboratory's: they cover "
                 f"{covered['mean']:.0%} of its test images, real ones {reachable['mean']:.0%}."
             )
-    by_arm = content["arms"][model]
+    further = next(
+        (
+            found["macro_f1"]
+            for arm, found in content["differences"][model].items()
+            if arm.startswith(REAL_PLUS_FURTHER_REAL)
+        ),
+        None,
+    )
+    if further is not None and least:
+        yield (
+            f"As many further real images would bring {_points(further['mean'])} points "
+            f"({_points(further['low'])} to {_points(further['high'])}), about the most that "
+            "synthetic ones could."
+        )
+    by_arm = {
+        arm: found
+        for arm, found in content["arms"][model].items()
+        if not arm.startswith(REAL_PLUS_FURTHER_REAL)
+    }
     best = max(by_arm, key=lambda arm: by_arm[arm]["macro_f1"])
     low, high = by_arm[best]["intervals"]["macro_f1"]
     text = f"Best arm: {arm_label(best)}, macro-F1 {100 * by_arm[best]['macro_f1']:.1f} % "

@@ -23,6 +23,9 @@ SYNTHETIC_ONLY = "synthetic_only"
 BALANCED = "balanced"
 """Real images, and of each class as many synthetic ones as it has fewer than the largest."""
 REAL_PLUS_PHANTOMS = "real_plus_phantoms"
+REAL_PLUS_FURTHER_REAL = "real_plus_further_real"
+"""Real images, and of each class so many further real ones, as far as the dataset has them to
+spare: what a perfect generator would bring, and so the most that synthetic images can."""
 TRANSFER_REAL_ONLY = "transfer_real_only"
 TRANSFER_REAL_PLUS_SYNTHETIC = "transfer_real_plus_synthetic"
 ZERO_SHOT = "zero_shot"
@@ -32,6 +35,7 @@ ARMS = (
     SYNTHETIC_ONLY,
     BALANCED,
     REAL_PLUS_PHANTOMS,
+    REAL_PLUS_FURTHER_REAL,
     TRANSFER_REAL_ONLY,
     TRANSFER_REAL_PLUS_SYNTHETIC,
     ZERO_SHOT,
@@ -55,7 +59,7 @@ class Cell:
         draw: Number of the split, from 0.
         model: Architecture.
         arm: One of ``ARMS``.
-        num_per_class: Synthetic (or phantom) images per class; 0: none.
+        num_per_class: Synthetic (or phantom, or further real) images per class; 0: none.
     """
 
     draw: int
@@ -137,9 +141,12 @@ class StudySettings:
                     continue
                 if arm in TRANSFER_ARMS and not self.transfer_base(model):
                     continue
-                counts = {REAL_PLUS_PHANTOMS: self.num_per_class[-1:]}
-                swept = self.num_per_class if arm in SWEPT_ARMS else (0,)
-                for count in counts.get(arm, swept):
+                counts: tuple[int, ...] = (0,)
+                if arm in SWEPT_ARMS:
+                    counts = self.num_per_class
+                elif arm in (REAL_PLUS_PHANTOMS, REAL_PLUS_FURTHER_REAL):
+                    counts = self.num_per_class[-1:]
+                for count in counts:
                     yield Cell(draw, model, arm, count)
 
     def transfer_base(self, model: str) -> str:
@@ -206,7 +213,7 @@ PRESETS = {
     "evidence": StudySettings(
         preset="evidence",
         models=("resnet18", "clip"),
-        arms=tuple(arm for arm in ARMS if arm not in (SYNTHETIC_ONLY, BALANCED)),
+        arms=tuple(a for a in ARMS if a not in (SYNTHETIC_ONLY, BALANCED, REAL_PLUS_FURTHER_REAL)),
         num_per_class=(200,),
         num_draws=5,
         shots=32,
@@ -227,7 +234,7 @@ PRESETS = {
     "paper": StudySettings(
         preset="paper",
         models=("resnet50", "clip"),
-        arms=ARMS,
+        arms=tuple(arm for arm in ARMS if arm != REAL_PLUS_FURTHER_REAL),
         num_per_class=(100, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 2000, 3000, 5000),
         num_draws=5,
         shots=16,

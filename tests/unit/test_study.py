@@ -19,9 +19,9 @@ from services.common.artifact_store import ArtifactStore
 from services.common.errors import Cancelled, FailedPrecondition, InvalidArgument
 from services.common.images import center_square, encode_image
 from services.trainer import study, study_draw, train_classifier
-from services.trainer.redraw import redraw
+from services.trainer.redraw import redraw, spare_digests
 from services.trainer.study_images import first_of_each
-from services.trainer.study_recipe import ARMS, StudySettings, phantom_classes
+from services.trainer.study_recipe import StudySettings, phantom_classes
 from services.trainer.train_classifier import LabelledImages
 from tests import fakes
 from tests.few_shot import (
@@ -215,6 +215,51 @@ def test_without_synthetic_images_there_is_nothing_to_measure(
     content = read_report(store, report)
     assert content["quality"] is None and content["privacy"] is None
     assert "Image quality" not in store.read(TENANT, "reports", report, "report.html").decode()
+
+
+def test_further_real_images_neither_train_nor_test(
+    settings: Any, store: ArtifactStore, trained: Counter[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[set[str]] = []
+    really = study_draw.load_members
+
+    def note(*args: Any) -> Any:
+        found = really(*args)
+        read.append(set(found.digests))
+        return found
+
+    monkeypatch.setattr(study_draw, "load_members", note)
+    arms = ["real_only", "real_plus_further_real"]
+    spec = begin(store, settings, models=["resnet18"], arms=arms, num_draws=1)
+    content = read_report(store, study.run(spec, job_context(store, settings)))
+    assert trained == {("resnet18", 0, "9+0"): 1, ("resnet18", 0, "9+12"): 1}
+    assert "real_plus_further_real_4" in content["differences"]["resnet18"]
+    drawn = store.get_manifest(TENANT, "datasets", content["draws"][0]["dataset"].split("/")[1])
+    sides = [set(drawn["body"]["classes"][c][side]) for c in CLASSES for side in ("train", "test")]
+    [further] = read
+    assert len(further) == 12 and not further & set.union(*sides)
+
+    with pytest.raises(InvalidArgument, match=r"real_plus_further_real.*lower max_test_per_class"):
+        begin(store, settings, arms=arms, max_test_per_class=11)
+
+
+def test_further_real_images_are_of_no_patient_who_tests_and_no_copy_of_a_test_image() -> None:
+    def image(patient: str, phash: str) -> dict[str, str]:
+        return {
+            "class_id": "monocyte", "file_name": "", "patient_id": patient, "phash": phash
+        }  # fmt: skip
+
+    far = [f"{0xFFFF << 16 * k:016x}" for k in range(4)]
+    images = {
+        "a": image("trains", far[0]),
+        "b": image("tests", far[1]),
+        "c": image("tests", far[2]),
+        "d": image("", f"{(0xFFFF << 16) ^ 1:016x}"),  # a near-copy of b
+        "e": image("trains", far[3]),
+    }
+    split = {"train": ["a"], "test": ["b"], "left_out_reason": ""}
+    dataset = {"body": {"images": images, "classes": {"monocyte": split}}}
+    assert spare_digests(dataset) == {"monocyte": ["e"]}
 
 
 def test_classifiers_start_from_other_cells_in_two_arms_and_from_scratch_in_the_others(
@@ -486,7 +531,7 @@ def test_classes_without_a_phantom_leave_that_arm_out(settings: Any, store: Arti
             upload.add(class_id, f"{number}.png", "", encode_image(cell_image(class_id, number)))
         name = upload.commit(12)["name"]
     spec = study.validate({"dataset": name, "settings": QUICK}, store, TENANT, settings)
-    assert set(spec["settings"]["arms"]) == set(ARMS) - {"real_plus_phantoms"}
+    assert set(spec["settings"]["arms"]) == set(QUICK["arms"]) - {"real_plus_phantoms"}
 
 
 def test_a_class_that_only_some_draws_can_test_is_left_out_of_all(

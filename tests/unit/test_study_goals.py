@@ -22,6 +22,7 @@ def content(**changes: Any) -> dict[str, Any]:
     return {
         "paired_difference": {"resnet": gain(0.07, 0.03, 0.12)},
         "paired_difference_transfer": {},
+        "differences": {"resnet18": {}, "clip": {}},
         "arms": {"resnet18": {"real_only": arm(0.70), "real_plus_synthetic_200": arm(0.77)}},
         "quality": {
             "overall": {"coverage": {"mean": 0.55}},
@@ -76,6 +77,16 @@ def test_real_cells_alone_may_be_the_best_arm() -> None:
         content(arms=arms, paired_difference={"clip": gain(-0.05, -0.07, -0.03)})
     )
     assert goal["why"].endswith("Best arm: real only, macro-F1 74.0 % (72.0 to 76.0).")
+
+
+def test_what_further_real_images_bring_is_the_measure_and_no_arm_to_choose() -> None:
+    arms = content()["arms"]
+    arms["resnet18"]["real_plus_further_real_200"] = arm(0.79)
+    differences = {"resnet18": {"real_plus_further_real_200": gain(0.09, 0.06, 0.12)}}
+    missed = {"resnet": gain(0.03, 0.01, 0.05)}
+    [goal, *_] = study_goals(content(arms=arms, differences=differences, paired_difference=missed))
+    assert "As many further real images would bring +9.0 points (+6.0 to +12.0)" in goal["why"]
+    assert "Best arm: real + synthetic 200" in goal["why"]
 
 
 def test_privacy_is_judged_only_where_it_was_measured() -> None:
