@@ -17,7 +17,7 @@ import json
 import shutil
 from pathlib import Path
 
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderDC
 
 from cytosynth.phantoms import CELL_TYPES
 from models.recipes.corpus import REAL_CENTER_CROP, SIZE_PX, seen_images
@@ -180,9 +180,8 @@ def forget_paths(folder: Path) -> None:
     for path in folder.rglob("config.json"):
         config = json.loads(path.read_text())
         # diffusers also notes a tiny autoencoder's blocks twice, and warns when it reads that
-        needless = {"_name_or_path"} | (
-            {"block_out_channels"} if "decoder_block_out_channels" in config else set()
-        )
+        tiny = config.get("_class_name") == "AutoencoderTiny"
+        needless = {"_name_or_path"} | ({"block_out_channels"} if tiny else set())
         if needless & config.keys():
             config = {key: value for key, value in config.items() if key not in needless}
             path.write_text(json.dumps(config, indent=2) + "\n")
@@ -198,7 +197,7 @@ def export(kind: str, build: Path, autoencoder: Path | None, name: str, real: Pa
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(build, out, ignore=shutil.ignore_patterns("training.json"))
     if autoencoder is not None:  # its decoder may have been trained on since
-        AutoencoderKL.from_pretrained(autoencoder).half().save_pretrained(out / "vae")
+        AutoencoderDC.from_pretrained(autoencoder).half().save_pretrained(out / "vae")
     forget_paths(out)
     size = sum(p.stat().st_size for p in out.rglob("*.safetensors"))
     if size > MAX_BYTES:
@@ -210,7 +209,10 @@ def export(kind: str, build: Path, autoencoder: Path | None, name: str, real: Pa
         records["autoencoder"] = json.loads((autoencoder / "training.json").read_text())
         what = (
             "A small StableDiffusionPipeline for single white blood cells: 64 px, 8x autoencoder "
-            "with 16 latent channels, UNet of 7.9 M parameters, own text encoder and tokenizer."
+            "with 48 latent channels (principal components), UNet of 8 M parameters, own text "
+            "encoder and tokenizer. diffusers' AutoencoderDC does not take all that the pipeline "
+            'hands a decoder: outside this project call it with `output_type="latent"` and '
+            "decode with its `vae`."
         )
         recipe = (
             f"`python -m models.recipes.train_autoencoder{flag}`, then "

@@ -5,23 +5,31 @@
     python -m models.recipes.train_diffusion --autoencoder build/ae --out build/cyto-small \
         --real ../shared/data/wbc-pbc-barcelona
 
-v-prediction (Salimans and Ho, arXiv 2202.00512) on a cosine schedule, whose last step is nearly
-pure noise so that the stain's overall colour is learned too; 10 % of the prompts dropped for
-classifier-free guidance. At low noise the loss is weighted down as by min-SNR with gamma 5 (Hang
-et al., arXiv 2303.09556); at high noise it is not, as class and stain are decided there.
+    OMP_NUM_THREADS=1 python -m torch.distributed.run --nproc-per-node 2 \
+        -m models.recipes.train_diffusion --autoencoder build/ae-phantoms \
+        --out build/cyto-small-phantoms
+
+The UNet predicts the image, as a latent has half as many channels as the UNet, and noise of so many
+channels does not pass it (Li and He, arXiv 2511.13720); the loss is that of v-prediction (Salimans
+and Ho, arXiv 2202.00512), at low noise capped. A cosine schedule, whose last step is nearly pure
+noise so that the stain's overall colour is learned too; 10 % of the prompts dropped for
+classifier-free guidance.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from diffusers import (
-    AutoencoderKL,
+    AutoencoderDC,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     StableDiffusionPipeline,
@@ -38,20 +46,27 @@ from models.recipes.train_autoencoder import corpus_parser, load_corpus
 
 BATCH = 64
 DROP_PROMPT = 0.1
-MIN_SNR_GAMMA = 5.0
+HEAVIEST = 20.0
+"""Most that the loss of an image counts; without noise it would be infinite."""
 NOISE_SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_schedule": "squaredcos_cap_v2",
-    "prediction_type": "v_prediction",
+    "prediction_type": "sample",
 }
+_WAYS = (0, 3, 5, 6, 1, 2, 4, 7)
+_CARRIED = 400
+"""Images whose latents say how a UNet is carried over to another autoencoder."""
 
 
-def new_unet() -> UNet2DConditionModel:
-    """An untrained UNet over (16, 8, 8) latents and 128-wide text embeddings; 7.9 M parameters."""
+def new_unet(latent_channels: int) -> UNet2DConditionModel:
+    """An untrained UNet over (latent_channels, 8, 8) latents and 128-wide text embeddings.
+
+    8 M parameters.
+    """
     return UNet2DConditionModel(
         sample_size=8,
-        in_channels=16,
-        out_channels=16,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
         block_out_channels=(96, 128),
         layers_per_block=2,
         cross_attention_dim=128,
@@ -80,23 +95,71 @@ def new_text_encoder(vocab_size: int, bos: int, eos: int) -> CLIPTextModel:
 
 
 @torch.no_grad()
-def encode_corpus(vae: AutoencoderKL, corpus: Corpus, variants: int) -> torch.Tensor:
-    """Scaled latents of every image in ``variants`` of its eight orientations.
+def encode(vae: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """Scaled latents of images (N, 3, 64, 64) in -1 to 1."""
+    found = vae.encode(pixels)
+    latents = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latent
+    return latents.float() * vae.config.scaling_factor
 
-    Returns float16 (N, variants, 16, 8, 8): orientation v of image i at [i, v].
+
+def encode_corpus(vae: torch.nn.Module, corpus: Corpus, ways: Sequence[int]) -> torch.Tensor:
+    """Scaled latents of every image in these of its eight orientations.
+
+    Returns float16 (N, len(ways), C, 8, 8).
     """
     images = torch.from_numpy(corpus.images).permute(0, 3, 1, 2)
-    latents = torch.empty(len(images), variants, 16, 8, 8, dtype=torch.float16)
-    for v in range(variants):
-        k = v if variants == 8 else v * 3 % 8
+    channels = vae.config.latent_channels
+    latents = torch.empty(len(images), len(ways), channels, 8, 8, dtype=torch.float16)
+    for place, way in enumerate(ways):
         for start in range(0, len(images), 128):
             x = images[start : start + 128].float() / 127.5 - 1
-            x = torch.rot90(x, k % 4, (2, 3))
-            x = x.flip(3) if k >= 4 else x
+            x = torch.rot90(x, way % 4, (2, 3))
+            x = x.flip(3) if way >= 4 else x
             with native_bfloat16():
-                z = vae.encode(x).latent_dist.mode()
-            latents[start : start + 128, v] = z.float() * vae.config.scaling_factor
+                latents[start : start + 128, place] = encode(vae, x)
     return latents
+
+
+@torch.no_grad()
+def carry_over(
+    pipeline: StableDiffusionPipeline, vae: torch.nn.Module, images: np.ndarray
+) -> UNet2DConditionModel:
+    """The UNet of a pipeline with another autoencoder, to go on from.
+
+    Its first and last layers are multiplied by the matrices that bring latents of one closest to
+    those of the other, pixel by pixel. Where it predicts velocity, which is the image's negative
+    where there is most noise, its output is negated.
+
+    Args:
+        pipeline: Whose UNet.
+        vae: Whose latents it is to take.
+        images: uint8 (N, 64, 64, 3), some to compare the latents of.
+    """
+    unet, channels = pipeline.unet, vae.config.latent_channels
+    sign = -1.0 if pipeline.scheduler.config.prediction_type == "v_prediction" else 1.0
+    weights = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    if unet.config.in_channels != channels:
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        theirs, ours = (
+            torch.cat([encode(each, x) for x in pixels.split(50)]).movedim(1, -1).flatten(0, 2)
+            for each in (pipeline.vae.float(), vae)
+        )
+        to_theirs, to_ours = _linear(ours, theirs), _linear(theirs, ours)
+        of_in, of_out = weights["conv_in.weight"], weights["conv_out.weight"]
+        weights["conv_in.weight"] = torch.einsum("ojhw,kj->okhw", of_in, to_theirs)
+        weights["conv_out.weight"] = torch.einsum("jihw,jk->kihw", of_out, to_ours)
+        weights["conv_out.bias"] = weights["conv_out.bias"] @ to_ours
+    weights["conv_out.weight"] *= sign
+    weights["conv_out.bias"] *= sign
+    carried = new_unet(channels)
+    carried.load_state_dict(weights)
+    return carried
+
+
+def _linear(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The matrix (C, D) with which x (N, C) comes closest to y (N, D), but for a constant."""
+    with_constant = torch.cat([x, torch.ones(len(x), 1)], 1)
+    return torch.linalg.lstsq(with_constant, y).solution[:-1]
 
 
 def write_pipeline(out: Path, vae, unet, text_encoder, tokenizer) -> None:
@@ -116,22 +179,35 @@ def write_pipeline(out: Path, vae, unet, text_encoder, tokenizer) -> None:
 
 def train(
     corpus: Corpus,
-    vae: AutoencoderKL,
+    vae: torch.nn.Module,
     out: Path,
     minutes: float,
     seed: int,
     start: Path | None,
     compiled: bool,
 ) -> None:
-    """Train for ``minutes`` of wall time, writing the averaged weights to ``out`` as it goes."""
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+    """Train for ``minutes`` of wall time, writing the averaged weights to ``out`` as it goes.
+
+    Where torch.distributed runs, processes share a batch.
+    """
+    rank, num_processes = 0, 1
+    if dist.is_initialized():
+        rank, num_processes = dist.get_rank(), dist.get_world_size()
+    batch = BATCH // num_processes
+    torch.manual_seed(seed * num_processes + rank)
+    rng = np.random.default_rng(seed * num_processes + rank)
     tokenizer = build_tokenizer(out / "tokenizer")
     if start:
-        pipeline = StableDiffusionPipeline.from_pretrained(start, safety_checker=None)
-        unet, text = pipeline.unet.float(), pipeline.text_encoder.float()
+        pipeline = StableDiffusionPipeline.from_pretrained(start, safety_checker=None).to(
+            torch.float32
+        )
+        some = np.random.default_rng(0).choice(
+            len(corpus.images), min(_CARRIED, len(corpus.images))
+        )
+        unet, text = carry_over(pipeline, vae, corpus.images[some]), pipeline.text_encoder
     else:
-        unet = new_unet()
+        torch.manual_seed(seed)  # the same weights in every process
+        unet = new_unet(vae.config.latent_channels)
         text = new_text_encoder(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
     # Backward through torch's fused attention in bfloat16 is four times slower on a CPU.
     unet.set_attn_processor(AttnProcessor())
@@ -145,9 +221,10 @@ def train(
         truncation=True,
         return_tensors="pt",
     ).input_ids
-    kept = out.with_suffix(".latents.safetensors")
+    kept = out.with_suffix(f".latents-{rank}.safetensors")
     if not kept.exists():
-        save_file({"latents": encode_corpus(vae, corpus, variants=4)}, kept)
+        ways = _WAYS[rank * 4 % 8 : rank * 4 % 8 + 4]  # of another process the other four
+        save_file({"latents": encode_corpus(vae, corpus, ways)}, kept)
     latents = load_file(kept)["latents"]
     print(f"{len(latents)} images, latent std {latents.float().std():.3f}", flush=True)
     noise_schedule = DDPMScheduler(**NOISE_SCHEDULE)
@@ -158,27 +235,29 @@ def train(
     peak = 5e-4
     optimizer = torch.optim.AdamW(params, lr=peak, betas=(0.9, 0.99), weight_decay=1e-3)
     weights = corpus.sampling_weights()
-    t0, step, done, losses, saved = time.time(), 0, 0.0, [], time.time()
-    while (done := (time.time() - t0) / (60 * minutes)) < 1:
+    t0, step, losses, saved = time.time(), 0, [], time.time()
+    while (done := _agreed((time.time() - t0) / (60 * minutes))) < 1:
         lr = peak * min(1, (step + 1) / 200) * max(0.02, 0.5 * (1 + np.cos(np.pi * done)))
         for group in optimizer.param_groups:
             group["lr"] = lr
-        pick = rng.choice(len(weights), BATCH, p=weights)
-        z = latents[pick, rng.integers(latents.shape[1], size=BATCH)].float()
-        rows = np.where(rng.random(BATCH) < DROP_PROMPT, 0, pick + 1)
+        pick = rng.choice(len(weights), batch, p=weights)
+        z = latents[pick, rng.integers(latents.shape[1], size=batch)].float()
+        rows = np.where(rng.random(batch) < DROP_PROMPT, 0, pick + 1)
         unique, inverse = np.unique(tokens[rows].numpy(), axis=0, return_inverse=True)
         noise = torch.randn_like(z)
-        t = torch.randint(0, 1000, (BATCH,))
+        # One timestep from each of equal slices: a lower variance of the loss than free draws.
+        slices = (np.arange(batch) + rng.random(batch)) / batch
+        t = torch.from_numpy((slices * 1000).astype(np.int64))
         with native_bfloat16():
             context = text(torch.from_numpy(unique)).last_hidden_state[inverse.reshape(-1)]
-            v = predict(
+            found = predict(
                 noise_schedule.add_noise(z, noise, t), t, encoder_hidden_states=context
             ).sample
-        target = noise_schedule.get_velocity(z, noise, t)
-        weight = (MIN_SNR_GAMMA / snr[t]).clamp(max=1)
-        loss = ((v.float() - target).square().mean(dim=(1, 2, 3)) * weight).mean()
+        weight = (snr[t] + 1).clamp(max=HEAVIEST)
+        loss = ((found.float() - z).square().mean(dim=(1, 2, 3)) * weight).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        _share_gradients(params)
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         optimizer.step()
         step += 1
@@ -190,19 +269,42 @@ def train(
                 f"{step} {time.time() - t0:.0f}s loss {np.mean(losses[-200:]):.4f} lr {lr:.1e}",
                 flush=True,
             )
-        if time.time() - saved > 600:
+        if rank == 0 and time.time() - saved > 600:
             save(out, vae, unet, text, tokenizer, params, average)
             saved = time.time()
+    if rank:
+        return
     save(out, vae, unet, text, tokenizer, params, average)
     record = {
         "steps": step,
-        "batch": BATCH,
+        "batch": batch * num_processes,
         "minutes": minutes,
         "seed": seed,
         "loss": float(np.mean(losses[-1000:])),
         "start": json.loads((start / "training.json").read_text()) if start else None,
     }
     (out / "training.json").write_text(json.dumps(record, indent=1))
+
+
+def _agreed(done: float) -> float:
+    """What the first process says."""
+    if not dist.is_initialized():
+        return done
+    value = torch.tensor(done)
+    dist.broadcast(value, 0)
+    return float(value)
+
+
+def _share_gradients(params: Sequence[torch.nn.Parameter]) -> None:
+    """The mean over processes, in all of them."""
+    if not dist.is_initialized():
+        return
+    flat = torch.cat([p.grad.reshape(-1) for p in params if p.grad is not None])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    parts = flat.split([p.numel() for p in params if p.grad is not None])
+    for p, part in zip((p for p in params if p.grad is not None), parts, strict=True):
+        p.grad.copy_(part.view_as(p))
 
 
 def save(out: Path, vae, unet, text, tokenizer, params, average) -> None:
@@ -225,5 +327,7 @@ if __name__ == "__main__":
     parser.add_argument("--compile", action="store_true", help="needs a C++ compiler")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    vae = AutoencoderKL.from_pretrained(args.autoencoder).eval().requires_grad_(False)
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
+    vae = AutoencoderDC.from_pretrained(args.autoencoder).eval().requires_grad_(False)
     train(load_corpus(args), vae, args.out, args.minutes, args.seed, args.start, args.compile)

@@ -211,12 +211,18 @@ def load_pipeline(
         if kind == "StableDiffusionPipeline":
             remote |= {"safety_checker": None, "requires_safety_checker": False}
         loader = getattr(diffusers, kind)
-        pipeline = loader.from_pretrained(
-            base.location,
-            dtype=dtype or torch.float32,
-            use_safetensors=True,
-            **remote,
-        )
+        # diffusers warns of an AutoencoderDC beside a Stable Diffusion UNet, which works.
+        verbosity = diffusers_logging.get_verbosity()
+        diffusers_logging.set_verbosity_error()
+        try:
+            pipeline = loader.from_pretrained(
+                base.location,
+                dtype=dtype or torch.float32,
+                use_safetensors=True,
+                **remote,
+            )
+        finally:
+            diffusers_logging.set_verbosity(verbosity)
     except (OSError, ValueError) as error:
         # The reason may hold a path: it goes to the log with the cause, not to the client.
         remedy = "check the model's folder or hub id on the server"

@@ -13,6 +13,8 @@ from services.common.errors import FailedPrecondition
 if TYPE_CHECKING:
     from services.common.bases import Pipeline
 
+_HEAVIEST = 20.0
+
 
 def predict(
     pipeline: Pipeline, noisy: torch.Tensor, timesteps: torch.Tensor, prompts: Sequence[str]
@@ -51,7 +53,11 @@ def target_and_weight(
     alpha: torch.Tensor,
     min_snr_gamma: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the UNet is to predict, and each image's weight in the loss (min-SNR)."""
+    """What the UNet is to predict, and each image's weight in the loss (min-SNR).
+
+    Without min-SNR, a UNet that predicts the image itself is weighted as one that predicts
+    velocity, up to ``_HEAVIEST``: unweighted, what it draws at little noise would hardly count.
+    """
     signal_to_noise = (alpha / (1 - alpha).clamp(min=1e-8)).clamp(min=1e-8)
     cap = signal_to_noise.clamp(max=min_snr_gamma) if min_snr_gamma else None
     if prediction_type == "epsilon":
@@ -60,7 +66,8 @@ def target_and_weight(
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
         weight = None if cap is None else cap / (signal_to_noise + 1)
     elif prediction_type == "sample":
-        target, weight = latents, cap
+        as_velocity = (signal_to_noise + 1).clamp(max=_HEAVIEST)
+        target, weight = latents, as_velocity if cap is None else cap
     else:
         remedy = "choose a base that predicts epsilon, v_prediction or sample"
         raise FailedPrecondition("base", f"predicts {prediction_type!r}", remedy)

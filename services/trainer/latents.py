@@ -85,9 +85,12 @@ def encode_images(
 def _encode(pipeline: Pipeline, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of the latents of pixels (V, 3, S, S) in 0 to 1."""
     signed = pixels.to(pipeline.vae.device, pipeline.vae.dtype) * 2 - 1
-    found = pipeline.vae.encode(signed).latent_dist
-    mean = _scale(pipeline, found.mean.float(), shift=True)
-    return mean.cpu(), _scale(pipeline, found.std.float(), shift=False).cpu()
+    found = pipeline.vae.encode(signed)
+    if not hasattr(found, "latent_dist"):  # an autoencoder without noise, as AutoencoderDC
+        mean = _scale(pipeline, found.latent.float(), shift=True).cpu()
+        return mean, torch.zeros_like(mean)
+    mean = _scale(pipeline, found.latent_dist.mean.float(), shift=True)
+    return mean.cpu(), _scale(pipeline, found.latent_dist.std.float(), shift=False).cpu()
 
 
 def _affordable(num_views: int, num_images: int) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from services.common.bases import decode_latents
 from services.common.cell_classes import class_prompt, narrower_classes
 from services.trainer.stain_transfer import Stains, stains_of, transfer_stain
 
@@ -88,9 +89,10 @@ def _draw(
         num_inference_steps=_NUM_STEPS,
         guidance_scale=_GUIDANCE_SCALE,
         generator=[torch.Generator().manual_seed(each) for each in seeds],
-        output_type="pt",
+        output_type="latent",
     ).images
-    stained = transfer_stain(drawn.float(), stains, rng, 1.0)
+    pixels = (decode_latents(pipeline, drawn).float() / 2 + 0.5).clamp(0, 1)
+    stained = transfer_stain(pixels, stains, rng, 1.0)
     return (stained * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 

@@ -216,6 +216,23 @@ def test_targets_agree_whatever_the_base_predicts() -> None:
     assert torch.allclose(weight.view(-1), torch.tensor([5 / 9, 1.0]))
 
 
+def test_a_unet_that_predicts_images_learns_as_one_that_predicts_velocity() -> None:
+    generator = torch.Generator().manual_seed(0)
+    latents, noise, wrong = (torch.randn(3, 1, 2, 2, generator=generator) for _ in range(3))
+    alpha = torch.tensor([0.9, 0.1, 0.999]).view(3, 1, 1, 1)
+    found, weight = target_and_weight("sample", latents, noise, alpha, 0.0)
+    assert torch.equal(found, latents)
+    v, v_weight = target_and_weight("v_prediction", latents, noise, alpha, 0.0)
+    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+    wrong_v = (alpha.sqrt() * noisy - (latents + wrong)) / (1 - alpha).sqrt()
+    assert torch.allclose(
+        weight[:2] * wrong[:2] ** 2, (v_weight * (wrong_v - v) ** 2)[:2], rtol=1e-3
+    )
+    assert weight[2] == 20, "little noise counts no more than this"
+    _, capped = target_and_weight("sample", latents, noise, alpha, 5.0)
+    assert torch.allclose(capped.view(-1), torch.tensor([5.0, 1 / 9, 5.0]))
+
+
 @pytest.mark.parametrize(
     ("spec", "field"),
     [

@@ -13,7 +13,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderDC
 from PIL import Image
 from torch.func import functional_call
 
@@ -30,11 +30,13 @@ from models.recipes import (
 from models.recipes.cell_features import CellFeatures, train_cell_features
 from models.recipes.corpus import Corpus, join, may_be_seen, phantom_corpus, real_corpus
 from models.recipes.guided_paths import Teacher
+from models.recipes.train_autoencoder import new_autoencoder, set_principal_components
 from models.recipes.train_autoencoder import train as train_autoencoder
 from services.common import lora
 from services.common.bases import (
     TINY_DECODER,
     decode_latents,
+    image_size,
     load_pipeline,
     load_tiny_decoder,
     resolve_base,
@@ -59,9 +61,9 @@ def features(corpus) -> CellFeatures:
 
 
 @pytest.fixture(scope="module")
-def autoencoder(corpus, features, tmp_path_factory):
+def autoencoder(corpus, tmp_path_factory):
     out = tmp_path_factory.mktemp("models") / "ae"
-    train_autoencoder(corpus, out, A_STEP_OR_TWO, 0, None, features)
+    train_autoencoder(corpus, out, A_STEP_OR_TWO, 0, None)
     return out
 
 
@@ -104,35 +106,69 @@ def test_features_see_no_difference_between_an_image_and_itself(corpus, features
     assert not any(p.requires_grad for p in features.parameters())
 
 
-def test_a_sharper_decoder_keeps_the_latents(corpus, features, autoencoder, tmp_path):
-    train_autoencoder(
-        corpus, tmp_path / "sharp", A_STEP_OR_TWO, 0, autoencoder, features, 1.0, decoder_only=True
-    )
+def pixels_of(corpus, count):
+    return torch.from_numpy(corpus.images[:count]).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def test_untrained_latents_are_the_principal_components_of_blocks_of_pixels(corpus):
+    x = pixels_of(corpus, 30)
+    blocks = x.unfold(2, 8, 8).unfold(3, 8, 8).movedim(1, 3).reshape(-1, 192).double()
+    _, _, basis = torch.linalg.svd(blocks - blocks.mean(0), full_matrices=False)
+    for count in (4, 16, 48):
+        model = new_autoencoder(count)
+        set_principal_components(model, x)
+        latents = model.encode(x).latent
+        centred = blocks - blocks.mean(0)
+        lost = centred - centred @ basis[:count].T @ basis[:count]
+        error = (model.decode(latents).sample - x).square().mean()
+        assert latents.shape == (30, count, 8, 8)
+        assert error == pytest.approx(float(lost.square().mean()), rel=0.02)
+        assert latents.mean((0, 2, 3)).abs().max() < 1e-3
+        between = torch.corrcoef(latents.movedim(1, 0).reshape(count, -1))
+        assert (between - torch.eye(count)).abs().max() < 0.01
+
+
+def test_a_longer_trained_decoder_keeps_the_latents(corpus, autoencoder, tmp_path):
+    train_autoencoder(corpus, tmp_path / "longer", A_STEP_OR_TWO, 1, autoencoder)
     before, after = (
-        AutoencoderKL.from_pretrained(folder).eval() for folder in (autoencoder, tmp_path / "sharp")
+        AutoencoderDC.from_pretrained(folder).eval()
+        for folder in (autoencoder, tmp_path / "longer")
     )
     assert after.config.scaling_factor == before.config.scaling_factor
-    x = torch.from_numpy(corpus.images[:2]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    x = pixels_of(corpus, 2)
     with torch.no_grad():
-        latents = before.encode(x).latent_dist.mode()
-        assert latents.shape == (2, 16, 8, 8)
-        assert torch.equal(after.encode(x).latent_dist.mode(), latents)
+        latents = before.encode(x).latent
+        assert latents.shape == (2, 48, 8, 8)
+        assert torch.equal(after.encode(x).latent, latents)
         assert not torch.equal(after.decode(latents).sample, before.decode(latents).sample)
-    record = json.loads((tmp_path / "sharp" / "training.json").read_text())
+    record = json.loads((tmp_path / "longer" / "training.json").read_text())
     assert record["start"] == json.loads((autoencoder / "training.json").read_text())
 
 
 def test_a_base_is_a_pipeline_that_draws(corpus, autoencoder, tmp_path):
-    vae = AutoencoderKL.from_pretrained(autoencoder).eval().requires_grad_(False)
-    out = tmp_path / "base"
-    train_diffusion.train(corpus, vae, out, A_STEP_OR_TWO, 0, None, compiled=False)
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        out, safety_checker=None, torch_dtype=torch.float32
-    )
+    vae = AutoencoderDC.from_pretrained(autoencoder).eval().requires_grad_(False)
+    train_diffusion.train(corpus, vae, tmp_path / "base", A_STEP_OR_TWO, 0, None, compiled=False)
+    pipeline = load_pipeline(resolve_base("base", tmp_path))
     assert pipeline.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.heads == 4
-    pipeline.set_progress_bar_config(disable=True)
-    drawn = pipeline("a microscopic image of a single monocyte", 64, 64, num_inference_steps=2)
-    assert drawn.images[0].size == (64, 64)
+    assert image_size(pipeline) == 64
+    prompt = "a microscopic image of a single monocyte"
+    drawn = pipeline(prompt, 64, 64, num_inference_steps=2, output_type="latent").images
+    assert decode_latents(pipeline, drawn).shape == (1, 3, 64, 64)
+
+
+@torch.no_grad()
+def test_a_unet_goes_on_with_another_autoencoder(corpus, autoencoder):
+    old = load_pipeline(resolve_base("cyto-small", Path("models")))
+    vae = AutoencoderDC.from_pretrained(autoencoder).eval()
+    unet = train_diffusion.carry_over(old, vae, corpus.images)
+    x = pixels_of(corpus, 8)
+    noise = torch.randn(8, 48, 8, 8, generator=torch.Generator().manual_seed(0))
+    latents = train_diffusion.encode(vae, x)
+    text = torch.zeros(8, 1, 128)
+    # Nearly pure noise, where velocity is the image's negative: both say what images are like.
+    found = unet(0.1 * latents + noise, 950, text).sample
+    assert torch.corrcoef(torch.stack([found.flatten(), latents.flatten()]))[0, 1] > 0.3
 
 
 def test_a_tiny_decoder_learns_from_what_its_base_draws(corpus, features):
