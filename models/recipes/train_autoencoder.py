@@ -8,9 +8,8 @@
 Its latents are the principal components of blocks of 8 x 8 pixels, and its decoder begins as their
 transpose: both are exact, as AutoencoderDC (Chen et al., arXiv 2410.10733) moves pixels into
 channels and back instead of striding and interpolating, and its residual blocks begin at nothing.
-Then those of the decoder learn what the components leave out. The convolutional AutoencoderKL that
-stood here before kept less of a cell after half an hour of training than the same number of
-components keep without any (docs/lab-notebook.md).
+Then those of the decoder learn what the components leave out. Why not an AutoencoderKL:
+docs/lab-notebook.md.
 """
 
 from __future__ import annotations
@@ -177,7 +176,10 @@ def train(
         if step % 100 == 0:
             mse = (y.float() - x).square().mean().item() / 4
             psnr = -10 * np.log10(mse)
-            print(f"{step} {time.time() - t0:.0f}s loss {loss.item():.4f} psnr {psnr:.2f} dB")
+            print(
+                f"{step} {time.time() - t0:.0f}s loss {loss.item():.4f} psnr {psnr:.2f} dB",
+                flush=True,
+            )
     record = {"steps": step, "minutes": minutes, "seed": seed}
     record["start"] = json.loads((start / "training.json").read_text()) if start else None
     finish(model, corpus, out, record, rescale=start is None)

@@ -43,15 +43,15 @@ from models.recipes.corpus import Corpus
 from models.recipes.native_bfloat16 import native_bfloat16
 from models.recipes.tokenizer import MAX_TOKENS, build_tokenizer
 from models.recipes.train_autoencoder import corpus_parser, load_corpus
+from services.trainer.diffusion_loss import target_and_weight
 
 BATCH = 64
 DROP_PROMPT = 0.1
-HEAVIEST = 20.0
-"""Most that the loss of an image counts; without noise it would be infinite."""
+PREDICTION = "sample"
 NOISE_SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_schedule": "squaredcos_cap_v2",
-    "prediction_type": "sample",
+    "prediction_type": PREDICTION,
 }
 _WAYS = (0, 3, 5, 6, 1, 2, 4, 7)
 _CARRIED = 400
@@ -194,7 +194,6 @@ def train(
     if dist.is_initialized():
         rank, num_processes = dist.get_rank(), dist.get_world_size()
     batch = BATCH // num_processes
-    torch.manual_seed(seed * num_processes + rank)
     rng = np.random.default_rng(seed * num_processes + rank)
     tokenizer = build_tokenizer(out / "tokenizer")
     if start:
@@ -209,6 +208,7 @@ def train(
         torch.manual_seed(seed)  # the same weights in every process
         unet = new_unet(vae.config.latent_channels)
         text = new_text_encoder(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
+    torch.manual_seed(seed * num_processes + rank)  # noise of its own in every process
     # Backward through torch's fused attention in bfloat16 is four times slower on a CPU.
     unet.set_attn_processor(AttnProcessor())
     unet.train()
@@ -228,8 +228,6 @@ def train(
     latents = load_file(kept)["latents"]
     print(f"{len(latents)} images, latent std {latents.float().std():.3f}", flush=True)
     noise_schedule = DDPMScheduler(**NOISE_SCHEDULE)
-    alphas = noise_schedule.alphas_cumprod
-    snr = alphas / (1 - alphas)
     params = [*unet.parameters(), *text.parameters()]
     average = [p.detach().clone() for p in params]
     peak = 5e-4
@@ -253,8 +251,9 @@ def train(
             found = predict(
                 noise_schedule.add_noise(z, noise, t), t, encoder_hidden_states=context
             ).sample
-        weight = (snr[t] + 1).clamp(max=HEAVIEST)
-        loss = ((found.float() - z).square().mean(dim=(1, 2, 3)) * weight).mean()
+        alpha = noise_schedule.alphas_cumprod[t].view(-1, 1, 1, 1)
+        target, weight = target_and_weight(PREDICTION, z, noise, alpha, 0.0)
+        loss = ((found.float() - target).square() * weight).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         _share_gradients(params)

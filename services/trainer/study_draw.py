@@ -197,6 +197,10 @@ class StudyDraw:
     def _further_real(self, most: int, image_size: int) -> LabelledImages:
         ctx, spare = self._ctx, spare_digests(self._dataset)
         members = {class_id: spare[class_id][:most] for class_id in self.class_ids}
+        if not any(members.values()):  # the first draw had some; here patients fell otherwise
+            problem = "has no real image that neither trains nor tests"
+            remedy = "lower max_test_per_class, or leave out the arm real_plus_further_real"
+            raise FailedPrecondition(f"draw {self._number + 1}", problem, remedy)
         found = load_members(
             ctx.store, ctx.tenant, self._dataset, members, image_size, ctx.settings
         )
