@@ -280,9 +280,17 @@ def train(
         "minutes": minutes,
         "seed": seed,
         "loss": float(np.mean(losses[-1000:])),
-        "start": json.loads((start / "training.json").read_text()) if start else None,
+        "start": _record_of(start) if start else None,
     }
     (out / "training.json").write_text(json.dumps(record, indent=1))
+
+
+def _record_of(start: Path) -> dict:
+    """How a pipeline was trained: just now, or before it was exported."""
+    kept = start / "training.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    return json.loads((start / "manifest.json").read_text())["training"]
 
 
 def _agreed(done: float) -> float:
@@ -322,7 +330,8 @@ if __name__ == "__main__":
     parser.set_defaults(phantoms_per_class=800)
     parser.add_argument("--autoencoder", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--start", type=Path, help="go on from this pipeline")
+    # torch.distributed.run takes --start for an abbreviation of options of its own.
+    parser.add_argument("--start", "--go-on-from", type=Path, help="go on from this pipeline")
     parser.add_argument("--compile", action="store_true", help="needs a C++ compiler")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
