@@ -7,6 +7,7 @@ import torch
 from services.common.processor import computes_in_bfloat16
 
 
-def native_bfloat16() -> torch.autocast:
+def native_bfloat16(device: str = "cpu") -> torch.autocast:
     """Autocast to bfloat16; float32 on a processor that would emulate it, many times slower."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=computes_in_bfloat16())
+    native = device == "cuda" or computes_in_bfloat16()
+    return torch.autocast(device, torch.bfloat16, enabled=native)

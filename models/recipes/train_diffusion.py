@@ -9,6 +9,9 @@
         -m models.recipes.train_diffusion --autoencoder build/ae-phantoms \
         --out build/cyto-small-phantoms
 
+    python -m models.recipes.train_diffusion --autoencoder build/ae-phantoms \
+        --out build/cyto-small-phantoms --device cuda --batch 1024 --learning-rate 1e-3
+
 The UNet predicts the image, as a latent has half as many channels as the UNet, and noise of so many
 channels does not pass it (Li and He, arXiv 2511.13720); the loss is that of v-prediction (Salimans
 and Ho, arXiv 2202.00512), at low noise capped. A cosine schedule, whose last step is nearly pure
@@ -22,8 +25,10 @@ import copy
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -35,7 +40,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -43,9 +48,12 @@ from models.recipes.corpus import Corpus
 from models.recipes.native_bfloat16 import native_bfloat16
 from models.recipes.tokenizer import MAX_TOKENS, build_tokenizer
 from models.recipes.train_autoencoder import corpus_parser, load_corpus
+from services.trainer.augment import turn
+from services.trainer.classifier_recipe import AugmentSettings
 from services.trainer.diffusion_loss import target_and_weight
 
 BATCH = 64
+PEAK_RATE = 5e-4
 DROP_PROMPT = 0.1
 PREDICTION = "sample"
 NOISE_SCHEDULE = {
@@ -54,6 +62,9 @@ NOISE_SCHEDULE = {
     "prediction_type": PREDICTION,
 }
 _WAYS = (0, 3, 5, 6, 1, 2, 4, 7)
+_TURNED = AugmentSettings(resample_share=0.0)
+_REAL_TURNED = AugmentSettings(resample_share=0.5, scale=0.15, translate=0.06)
+"""Half of the real images turned by any angle, zoomed and shifted too, as there are few of them."""
 _CARRIED = 400
 """Images whose latents say how a UNet is carried over to another autoencoder."""
 
@@ -118,6 +129,49 @@ def encode_corpus(vae: torch.nn.Module, corpus: Corpus, ways: Sequence[int]) -> 
             with native_bfloat16():
                 latents[start : start + 128, place] = encode(vae, x)
     return latents
+
+
+class Latents(Protocol):
+    """Scaled latents of the corpus."""
+
+    def draw(self, rows: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        """float32 (B, C, 8, 8), each image of ``rows`` in some view."""
+        ...
+
+
+class KeptLatents:
+    """Encoded once and kept in a file, as a CPU takes long to encode."""
+
+    def __init__(self, vae: torch.nn.Module, corpus: Corpus, kept: Path, ways: Sequence[int]):
+        """Encodes them in these of their eight orientations, unless ``kept`` is there."""
+        if not kept.exists():
+            save_file({"latents": encode_corpus(vae, corpus, ways)}, kept)
+        self._latents = load_file(kept)["latents"]
+
+    def draw(self, rows: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        """In one of the orientations that were kept."""
+        ways = rng.integers(self._latents.shape[1], size=len(rows))
+        return self._latents[rows, ways].float()
+
+
+class FreshLatents:
+    """Encoded anew in every step, real images in views without end: for a GPU."""
+
+    def __init__(self, vae: torch.nn.Module, corpus: Corpus, device: str, seed: int) -> None:
+        """``vae`` is on the device; the images move there."""
+        self._vae, self._device, self._is_real = vae, device, corpus.is_real
+        self._images = torch.from_numpy(corpus.images).to(device)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def draw(self, rows: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        """In one of eight orientations, or, if it is real, in any other too."""
+        pixels = self._images[torch.from_numpy(rows).to(self._device)]
+        pixels = pixels.permute(0, 3, 1, 2).float() / 255
+        for views, chosen in ((_TURNED, ~self._is_real[rows]), (_REAL_TURNED, self._is_real[rows])):
+            if chosen.any():
+                where = torch.from_numpy(np.flatnonzero(chosen)).to(self._device)
+                pixels[where] = turn(pixels[where], self._generator, views).clamp(0, 1)
+        return encode(self._vae, pixels * 2 - 1)
 
 
 @torch.no_grad()
@@ -185,6 +239,9 @@ def train(
     seed: int,
     start: Path | None,
     compiled: bool,
+    device: str = "cpu",
+    batch: int = BATCH,
+    peak: float = PEAK_RATE,
 ) -> None:
     """Train for ``minutes`` of wall time, writing the averaged weights to ``out`` as it goes.
 
@@ -193,7 +250,7 @@ def train(
     rank, num_processes = 0, 1
     if dist.is_initialized():
         rank, num_processes = dist.get_rank(), dist.get_world_size()
-    batch = BATCH // num_processes
+    batch //= num_processes
     rng = np.random.default_rng(seed * num_processes + rank)
     tokenizer = build_tokenizer(out / "tokenizer")
     if start:
@@ -209,8 +266,19 @@ def train(
         unet = new_unet(vae.config.latent_channels)
         text = new_text_encoder(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
     torch.manual_seed(seed * num_processes + rank)  # noise of its own in every process
-    # Backward through torch's fused attention in bfloat16 is four times slower on a CPU.
-    unet.set_attn_processor(AttnProcessor())
+    for part in (unet, text, vae):
+        part.to(device)
+    latents: Latents
+    if device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        unet.to(memory_format=torch.channels_last)
+        unet.set_attn_processor(AttnProcessor2_0())
+        latents = FreshLatents(vae, corpus, device, seed)
+    else:
+        # Backward through torch's fused attention in bfloat16 is four times slower on a CPU.
+        unet.set_attn_processor(AttnProcessor())
+        ways = _WAYS[rank * 4 % 8 : rank * 4 % 8 + 4]  # of another process the other four
+        latents = KeptLatents(vae, corpus, out.with_suffix(f".latents-{rank}.safetensors"), ways)
     unet.train()
     text.train()
     predict = torch.compile(unet) if compiled else unet
@@ -221,37 +289,34 @@ def train(
         truncation=True,
         return_tensors="pt",
     ).input_ids
-    kept = out.with_suffix(f".latents-{rank}.safetensors")
-    if not kept.exists():
-        ways = _WAYS[rank * 4 % 8 : rank * 4 % 8 + 4]  # of another process the other four
-        save_file({"latents": encode_corpus(vae, corpus, ways)}, kept)
-    latents = load_file(kept)["latents"]
-    print(f"{len(latents)} images, latent std {latents.float().std():.3f}", flush=True)
+    distinct, prompt_of = np.unique(tokens.numpy(), axis=0, return_inverse=True)
+    distinct, prompt_of = torch.from_numpy(distinct).to(device), prompt_of.reshape(-1)
     noise_schedule = DDPMScheduler(**NOISE_SCHEDULE)
+    alphas = noise_schedule.alphas_cumprod.to(device)
     params = [*unet.parameters(), *text.parameters()]
     average = [p.detach().clone() for p in params]
-    peak = 5e-4
-    optimizer = torch.optim.AdamW(params, lr=peak, betas=(0.9, 0.99), weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(
+        params, lr=peak, betas=(0.9, 0.99), weight_decay=1e-3, fused=device == "cuda"
+    )
     weights = corpus.sampling_weights()
-    t0, step, losses, saved = time.time(), 0, [], time.time()
+    losses: deque[torch.Tensor] = deque(maxlen=1000)
+    t0, step, saved = time.time(), 0, time.time()
     while (done := _agreed((time.time() - t0) / (60 * minutes))) < 1:
         lr = peak * min(1, (step + 1) / 200) * max(0.02, 0.5 * (1 + np.cos(np.pi * done)))
         for group in optimizer.param_groups:
             group["lr"] = lr
         pick = rng.choice(len(weights), batch, p=weights)
-        z = latents[pick, rng.integers(latents.shape[1], size=batch)].float()
-        rows = np.where(rng.random(batch) < DROP_PROMPT, 0, pick + 1)
-        unique, inverse = np.unique(tokens[rows].numpy(), axis=0, return_inverse=True)
+        z = latents.draw(pick, rng)
+        prompts = prompt_of[np.where(rng.random(batch) < DROP_PROMPT, 0, pick + 1)]
         noise = torch.randn_like(z)
         # One timestep from each of equal slices: a lower variance of the loss than free draws.
         slices = (np.arange(batch) + rng.random(batch)) / batch
-        t = torch.from_numpy((slices * 1000).astype(np.int64))
-        with native_bfloat16():
-            context = text(torch.from_numpy(unique)).last_hidden_state[inverse.reshape(-1)]
-            found = predict(
-                noise_schedule.add_noise(z, noise, t), t, encoder_hidden_states=context
-            ).sample
-        alpha = noise_schedule.alphas_cumprod[t].view(-1, 1, 1, 1)
+        t = torch.from_numpy((slices * 1000).astype(np.int64)).to(device)
+        alpha = alphas[t].view(-1, 1, 1, 1)
+        noisy = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
+        with native_bfloat16(device):
+            context = text(distinct).last_hidden_state[torch.from_numpy(prompts).to(device)]
+            found = predict(noisy, t, encoder_hidden_states=context).sample
         target, weight = target_and_weight(PREDICTION, z, noise, alpha, 0.0)
         loss = ((found.float() - target).square() * weight).mean()
         optimizer.zero_grad(set_to_none=True)
@@ -262,12 +327,10 @@ def train(
         step += 1
         keep = min(0.9995, step / (step + 20))
         torch._foreach_lerp_(average, [p.detach() for p in params], 1 - keep)
-        losses.append(loss.item())
+        losses.append(loss.detach())
         if step % 200 == 0:
-            print(
-                f"{step} {time.time() - t0:.0f}s loss {np.mean(losses[-200:]):.4f} lr {lr:.1e}",
-                flush=True,
-            )
+            mean = torch.stack(list(losses)[-200:]).mean().item()
+            print(f"{step} {time.time() - t0:.0f}s loss {mean:.4f} lr {lr:.1e}", flush=True)
         if rank == 0 and time.time() - saved > 600:
             save(out, vae, unet, text, tokenizer, params, average)
             saved = time.time()
@@ -279,7 +342,8 @@ def train(
         "batch": batch * num_processes,
         "minutes": minutes,
         "seed": seed,
-        "loss": float(np.mean(losses[-1000:])),
+        "loss": torch.stack(list(losses)).mean().item(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "start": _record_of(start) if start else None,
     }
     (out / "training.json").write_text(json.dumps(record, indent=1))
@@ -333,9 +397,13 @@ if __name__ == "__main__":
     # torch.distributed.run takes --start for an abbreviation of options of its own.
     parser.add_argument("--start", "--go-on-from", type=Path, help="go on from this pipeline")
     parser.add_argument("--compile", action="store_true", help="needs a C++ compiler")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--learning-rate", type=float, default=PEAK_RATE)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if "RANK" in os.environ:
         dist.init_process_group("gloo")
     vae = AutoencoderDC.from_pretrained(args.autoencoder).eval().requires_grad_(False)
-    train(load_corpus(args), vae, args.out, args.minutes, args.seed, args.start, args.compile)
+    how = args.minutes, args.seed, args.start, args.compile
+    train(load_corpus(args), vae, args.out, *how, args.device, args.batch, args.learning_rate)
