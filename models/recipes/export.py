@@ -21,10 +21,9 @@ from diffusers import AutoencoderDC
 
 from cytosynth.phantoms import CELL_TYPES
 from models.recipes.corpus import REAL_CENTER_CROP, SIZE_PX, seen_images
-from services.common.bases import TINY_DECODER, folder_revision, resolve_base
+from services.common.bases import folder_revision
 from services.common.bespoke_solvers import BESPOKE_SOLVER_FILE
 from services.common.images import decode_image, perceptual_hash, sha256_hex
-from services.common.lora import WEIGHTS_FILE
 
 CITATION = (
     "A. Acevedo, A. Merino, S. Alférez, Á. Molina, L. Boldú, J. Rodellar, A dataset of microscopic "
@@ -88,20 +87,6 @@ def record_figure(folder: Path, what: str, figure: str) -> None:
     write(folder, manifest)
 
 
-def record_tiny_decoder(folder: Path, record: dict) -> None:
-    """Put a base's tiny decoder, which has seen what the base has, into its manifest and card."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["training"]["tiny_decoder"] = record
-    step = f"`python -m models.recipes.train_tiny_decoder --name {manifest['name']}`"
-    if step not in manifest["recipe"]:
-        manifest["recipe"] += f". The small decoder: {step}, with the same `--real`"
-    manifest["files"] |= {
-        str(p.relative_to(folder)): sha256_hex(p.read_bytes())
-        for p in sorted((folder / TINY_DECODER).iterdir())
-    }
-    write(folder, manifest)
-
-
 def write_bespoke_solver(folder: Path, solver: dict, record: dict) -> None:
     """Put a base's bespoke solver into its folder, and its fitting into manifest and card."""
     revision = folder_revision(folder)
@@ -117,59 +102,6 @@ def write_bespoke_solver(folder: Path, solver: dict, record: dict) -> None:
     write(folder, manifest)
 
 
-def write_accelerator(base_folder: Path, lora: bytes, record: dict) -> Path:
-    """Write a base's accelerator LoRA as a model of its own, and point the base's manifest at it.
-
-    Args:
-        base_folder: The base, below ``models/``.
-        lora: The LoRA file.
-        record: Of its training; its ``num_steps`` are those that it was distilled to.
-
-    Returns:
-        Its folder, ``<base>-accelerator`` beside the base's.
-    """
-    name = f"{base_folder.name}-accelerator"
-    folder = base_folder.parent / name
-    folder.mkdir(exist_ok=True)
-    (folder / WEIGHTS_FILE).write_bytes(lora)
-    base = resolve_base(base_folder.name, base_folder.parent)
-    manifest = {
-        "name": name,
-        "kind": "accelerator",
-        "license": "Apache-2.0",
-        "base": base.name,
-        "base_revision": base.revision,
-        "num_steps": record["num_steps"],
-        "training": record,
-        "files": {WEIGHTS_FILE: sha256_hex(lora)},
-        "figures": {},
-    }
-    write_accelerator_card(folder, manifest)
-    of_base = json.loads((base_folder / "manifest.json").read_text())
-    of_base["accelerator"] = {"location": f"../{name}", "num_steps": record["num_steps"]}
-    write_manifest(base_folder, of_base)
-    return folder
-
-
-def write_accelerator_card(folder: Path, manifest: dict) -> None:
-    """The accelerator's ``manifest.json`` and the card that says the same to people."""
-    write_manifest(folder, manifest)
-    steps, base = manifest["num_steps"], manifest["base"]
-    rows = {
-        "Learned from": f"what {base} draws itself; no image. What {base} has seen is on its card",
-        "Licence of the weights": "Apache-2.0",
-        "Recipe": f"`python -m models.recipes.train_accelerator --name {base}`",
-        "Training": f"`{json.dumps(manifest['training'])}`",
-        **manifest["figures"],
-    }
-    (folder / "README.md").write_text(
-        f"# {manifest['name']}\n\nA LoRA for the UNet of {base}: with it merged in, {steps} DDIM "
-        f"steps without guidance draw what {base} draws in many steps with guidance.\n\n"
-        "Research use only; not a medical device.\n\n| | |\n| --- | --- |\n"
-        + "".join(f"| {what} | {text} |\n" for what, text in rows.items())
-    )
-
-
 def write_manifest(folder: Path, manifest: dict) -> None:
     """``manifest.json``, indented."""
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
@@ -179,11 +111,7 @@ def forget_paths(folder: Path) -> None:
     """Drop the local paths that diffusers notes in configurations, and what it notes twice."""
     for path in folder.rglob("config.json"):
         config = json.loads(path.read_text())
-        # diffusers also notes a tiny autoencoder's blocks twice, and warns when it reads that
-        tiny = config.get("_class_name") == "AutoencoderTiny"
-        needless = {"_name_or_path"} | ({"block_out_channels"} if tiny else set())
-        if needless & config.keys():
-            config = {key: value for key, value in config.items() if key not in needless}
+        if config.pop("_name_or_path", None) is not None:
             path.write_text(json.dumps(config, indent=2) + "\n")
 
 

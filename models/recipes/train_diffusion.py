@@ -361,9 +361,7 @@ class _Answer(torch.nn.Module):
         super().__init__()
         self.unet = unet
 
-    def forward(
-        self, noisy: torch.Tensor, t: torch.Tensor, context: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, noisy: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """(B, C, 8, 8) for noisy latents, timesteps (B,) and text (B, T, 128)."""
         return self.unet(noisy, t, context, return_dict=False)[0]
 

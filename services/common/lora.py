@@ -26,7 +26,8 @@ WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
 ADAPTER_NAME = "default"
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut")
+CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "conv_in", "conv_out")
+"""The first and the last one too: fine detail is drawn there (docs/lab-notebook.md)."""
 PROJECTIONS = ("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "time_emb_proj")
 TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 

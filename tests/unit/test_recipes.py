@@ -1,6 +1,5 @@
 """The recipes of the embedded models run, and keep the promises that the manifests make."""
 
-import copy
 import dataclasses
 import hashlib
 import itertools
@@ -15,30 +14,23 @@ import pytest
 import torch
 from diffusers import AutoencoderDC
 from PIL import Image
-from torch.func import functional_call
 
 from models.recipes import (
     export,
     fit_solver,
     guided_paths,
-    train_accelerator,
     train_clip,
     train_diffusion,
     train_resnet,
-    train_tiny_decoder,
 )
-from models.recipes.cell_features import CellFeatures, train_cell_features
 from models.recipes.corpus import Corpus, join, may_be_seen, phantom_corpus, real_corpus
 from models.recipes.guided_paths import Teacher
 from models.recipes.train_autoencoder import new_autoencoder, set_principal_components
 from models.recipes.train_autoencoder import train as train_autoencoder
-from services.common import lora
 from services.common.bases import (
-    TINY_DECODER,
     decode_latents,
     image_size,
     load_pipeline,
-    load_tiny_decoder,
     resolve_base,
 )
 from services.common.bespoke_solvers import BESPOKE_SOLVER_FILE
@@ -53,11 +45,6 @@ A_STEP_OR_TWO = 0.001  # minutes
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return phantom_corpus(2, tmp_path_factory.mktemp("corpus"), workers=1)
-
-
-@pytest.fixture(scope="module")
-def features(corpus) -> CellFeatures:
-    return train_cell_features(corpus, A_STEP_OR_TWO, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -93,17 +80,6 @@ def test_phantoms_beside_real_images_say_that_they_are_phantoms(corpus):
     weights = both.sampling_weights()
     assert weights.sum() == pytest.approx(1)
     assert weights[both.is_real].sum() == pytest.approx(0.5)
-
-
-def test_features_see_no_difference_between_an_image_and_itself(corpus, features):
-    x = torch.from_numpy(corpus.images[:4]).permute(0, 3, 1, 2).float() / 127.5 - 1
-    assert features.distance(x, x).item() == pytest.approx(0, abs=1e-6)
-    y = x.flip(0).requires_grad_()
-    distance = features.distance(x, y)
-    distance.backward()
-    assert distance.item() > 0.01
-    assert y.grad is not None
-    assert not any(p.requires_grad for p in features.parameters())
 
 
 def pixels_of(corpus, count):
@@ -171,45 +147,34 @@ def test_a_unet_goes_on_with_another_autoencoder(corpus, autoencoder):
     assert torch.corrcoef(torch.stack([found.flatten(), latents.flatten()]))[0, 1] > 0.3
 
 
-def test_a_tiny_decoder_learns_from_what_its_base_draws(corpus, features):
-    pipeline = load_pipeline(resolve_base("cyto-small", Path("models")))
-    prompts = ["a microscopic image of a single monocyte"]
-    examples = train_tiny_decoder.make_examples(pipeline, corpus.images[:8], prompts, 32)
-    assert (examples.encoded, len(examples.pixels), len(examples.latents)) == (8, 40, 40)
-    assert 0.5 < examples.latents[:8].std() < 2  # scaled, as the UNet has them
-    drawn = decode_latents(pipeline, examples.latents[:1])[0].permute(1, 2, 0)
-    seen = examples.pixels[0].float() / 127.5 - 1
-    assert (drawn.clamp(-1, 1) - seen).abs().max() < 0.01
-    model, record = train_tiny_decoder.train(examples, features, A_STEP_OR_TWO, 0, 1.0)
-    assert record["steps"] > 0
-    assert record["examples"] == {"encoded": 8, "all": 40}
-    assert model.decode(examples.latents[:2]).sample.shape == (2, 3, 64, 64)
-    assert model.encode(seen.permute(2, 0, 1)[None]).latents.shape == (1, 16, 8, 8)
+@torch.no_grad()
+def test_images_encoded_anew_come_in_all_orientations_and_real_ones_in_more(corpus):
+    vae = new_autoencoder(48).eval()
+    set_principal_components(vae, pixels_of(corpus, 30))
+    real = dataclasses.replace(corpus, is_real=np.arange(len(corpus.images)) == 1)
+    latents = train_diffusion.FreshLatents(vae, real, "cpu", seed=0)
+
+    def nearest(row):
+        """How far each of 40 draws of an image is from the nearest of its orientations."""
+        drawn = latents.draw(np.full(40, row), np.random.default_rng(0))
+        one = dataclasses.replace(
+            corpus, images=corpus.images[[row]], class_ids=corpus.class_ids[[row]]
+        )
+        eight = train_diffusion.encode_corpus(vae, one, range(8))[0].float()
+        apart = (drawn[:, None] - eight).abs().amax((2, 3, 4))
+        return apart.amin(1), set(apart.argmin(1).tolist())
+
+    apart, ways = nearest(0)
+    assert apart.max() < 0.02 and ways == set(range(8))  # kept latents have 16 bits
+    apart, _ = nearest(1)
+    assert 5 < (apart < 0.02).sum() < 35
 
 
 def copy_of_cyto_small(folder):
-    """As the base "base" in ``folder``, without its accelerator and solver."""
+    """As the base "base" in ``folder``, without its solver."""
     copy = Path(shutil.copytree("models/cyto-small", folder / "base"))
-    manifest = json.loads((copy / "manifest.json").read_text())
-    del manifest["accelerator"]
     (copy / BESPOKE_SOLVER_FILE).unlink(missing_ok=True)
-    (copy / "manifest.json").write_text(json.dumps(manifest))
     return copy
-
-
-def test_a_tiny_decoder_is_entered_in_manifest_and_card(tmp_path):
-    folder = copy_of_cyto_small(tmp_path)
-    shutil.rmtree(folder / TINY_DECODER, ignore_errors=True)
-    train_tiny_decoder.new_tiny().half().save_pretrained(folder / TINY_DECODER)
-    export.forget_paths(folder)
-    export.record_tiny_decoder(folder, {"steps": 7})
-    manifest = json.loads((folder / "manifest.json").read_text())
-    weights = f"{TINY_DECODER}/diffusion_pytorch_model.safetensors"
-    digest = hashlib.sha256((folder / weights).read_bytes()).hexdigest()
-    assert manifest["files"][weights] == digest
-    assert manifest["training"]["tiny_decoder"] == {"steps": 7}
-    assert '"tiny_decoder": {"steps": 7}' in (folder / "README.md").read_text()
-    assert load_tiny_decoder(resolve_base("base", tmp_path)) is not None
 
 
 def test_paths_are_those_of_diffusers_pipeline(tmp_path):
@@ -218,7 +183,7 @@ def test_paths_are_those_of_diffusers_pipeline(tmp_path):
     base = resolve_base("base", tmp_path)
     pipeline = load_pipeline(base)
     assert len(guided_paths.embed(pipeline, base)) == 30  # every class, real and as a phantom
-    assert paths.points.shape == (4, 3, 16, 8, 8) and paths.prompts.tolist() == [5, 6, 7, 8]
+    assert paths.points.shape == (4, 3, 48, 8, 8) and paths.prompts.tolist() == [5, 6, 7, 8]
     pipeline.scheduler = build_scheduler("unipc", dict(pipeline.scheduler.config))
     prompts = guided_paths.all_prompts(base.class_ids, has_real=True)
     drawn = pipeline(
@@ -231,36 +196,9 @@ def test_paths_are_those_of_diffusers_pipeline(tmp_path):
     assert (drawn - paths.points[:, -1]).abs().mean() < 0.02  # 16-bit arithmetic
 
 
-def test_an_accelerator_learns_from_what_its_base_draws(tmp_path):
-    folder = copy_of_cyto_small(tmp_path)
-    base = resolve_base("base", tmp_path)
-    pipeline = load_pipeline(base)
-    teacher = train_accelerator.teacher_of(dict(pipeline.scheduler.config), 2, 2.0)
-    paths = guided_paths.draw_paths("base", teacher, 5, 4, tmp_path)
-    tokens = guided_paths.embed(pipeline, base)
-    student = build_scheduler("ddim", dict(pipeline.scheduler.config))
-    student.set_timesteps(2)
-    for k, t in enumerate(student.timesteps):
-        x, end = paths.points[:, k].float(), paths.points[:, k + 1].float()
-        v, _ = train_accelerator.velocity_to(student, torch.full((4,), k), x, end)
-        assert (student.step(v, t, x).prev_sample - end).abs().max() < 0.01
-
-    data, record = train_accelerator.train(
-        pipeline, tokens, paths, A_STEP_OR_TWO, 0, 1e-3, compiled=False
-    )
-    assert record["steps"] > 0 and record["paths"] == 4
-    export.write_accelerator(folder, data, record | {"num_steps": 2})
-    with_one = resolve_base("base", tmp_path)
-    assert with_one.revision == base.revision and with_one.accelerator.num_steps == 2
-    merged = load_pipeline(with_one, accelerator=with_one.accelerator).unet.state_dict()
-    plain = load_pipeline(with_one).unet.state_dict()
-    assert any(not torch.equal(merged[name], plain[name]) for name in plain)
-    card = (tmp_path / "base-accelerator" / "README.md").read_text()
-    assert "no image" in card and "2 DDIM steps" in card.replace("\n", " ")
-
-
 def test_a_bespoke_solver_is_fitted_to_what_its_base_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(fit_solver, "HELD_OUT", 4)
+    monkeypatch.setattr(fit_solver, "BATCH", 8)
     clock = itertools.count()  # a second a step, so that their number hangs on no machine
     monkeypatch.setattr(fit_solver, "time", SimpleNamespace(time=lambda: next(clock)))
     folder = copy_of_cyto_small(tmp_path)
@@ -269,11 +207,11 @@ def test_a_bespoke_solver_is_fitted_to_what_its_base_draws(tmp_path, monkeypatch
     monkeypatch.setattr(fit_solver, "TEACHER", teacher)
     paths = guided_paths.kept_paths(tmp_path / "cache", base, teacher, 20, tmp_path, 1)
     again = guided_paths.kept_paths(tmp_path / "cache", base, teacher, 20, tmp_path, 1)
-    assert torch.equal(paths.points, again.points) and paths.points.shape == (20, 2, 16, 8, 8)
+    assert torch.equal(paths.points, again.points) and paths.points.shape == (20, 2, 48, 8, 8)
     pipeline = load_pipeline(base)
     tokens = guided_paths.embed(pipeline, base)
-    solver, record = fit_solver.fit(pipeline, tokens, paths, 3, 2, 0.35, 0)
-    assert record["steps"] == 20
+    solver, record = fit_solver.fit(pipeline, tokens, paths, 3, 2, 0.7, 0)
+    assert record["steps"] == 41
     psnr = record["psnr_to_paper_db"]
     assert psnr["fitted"] > psnr["unipc"] + 0.5
     export.write_bespoke_solver(folder, solver, record)
@@ -291,7 +229,7 @@ def test_a_bespoke_solver_begins_as_the_steps_of_diffusers():
     assert coefficients.timesteps().tolist() == pytest.approx(
         scheduler.timesteps.tolist(), rel=1e-4
     )
-    noise = sample = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise = sample = torch.randn(2, 48, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def model(x, t, guided):
         return torch.tanh(x + t / 700), (x if guided else None)
@@ -303,21 +241,6 @@ def test_a_bespoke_solver_begins_as_the_steps_of_diffusers():
         coefficients.guidances[-1, 0] = 0.5  # of the guidance in the first step, which is the noise
     moved = coefficients(noise, model) - sample
     torch.testing.assert_close(moved, 0.5 * noise, atol=1e-3, rtol=1e-3)
-
-
-def test_an_accelerator_is_trained_as_the_lora_that_it_is(tmp_path):
-    pipeline = load_pipeline(resolve_base("cyto-small", Path("models")))
-    plain = copy.deepcopy(pipeline.unet)
-    named = lora.add_lora(pipeline, train_accelerator.LORA, seed=0)
-    for name, parameter in named.items():
-        if ".lora_B." in name:
-            torch.nn.init.normal_(parameter, std=0.02)
-    inputs = torch.randn(2, 16, 8, 8), torch.tensor([300, 700]), torch.randn(2, 40, 128)
-    with torch.no_grad():
-        weights = train_accelerator.summed_weights(plain, named)
-        summed = functional_call(plain, weights, inputs).sample
-        assert (summed - pipeline.unet(*inputs).sample).abs().max() < 1e-4
-        assert (summed - plain(*inputs).sample).abs().max() > 0.01
 
 
 def test_a_clip_base_loads_as_an_open_clip_folder(corpus, tmp_path):
