@@ -108,7 +108,7 @@ def write_manifest(folder: Path, manifest: dict) -> None:
 
 
 def forget_paths(folder: Path) -> None:
-    """Drop the local paths that diffusers notes in configurations, and what it notes twice."""
+    """Drop the local paths that diffusers notes in configurations."""
     for path in folder.rglob("config.json"):
         config = json.loads(path.read_text())
         if config.pop("_name_or_path", None) is not None:

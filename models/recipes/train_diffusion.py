@@ -192,12 +192,12 @@ def carry_over(
     unet, channels = pipeline.unet, vae.config.latent_channels
     sign = -1.0 if pipeline.scheduler.config.prediction_type == "v_prediction" else 1.0
     weights = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
-    if unet.config.in_channels != channels:
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-        theirs, ours = (
-            torch.cat([encode(each, x) for x in pixels.split(50)]).movedim(1, -1).flatten(0, 2)
-            for each in (pipeline.vae.float(), vae)
-        )
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    theirs, ours = (
+        torch.cat([encode(each, x) for x in pixels.split(50)]).movedim(1, -1).flatten(0, 2)
+        for each in (pipeline.vae.float(), vae)
+    )
+    if theirs.shape != ours.shape or not torch.allclose(theirs, ours, atol=1e-3):
         to_theirs, to_ours = _linear(ours, theirs), _linear(theirs, ours)
         of_in, of_out = weights["conv_in.weight"], weights["conv_out.weight"]
         weights["conv_in.weight"] = torch.einsum("ojhw,kj->okhw", of_in, to_theirs)
@@ -246,6 +246,18 @@ def train(
     """Train for ``minutes`` of wall time, writing the averaged weights to ``out`` as it goes.
 
     Where torch.distributed runs, processes share a batch.
+
+    Args:
+        corpus: Images and classes.
+        vae: The autoencoder; it stays as it is.
+        out: Folder of the pipeline and of ``training.json``.
+        minutes: Of wall time.
+        seed: Of everything that is drawn.
+        start: Pipeline to go on from; None: from nothing.
+        compiled: Whether to use torch.compile.
+        device: "cpu" or "cuda".
+        batch: Images a step.
+        peak: Highest learning rate.
     """
     rank, num_processes = 0, 1
     if dist.is_initialized():
@@ -306,6 +318,7 @@ def train(
     weights = corpus.sampling_weights()
     losses: deque[torch.Tensor] = deque(maxlen=1000)
     t0, step, saved = time.time(), 0, time.time()
+    between = min(600, max(20, 6 * minutes))  # seconds: at most a tenth is lost with the machine
     while (done := _agreed((time.time() - t0) / (60 * minutes))) < 1:
         lr = peak * min(1, (step + 1) / 200) * max(0.02, 0.5 * (1 + np.cos(np.pi * done)))
         for group in optimizer.param_groups:
@@ -336,7 +349,7 @@ def train(
         if step % 200 == 0:
             mean = torch.stack(list(losses)[-200:]).mean().item()
             print(f"{step} {time.time() - t0:.0f}s loss {mean:.4f} lr {lr:.1e}", flush=True)
-        if rank == 0 and time.time() - saved > 600:
+        if rank == 0 and time.time() - saved > between:
             save(out, vae, unet, text, tokenizer, params, average)
             saved = time.time()
     if rank:

@@ -134,17 +134,35 @@ def test_a_base_is_a_pipeline_that_draws(corpus, autoencoder, tmp_path):
 
 
 @torch.no_grad()
-def test_a_unet_goes_on_with_another_autoencoder(corpus, autoencoder):
-    old = load_pipeline(resolve_base("cyto-small", Path("models")))
-    vae = AutoencoderDC.from_pretrained(autoencoder).eval()
-    unet = train_diffusion.carry_over(old, vae, corpus.images)
+@pytest.mark.parametrize("num_channels", [16, 48])
+def test_a_unet_goes_on_with_another_autoencoder(corpus, num_channels):
+    pipeline = load_pipeline(resolve_base("cyto-small", Path("models")))
+    vae = new_autoencoder(num_channels).eval()
+    set_principal_components(vae, pixels_of(corpus, 30).flip(1))  # of other colours
+    unet = train_diffusion.carry_over(pipeline, vae, corpus.images)
     x = pixels_of(corpus, 8)
-    noise = torch.randn(8, 48, 8, 8, generator=torch.Generator().manual_seed(0))
     latents = train_diffusion.encode(vae, x)
-    text = torch.zeros(8, 1, 128)
-    # Nearly pure noise, where velocity is the image's negative: both say what images are like.
-    found = unet(0.1 * latents + noise, 950, text).sample
-    assert torch.corrcoef(torch.stack([found.flatten(), latents.flatten()]))[0, 1] > 0.3
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    noisy, text = 0.7 * latents + 0.7 * noise, torch.zeros(8, 1, 128)
+
+    def likeness(answer):
+        return torch.corrcoef(torch.stack([answer.flatten(), latents.flatten()]))[0, 1]
+
+    carried = likeness(unet(noisy, 500, text).sample)
+    assert carried > 0.85
+    if num_channels == 48:  # it could have been taken as it is
+        assert carried > likeness(pipeline.unet(noisy, 500, text).sample) + 0.1
+    pipeline.scheduler.register_to_config(prediction_type="v_prediction")
+    negated = train_diffusion.carry_over(pipeline, vae, corpus.images)
+    assert torch.equal(negated.conv_out.weight, -unet.conv_out.weight)
+
+
+@torch.no_grad()
+def test_a_unet_goes_on_with_its_own_autoencoder_as_it_was(corpus):
+    pipeline = load_pipeline(resolve_base("cyto-small", Path("models")))
+    unet = train_diffusion.carry_over(pipeline, pipeline.vae, corpus.images)
+    for name, weight in pipeline.unet.state_dict().items():
+        assert torch.equal(unet.state_dict()[name], weight), name
 
 
 @torch.no_grad()
