@@ -443,6 +443,8 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--learning-rate", type=float, default=PEAK_RATE)
     args = parser.parse_args()
+    if args.device == "cuda" and "RANK" in os.environ:
+        parser.error("--device cuda takes one process: start it without torch.distributed.run")
     torch.set_num_threads(args.threads)
     if "RANK" in os.environ:
         dist.init_process_group("gloo")
