@@ -118,12 +118,12 @@ class Checkpoints:
 
 
 def forget_checkpoints(store: ArtifactStore, tenant: str, job_id: str) -> None:
-    """Deletes whatever checkpoints a finished job has left."""
-    for manifest in store.list(tenant, JOBS):
-        id = manifest["name"].removeprefix(f"{JOBS}/")
+    """Deletes whatever checkpoints a finished job has left, half-written ones included."""
+    for id in store.folders(tenant, JOBS):
         if id.startswith(f"{job_id}-"):
             with contextlib.suppress(NotFound):
                 store.delete(tenant, JOBS, id)
+            store.new_draft(tenant, JOBS, id).discard()  # of a runner killed while it wrote
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.common.artifact_store import ArtifactStore
+from services.common.artifact_store import DELETING, ArtifactStore
 from services.common.errors import Cancelled, FailedPrecondition, Unavailable
 from services.common.job_database import Job, JobDatabase, LeaseLost, migrate
 from services.common.resource_names import ADAPTERS, JOBS
@@ -158,6 +158,22 @@ def test_a_job_put_back_continues_from_its_checkpoint(database, store, settings,
     job = database.list("local")[0]
     assert (job.state, job.attempts, starts) == ("SUCCEEDED", 2, [0, 7])
     assert store.list("local", JOBS) == []
+
+
+def test_a_finished_job_leaves_no_half_written_checkpoint(database, store, settings, task) -> None:
+    task(write_adapter)
+    job = leased(database, settings, {})
+    # As runners leave them that are killed in the middle of a checkpoint, or of removing one.
+    store.new_draft("local", JOBS, f"{job.id}-killed").write("weights", b"x")
+    half_gone = store.new_draft("local", JOBS, f"{job.id}-half-gone")
+    half_gone.write("weights", b"x")
+    half_gone.commit({"parents": []})
+    folder = Path(settings.store_uri.removeprefix("file://")) / "tenants/local/jobs"
+    (folder / half_gone.id / "manifest.json").rename(folder / half_gone.id / DELETING)
+    others = store.new_draft("local", JOBS, "study-of-another")
+    others.write("answers", b"x")
+    run_job(job, OWNER, database, store, settings)
+    assert store.folders("local", JOBS) == [others.id]
 
 
 def test_a_lost_runner_stops_and_the_next_continues_once(database, store, settings, task) -> None:
