@@ -25,6 +25,7 @@ from services.trainer.classifier_base import classifier_base
 from services.trainer.classifier_recipe import ClassifierRecipe
 from services.trainer.config import TrainerSettings
 from services.trainer.evaluate import Predictions
+from services.trainer.random_of_thread import RandomOfThread
 from services.trainer.train_classifier import (
     Checkpoints,
     LabelledImages,
@@ -75,12 +76,9 @@ def labelled(images: datasets.LabelledImages, class_ids: tuple[str, ...]) -> Lab
 def initial_model(
     recipe: ClassifierRecipe, config: ClassifierConfig, settings: TrainerSettings
 ) -> ImageClassifier:
-    """A fresh classifier: random weights by the recipe's seed, or those of its base.
-
-    Sets torch's global generator, so it is nothing for threads beside one another.
-    """
-    torch.manual_seed(recipe.seed)
-    model = build_model(config, settings.models_dir)
+    """A fresh classifier: random weights by the recipe's seed, or those of its base."""
+    with RandomOfThread(recipe.seed):
+        model = build_model(config, settings.models_dir)
     base = classifier_base(recipe, settings.models_dir)
     if isinstance(base, ResNetBase):
         load_initial_weights(model, base)

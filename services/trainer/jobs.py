@@ -67,6 +67,7 @@ class Checkpoints:
         self._store, self._database, self._job, self._owner = store, database, job, owner
         self._current = job.checkpoint
         self._least_seconds, self._last = least_seconds, time.monotonic()
+        self._saving = threading.Lock()
 
     def due(self) -> bool:
         """Whether to save: the last is long ago, or the job is about to be given back."""
@@ -89,7 +90,7 @@ class Checkpoints:
         return manifest["body"]["state"], files
 
     def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
-        """Replaces the checkpoint.
+        """Replaces the checkpoint; of parts of a job that run side by side, the last one's stays.
 
         Args:
             state: Anything that JSON can hold.
@@ -98,23 +99,24 @@ class Checkpoints:
         Raises:
             LeaseLost: If another runner has taken the job over.
         """
-        tenant = self._job.tenant
-        id = f"{self._job.id}-{secrets.token_hex(6)}"
-        draft = self._store.new_draft(tenant, JOBS, id)
-        for path, data in files.items():
-            draft.write(path, data)
-        draft.commit({"parents": [], "body": {"state": state}})
-        try:
-            self._database.save_checkpoint(self._job.id, self._owner, id)
-        except LeaseLost:
-            self._store.delete(tenant, JOBS, id)
-            raise
-        self._last = time.monotonic()
-        self._drain.saved()
-        previous, self._current = self._current, id
-        if previous:
-            with contextlib.suppress(NotFound):
-                self._store.delete(tenant, JOBS, previous)
+        with self._saving:
+            tenant = self._job.tenant
+            id = f"{self._job.id}-{secrets.token_hex(6)}"
+            draft = self._store.new_draft(tenant, JOBS, id)
+            for path, data in files.items():
+                draft.write(path, data)
+            draft.commit({"parents": [], "body": {"state": state}})
+            try:
+                self._database.save_checkpoint(self._job.id, self._owner, id)
+            except LeaseLost:
+                self._store.delete(tenant, JOBS, id)
+                raise
+            self._last = time.monotonic()
+            self._drain.saved()
+            previous, self._current = self._current, id
+            if previous:
+                with contextlib.suppress(NotFound):
+                    self._store.delete(tenant, JOBS, previous)
 
 
 def forget_checkpoints(store: ArtifactStore, tenant: str, job_id: str) -> None:

@@ -14,6 +14,7 @@ import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from services.common import resource_names
@@ -152,29 +153,35 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
         for number in range(study.num_draws)
     ]
     _keep_common_classes(spec["dataset"], draws)
-    facts, measures = [], []
-    # All the time, so that no figure hangs on what another thread does just then.
-    with plain_attention(torch.device(ctx.settings.torch_device())):
-        for number, draw in enumerate(draws):
-            missing = [cell for cell in study.cells(number) if not work.exists(cell.path)]
-            overall.skip(cell for cell in study.cells(number) if cell not in missing)
+    has_synthetic = bool(set(study.arms) & set(SYNTHETIC_ARMS))
+    missing = [
+        [cell for cell in study.cells(number) if not work.exists(cell.path)]
+        for number in range(study.num_draws)
+    ]
+    overall.skip(cell for cell in cells if cell not in chain(*missing))
+    to_go, lock = [len(each) for each in missing], threading.Lock()
 
-            def train(cell: Cell, draw: StudyDraw = draw) -> None:
-                predictions = draw.train(cell)
-                work.write(cell.path, json.dumps(predictions.to_dict()).encode())
-                overall.finished(cell)
-
-            # What needs no synthetic images is trained while the adapter is fitted and draws them.
-            waiting = [cell for cell in missing if cell.arm in SYNTHETIC_ARMS]
-            others = [cell for cell in missing if cell.arm not in SYNTHETIC_ARMS]
-            draw.prepare(missing)
-            order = waiting[:1] + others + waiting[1:]
-            run_side_by_side([partial(train, cell) for cell in order], workers, overall.stop)
-            facts.append(draw.facts())
-            if set(study.arms) & set(SYNTHETIC_ARMS):
-                measures.append(draw.measure())
+    def train(cell: Cell) -> None:
+        draw = draws[cell.draw]
+        predictions = draw.train(cell)
+        work.write(cell.path, json.dumps(predictions.to_dict()).encode())
+        overall.finished(cell)
+        with lock:
+            to_go[cell.draw] -= 1
+            is_last = not to_go[cell.draw]
+        if is_last:
+            if has_synthetic:
+                draw.measure()
                 overall.idle()
             draw.release()
+
+    # All the time, so that no figure hangs on what another thread does just then. A draw begins
+    # while the last classifiers of the one before are trained, or a core would wait for them.
+    with plain_attention(torch.device(ctx.settings.torch_device())):
+        parts = [partial(train, cell) for each in missing for cell in _in_order(each)]
+        run_side_by_side(parts, workers, overall.stop)
+        measures = [draw.measure() for draw in draws] if has_synthetic else []
+    facts = [draw.facts() for draw in draws]
     ctx.progress("computing intervals", 0, 0, {})
     answers = {cell: Predictions.from_dict(json.loads(work.read(cell.path))) for cell in cells}
     source_id = resource_names.parse(DATASETS, spec["dataset"], "dataset")
@@ -195,6 +202,16 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     )
     work.discard()
     return ctx.artifact_id
+
+
+def _in_order(cells: list[Cell]) -> list[Cell]:
+    """Those of one draw; the first fits its adapter and draws its synthetic images.
+
+    What needs none is trained meanwhile.
+    """
+    waiting = [cell for cell in cells if cell.arm in SYNTHETIC_ARMS]
+    others = [cell for cell in cells if cell.arm not in SYNTHETIC_ARMS]
+    return waiting[:1] + others + waiting[1:]
 
 
 def _keep_common_classes(dataset: str, draws: list[StudyDraw]) -> None:
@@ -224,8 +241,8 @@ class _Overall:
         self._ctx, self._study = ctx, study
         self.stop = threading.Event()
         self._lock, self._done = threading.Lock(), 0
-        self._running: dict[int, tuple[str, int]] = {}
-        """What each thread is at, and its steps."""
+        self._running: dict[int, tuple[int, str, int]] = {}
+        """What each thread is at: draw, part, steps."""
         self._total = sum(
             self._steps(cell) for draw in range(study.num_draws) for cell in study.cells(draw)
         )
@@ -253,10 +270,16 @@ class _Overall:
                 raise Stopped
             with self._lock:
                 trained = step if phase == "training classifier" else 0
-                self._running[threading.get_ident()] = what, trained
-                done = self._done + sum(steps for _, steps in self._running.values())
-                names = "; ".join(dict.fromkeys(name for name, _ in self._running.values()))
-            label = f"draw {draw + 1} of {self._study.num_draws}: {names}"
+                self._running[threading.get_ident()] = draw, what, trained
+                running = sorted(self._running.values())
+                done = self._done + sum(steps for *_, steps in running)
+            parts: dict[int, dict[str, None]] = {}
+            for number, name, _ in running:
+                parts.setdefault(number, {})[name] = None
+            label = "; ".join(
+                f"draw {number + 1} of {self._study.num_draws}: {'; '.join(names)}"
+                for number, names in parts.items()
+            )
             self._ctx.progress(label, done, self._total, metrics)
 
         return progress

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from services.common import resource_names
 from services.common.artifact_store import Draft
+from services.common.classifier_config import ClassifierConfig
 from services.common.classifier_models import ImageClassifier
 from services.common.errors import FailedPrecondition
 from services.common.images import center_square, decode_image, sha256_hex
@@ -27,6 +28,7 @@ from services.trainer.classifier_run import (
     predict,
     train_and_test,
 )
+from services.trainer.classifier_recipe import ClassifierRecipe
 from services.trainer.contamination import check_contamination
 from services.trainer.datasets import (
     image_home,
@@ -109,21 +111,17 @@ class StudyDraw:
         self._left_out: list[str] = []
         self._sides: dict[tuple[str, int], Any] = {}
         self._fresh: dict[tuple[str, bool], ImageClassifier] = {}
-        self._lock = threading.RLock()
-        """Held by the classifier that fits the adapter, draws or reads images for all others."""
+        self._drawing = threading.Lock()
+        """Held by the classifier that fits the adapter and draws images for all others."""
+        self._reading = threading.Lock()
+        """Held while real images are read; never for long, as every classifier reads them."""
+        self._making = threading.Lock()
+        """Held by the classifier that makes a fresh one for those that start the same way."""
 
     def keep_classes(self, class_ids: Collection[str]) -> None:
         """Trains and tests these of its classes only; the adapter may have learned more."""
         self._left_out = [each for each in self.class_ids if each not in class_ids]
         self.class_ids = [each for each in self.class_ids if each in class_ids]
-
-    def prepare(self, cells: Iterable[Cell]) -> None:
-        """Makes the fresh classifiers of these; all arms of a model start from the same one."""
-        for cell in cells:
-            recipe = recipe_of(self._study, cell)
-            config, _ = classifier_config(recipe, self.class_ids, self._ctx.settings)
-            if _start(cell) not in self._fresh:
-                self._fresh[_start(cell)] = initial_model(recipe, config, self._ctx.settings)
 
     def release(self) -> None:
         """Give up the memory of its images and fresh classifiers."""
@@ -133,7 +131,7 @@ class StudyDraw:
     def train(self, cell: Cell) -> Predictions:
         """Trains one classifier and gives its answers on the locked test images.
 
-        May be called by several threads, after ``prepare``.
+        May be called by several threads.
         """
         ctx = self._ctx
         what = f"{cell.model}, {cell.arm}" + (
@@ -144,7 +142,7 @@ class StudyDraw:
         config, _ = classifier_config(recipe, self.class_ids, ctx.settings)
         # Bases were found blind to the first draw's test images; every draw has others.
         check_contamination({}, recipe, self._dataset, ctx.store, ctx.tenant, ctx.settings)
-        model = copy.deepcopy(self._fresh[_start(cell)])
+        model = self._fresh_model(cell, recipe, config)
         if cell.arm == ZERO_SHOT:
             return predict(
                 model.eval(), config, self._kept("test", config.image_size), ctx.settings, progress
@@ -171,6 +169,15 @@ class StudyDraw:
             )
         return done.predictions
 
+    def _fresh_model(
+        self, cell: Cell, recipe: ClassifierRecipe, config: ClassifierConfig
+    ) -> ImageClassifier:
+        """All arms of a model start from the same one."""
+        with self._making:
+            if _start(cell) not in self._fresh:
+                self._fresh[_start(cell)] = initial_model(recipe, config, self._ctx.settings)
+            return copy.deepcopy(self._fresh[_start(cell)])
+
     @contextmanager
     def _added(self, cell: Cell, image_size: int) -> Iterator[Any]:
         """What the arm adds to the real images; None for real images alone."""
@@ -187,7 +194,7 @@ class StudyDraw:
                 sizes = {c: len(d) for c, d in side_digests(self._dataset, "train").items()}
                 most = max(sizes[c] for c in self.class_ids)
                 counts = {c: most - sizes[c] for c in self.class_ids}
-            with self._lock:
+            with self._drawing:
                 self._fit_adapter()
                 with open_pool(self._plan(), image_size, self._ctx) as pool:
                     pool.image_set()  # complete and committed
@@ -269,7 +276,7 @@ class StudyDraw:
             fit_adapter.run(spec, dataclasses.replace(ctx, checkpoints=scoped))
 
     def _side(self, side: Any, size: int) -> Any:
-        with self._lock:
+        with self._reading:
             if (side, size) not in self._sides:
                 ctx = self._ctx
                 self._sides[side, size] = load_images(
