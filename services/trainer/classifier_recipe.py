@@ -121,7 +121,7 @@ def preset_recipe(preset: str, architecture: str) -> ClassifierRecipe:
         image_size=0 if clip else 64,
         num_steps=480,
         batch_size=32,
-        synthetic_batch_size=32,
+        synthetic_batch_size=16,
         learning_rate=2e-3,
         weight_decay=1e-2 if clip else 5e-2,
         warmup_steps=48,
@@ -168,7 +168,9 @@ def recipe_from_spec(spec: Mapping[str, Any], default_clip: str) -> ClassifierRe
         warmup = round(recipe.warmup_steps * asked["num_steps"] / recipe.num_steps)
         recipe = dataclasses.replace(recipe, warmup_steps=max(1, warmup))
     if "batch_size" in asked:
-        recipe = dataclasses.replace(recipe, synthetic_batch_size=asked["batch_size"])
+        share = recipe.synthetic_batch_size / recipe.batch_size
+        added = max(2, round(asked["batch_size"] * share))  # BatchNorm wants two images
+        recipe = dataclasses.replace(recipe, synthetic_batch_size=added)
     if architecture == "clip":
         asked["clip_base"] = clip_base or default_clip
     weight = (spec.get("synthetic") or {}).get("loss_weight")

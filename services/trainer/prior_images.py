@@ -1,9 +1,9 @@
-"""Cells that the base draws by itself, in the stains of the training images: prior preservation.
+"""Cells that the base draws by itself, stained like the training images: prior preservation.
 
 A few images do not show all that cells of a class can look like, and an adapter that sees nothing
 else forgets what its base knew about them (DreamBooth, Ruiz et al. 2023, section 3.3). So it also
-trains on the base's own cells. They take the colours of the training images first, as those of the
-base's laboratory are what the adapter is to replace.
+trains on the base's own cells. They take the colours of the training images first, and lose what
+detail those do not show, as the base's laboratory is what the adapter is to replace.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 
 from services.common.bases import decode_latents
 from services.common.cell_classes import class_prompt, narrower_classes
+from services.trainer.sharpness import match_sharpness
 from services.trainer.stain_transfer import Stains, stains_of, transfer_stain
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def draw_prior_images(
         pipeline: The base, no adapter on it.
         names: What to ask for, by class id; several take turns.
         num_per_class: Images of each class.
-        training_images: uint8 (N, S, S, 3); whose stains they get, each as likely.
+        training_images: uint8 (N, S, S, 3); whose stains they get, each as likely, and the
+            sharpness of all of them.
         seed: Of everything that is drawn.
         progress: Called for every batch; what it raises ends the drawing.
 
@@ -71,19 +73,22 @@ def draw_prior_images(
     ]
     device = pipeline.unet.device
     stains, rng = stains_of(training_images, device), torch.Generator().manual_seed(seed)
-    images: list[np.ndarray] = []
+    images: list[torch.Tensor] = []
     with _few_steps(pipeline):
         for start in range(0, len(asked), _BATCH_SIZE):
             progress(PHASE_PRIOR, start, len(asked), {})
             prompts = [class_prompt(name) for _, name in asked[start : start + _BATCH_SIZE]]
             seeds = torch.randint(2**62, (len(prompts),), generator=rng).tolist()
             images.append(_draw(pipeline, prompts, seeds, stains, rng))
-    return np.concatenate(images), [class_id for class_id, _ in asked]
+    examples = torch.from_numpy(training_images).permute(0, 3, 1, 2).float() / 255
+    alike = match_sharpness(torch.cat(images), examples)
+    pixels = (alike * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return pixels, [class_id for class_id, _ in asked]
 
 
 def _draw(
     pipeline: Pipeline, prompts: list[str], seeds: list[int], stains: Stains, rng: torch.Generator
-) -> np.ndarray:
+) -> torch.Tensor:
     drawn = pipeline(
         prompt=prompts,
         num_inference_steps=_NUM_STEPS,
@@ -92,8 +97,7 @@ def _draw(
         output_type="latent",
     ).images
     pixels = (decode_latents(pipeline, drawn).float() / 2 + 0.5).clamp(0, 1)
-    stained = transfer_stain(pixels, stains, rng, 1.0)
-    return (stained * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return transfer_stain(pixels, stains, rng, 1.0).cpu()
 
 
 @contextmanager
