@@ -216,7 +216,7 @@ def test_paths_are_those_of_diffusers_pipeline(tmp_path):
 
 def test_a_bespoke_solver_is_fitted_to_what_its_base_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(fit_solver, "HELD_OUT", 4)
-    monkeypatch.setattr(fit_solver, "BATCH", 8)
+    monkeypatch.setattr(fit_solver, "BATCH", 4)
     clock = itertools.count()  # a second a step, so that their number hangs on no machine
     monkeypatch.setattr(fit_solver, "time", SimpleNamespace(time=lambda: next(clock)))
     folder = copy_of_cyto_small(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import threading
@@ -18,7 +19,7 @@ import torch
 from services.common.artifact_store import ArtifactStore
 from services.common.errors import Cancelled, FailedPrecondition, InvalidArgument
 from services.common.images import center_square, encode_image
-from services.trainer import study, study_draw, train_classifier
+from services.trainer import study, study_draw, study_recipe, train_classifier
 from services.trainer.redraw import redraw, spare_digests
 from services.trainer.study_images import first_of_each
 from services.trainer.study_recipe import StudySettings, phantom_classes
@@ -40,10 +41,16 @@ from tests.studies import QUICK, begin, read_report
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread, so that sums are the same every time, and short recalibration."""
+    """One thread, so that sums are the same every time; small batches, short recalibration."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setattr(train_classifier, "_BATCHNORM_BATCHES", 1)
+    really = study_recipe.recipe_of
+
+    def small(*args: Any) -> Any:
+        return dataclasses.replace(really(*args), batch_size=6, synthetic_batch_size=4)
+
+    monkeypatch.setattr(study_draw, "recipe_of", small)
     yield
     torch.set_num_threads(before)
 
