@@ -28,6 +28,7 @@ from services.common.accelerators import Accelerator, merge_accelerator, read_ac
 from services.common.bespoke_solvers import BespokeSolver, read_bespoke_solver
 from services.common.errors import FailedPrecondition
 from services.common.file_digests import file_digest
+from services.common.model_building import builds_models
 from services.common.model_folders import check_known
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ def folder_revision(folder: Path, parts: Sequence[str] = _PARTS) -> str:
     return total.hexdigest()
 
 
+@builds_models
 def load_pipeline(
     base: Base,
     device: str = "cpu",
@@ -239,6 +241,7 @@ def load_pipeline(
     return pipeline
 
 
+@builds_models
 def load_tiny_decoder(
     base: Base, device: str = "cpu", dtype: torch.dtype | None = None
 ) -> AutoencoderTiny | None:

@@ -19,6 +19,7 @@ from torchvision import models as torchvision_models
 
 from services.common.classifier_config import RESNETS, ClassifierConfig
 from services.common.errors import FailedPrecondition
+from services.common.model_building import builds_models
 from services.common.resnet_bases import HEAD_PREFIX, TORCHVISION, ResNetBase
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -120,6 +121,7 @@ class ResNetClassifier(ImageClassifier):
         return self.net(x.contiguous(memory_format=torch.channels_last)).float()
 
 
+@builds_models
 def build_model(config: ClassifierConfig, models_dir: Path) -> ImageClassifier:
     """A fresh classifier; random numbers come from torch's global generator.
 

@@ -14,6 +14,7 @@ from services.common.classifier_config import ClassifierConfig
 from services.common.classifier_models import ImageClassifier
 from services.common.clip_bases import FIELD, ClipBase, resolve_clip_base
 from services.common.errors import FailedPrecondition, InvalidArgument
+from services.common.model_building import builds_models
 
 
 class _SplitAttention(nn.Module):
@@ -94,6 +95,7 @@ def lora_targets(model: nn.Module, mlp: bool) -> list[str]:
     return names
 
 
+@builds_models
 def load_clip(base: ClipBase, image_size: int | None = None) -> Any:
     """The open_clip model of a base, both towers, on the CPU.
 

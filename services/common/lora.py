@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.common.bases import PromptEmbeddings, encode_prompts, text_encoders
+from services.common.model_building import builds_models
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +63,7 @@ class LoraSpec:
         )
 
 
+@builds_models
 def add_lora(pipeline: Pipeline, spec: LoraSpec, seed: int) -> dict[str, torch.nn.Parameter]:
     """Puts fresh trainable LoRA matrices (float32) on the UNet and the text encoders.
 
@@ -106,6 +108,7 @@ def lora_parameters(pipeline: Pipeline) -> dict[str, torch.nn.Parameter]:
     return found
 
 
+@builds_models
 def load_lora(pipeline: Pipeline, data: bytes) -> None:
     """Puts a LoRA file on the UNet and the text encoders, by diffusers' own means.
 
@@ -181,6 +184,7 @@ def read_lora(pipeline: Pipeline, data: bytes) -> dict[str, tuple[torch.Tensor, 
     return pairs
 
 
+@builds_models
 def encode_with_lora(
     pipeline: Pipeline, data: bytes | None, prompts: Sequence[str]
 ) -> list[PromptEmbeddings]:

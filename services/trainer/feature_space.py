@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from services.common.clip_bases import ClipBase, list_clip_bases, resolve_clip_base
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.common.file_digests import file_digest
+from services.common.model_building import builds_models
 
 if TYPE_CHECKING:
     import torch
@@ -197,6 +198,7 @@ def _clip_tower(base: ClipBase, device: str) -> Network:
     return network
 
 
+@builds_models
 def _inception(weights: Path, device: str) -> Network:
     import torch
     from safetensors.torch import load_file
