@@ -33,6 +33,12 @@ class WholeFiles(LoadScopeScheduling):
         return scope_of(nodeid)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are cores: tests that start Ray wait about as long as they compute."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def scope_of(nodeid: str) -> str:
     """The file's name without ending, or that of its folder if it is no unit test."""
     file = PurePosixPath(nodeid.split("::")[0])

@@ -276,6 +276,15 @@ def test_a_near_copy_of_a_test_image_counts_as_seen(settings: Any, store: Artifa
     assert caught.value.subject == "CLIP base tiny-clip" and caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"), [({}, 16), ({"batch_size": 9}, 4), ({"batch_size": 2}, 2)]
+)
+def test_a_step_adds_half_as_many_synthetic_images(asked: dict[str, int], expected: int) -> None:
+    recipe = recipe_from_spec({"settings": asked}, "")
+    assert recipe.synthetic_batch_size == expected
+    assert recipe_from_spec({"settings": {"preset": "paper"}}, "").synthetic_batch_size == 64
+
+
 def test_weights_that_know_cells_are_tuned_with_a_lower_rate() -> None:
     scratch, tuned, asked = (
         recipe_from_spec({"settings": {"seed": 1, **settings}}, "")
