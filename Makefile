@@ -21,7 +21,7 @@ $(STAMP): requirements.lock requirements-uv.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-test: setup ## Runs unit and contract tests; unit tests one file a core.
+test: setup ## Runs unit and contract tests; unit tests one file a process.
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 e2e: setup ## Starts and stops real stacks, services and edge included; takes minutes.
