@@ -24,7 +24,7 @@ $(STAMP): requirements.lock requirements-uv.lock pyproject.toml
 test: setup ## Runs unit and contract tests; unit tests one file a process.
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
-e2e: setup ## Starts and stops real stacks, services and edge included; takes minutes.
+e2e: setup ## Starts and stops real stacks, fits a solver, emulates another processor; takes minutes.
 	$(BIN)/python -m pytest tests/e2e
 
 chaos-generator: setup ## Kills, cancels and disconnects while streams run; takes minutes.

@@ -19,7 +19,7 @@ hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
 
-LONGEST = ("contract", "test_study", "test_recipes", "test_kinds_of_hardware", "test_study_browser")
+LONGEST = ("contract", "test_study", "test_recipes", "test_study_browser")
 """Begun first, so that at the end no worker is left alone with one of them."""
 
 
@@ -31,12 +31,6 @@ class WholeFiles(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return scope_of(nodeid)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than there are cores: tests that start Ray wait about as long as they compute."""
-    return len(os.sched_getaffinity(0)) + 1
 
 
 def scope_of(nodeid: str) -> str:

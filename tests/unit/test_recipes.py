@@ -2,11 +2,9 @@
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import open_clip
@@ -33,7 +31,6 @@ from services.common.bases import (
     load_pipeline,
     resolve_base,
 )
-from services.common.bespoke_solvers import BESPOKE_SOLVER_FILE
 from services.common.classifier_config import ClassifierConfig
 from services.common.classifier_models import build_model, load_initial_weights
 from services.common.resnet_bases import resolve_resnet_base
@@ -188,15 +185,8 @@ def test_images_encoded_anew_come_in_all_orientations_and_real_ones_in_more(corp
     assert 5 < (apart < 0.02).sum() < 35
 
 
-def copy_of_cyto_small(folder):
-    """As the base "base" in ``folder``, without its solver."""
-    copy = Path(shutil.copytree("models/cyto-small", folder / "base"))
-    (copy / BESPOKE_SOLVER_FILE).unlink(missing_ok=True)
-    return copy
-
-
 def test_paths_are_those_of_diffusers_pipeline(tmp_path):
-    copy_of_cyto_small(tmp_path)
+    shutil.copytree("models/cyto-small", tmp_path / "base")
     paths = guided_paths.draw_paths("base", Teacher("unipc", 6, 3, 2.0), 5, 4, tmp_path)
     base = resolve_base("base", tmp_path)
     pipeline = load_pipeline(base)
@@ -212,31 +202,6 @@ def test_paths_are_those_of_diffusers_pipeline(tmp_path):
         output_type="latent",
     ).images
     assert (drawn - paths.points[:, -1]).abs().mean() < 0.02  # 16-bit arithmetic
-
-
-def test_a_bespoke_solver_is_fitted_to_what_its_base_draws(tmp_path, monkeypatch):
-    monkeypatch.setattr(fit_solver, "HELD_OUT", 4)
-    monkeypatch.setattr(fit_solver, "BATCH", 4)
-    clock = itertools.count()  # a second a step, so that their number hangs on no machine
-    monkeypatch.setattr(fit_solver, "time", SimpleNamespace(time=lambda: next(clock)))
-    folder = copy_of_cyto_small(tmp_path)
-    base = resolve_base("base", tmp_path)
-    teacher = Teacher("unipc", 8, 8, 2.0)
-    monkeypatch.setattr(fit_solver, "TEACHER", teacher)
-    paths = guided_paths.kept_paths(tmp_path / "cache", base, teacher, 20, tmp_path, 1)
-    again = guided_paths.kept_paths(tmp_path / "cache", base, teacher, 20, tmp_path, 1)
-    assert torch.equal(paths.points, again.points) and paths.points.shape == (20, 2, 48, 8, 8)
-    pipeline = load_pipeline(base)
-    tokens = guided_paths.embed(pipeline, base)
-    solver, record = fit_solver.fit(pipeline, tokens, paths, 3, 2, 0.7, 0)
-    assert record["steps"] == 41
-    psnr = record["psnr_to_paper_db"]
-    assert psnr["fitted"] > psnr["unipc"] + 0.5
-    export.write_bespoke_solver(folder, solver, record)
-    fitted = resolve_base("base", tmp_path)
-    assert fitted.revision == base.revision
-    assert (fitted.bespoke_solver.num_steps, fitted.bespoke_solver.num_guided_steps) == (3, 2)
-    assert "fit_solver --name cyto-small" in (folder / "README.md").read_text()
 
 
 def test_a_bespoke_solver_begins_as_the_steps_of_diffusers():

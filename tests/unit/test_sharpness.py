@@ -31,7 +31,7 @@ def test_grain_falls_to_that_of_the_examples() -> None:
     assert torch.allclose(found.mean((2, 3)), images.mean((2, 3)), atol=2e-3), "colours stay"
     coarse = [F.avg_pool2d(each, 16) for each in (found, images)]
     assert (coarse[0] - coarse[1]).abs().max() < 0.03, "shapes stay"
-    assert found.shape == images.shape and 0 <= found.min() and found.max() <= 1
+    assert found.shape == images.shape and found.min() >= 0 and found.max() <= 1
 
 
 def test_nothing_is_sharpened() -> None:
