@@ -17,9 +17,9 @@ def match_sharpness(images: torch.Tensor, examples: torch.Tensor) -> torch.Tenso
     """Takes from images, at each spatial frequency, what they have more of than the examples.
 
     A filter that is the same for all images and directions: the square root of the ratio of both
-    sides' mean power spectra (matched power spectra; Simoncelli and Olshausen 2001, "Natural image
-    statistics and neural representation", on why it is the spectrum that says how sharp), at most 1.
-    So means stay as they are, and nothing is amplified.
+    sides' mean power spectra, at most 1. So means stay as they are, and nothing is amplified.
+    (That the spectrum says how fine an image's detail is: Simoncelli and Olshausen 2001, "Natural
+    image statistics and neural representation".)
 
     Args:
         images: (N, 3, S, S) in 0 to 1, all of one laboratory.

@@ -21,6 +21,7 @@ from services.common.images import center_square, decode_image, sha256_hex
 from services.common.near_copies import HASH_PX, is_near_copy, training_hashes
 from services.common.resource_names import ADAPTERS, DATASETS, IMAGE_SETS
 from services.trainer import datasets, fit_adapter
+from services.trainer.classifier_recipe import ClassifierRecipe
 from services.trainer.classifier_run import (
     classifier_config,
     initial_model,
@@ -28,7 +29,6 @@ from services.trainer.classifier_run import (
     predict,
     train_and_test,
 )
-from services.trainer.classifier_recipe import ClassifierRecipe
 from services.trainer.contamination import check_contamination
 from services.trainer.datasets import (
     image_home,
