@@ -426,9 +426,9 @@ def test_a_killed_runner_continues_to_the_same_weights(running: Running, dataset
         id = job.result.split("/")[1]
         return running.store.read("local", "adapters", id, f"shared/{lora.WEIGHTS_FILE}")
 
-    whole = running.watch(running.create_adapter(dataset, num_steps=60, seed=5).name)[-1]
+    whole = running.watch(running.create_adapter(dataset, num_steps=40, seed=5).name)[-1]
     assert whole.state == job_pb2.JOB_STATE_SUCCEEDED, whole.error
-    job = running.create_adapter(dataset, num_steps=60, seed=5)
+    job = running.create_adapter(dataset, num_steps=40, seed=5)
     wait_for_step(running, job.name, 5)
     process = runner_process()
     process.send_signal(signal.SIGKILL)

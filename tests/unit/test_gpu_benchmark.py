@@ -15,7 +15,7 @@ from diffusers import AutoencoderTiny
 from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import cost, gpu
+from benchmarks import cost
 from benchmarks.gpu_profile import kernel_group
 from benchmarks.gpu_report import Metrics, Report, best_throughput
 from benchmarks.gpu_sections import build, exactness, start
@@ -55,25 +55,6 @@ def test_images_are_whole_batches_and_shares_of_ten_adapters() -> None:
         guided = PRESETS[preset].guidance_scale != 1
         assert num % (FULL.num_slots // (1 + guided)) == 0
         assert num % NUM_ADAPTERS == 0
-
-
-@pytest.mark.slow
-def test_a_tiny_run_measures_every_section(tmp_path: Path) -> None:
-    assert gpu.main(["--tiny", "--out", str(tmp_path), "--minutes", "4"]) == 0
-    report = json.loads((tmp_path / "gpu.json").read_text())
-    sections = report["sections"]
-    rates = [f"eager.{preset}.{n}" for preset in PRESETS for n in ("one", "ten")]
-    others = ["build", "diffusers", "eager.start", "eager.exactness", "eager.first_image"]
-    assert set(sections) == {*rates, *others, "eager.step"}
-    assert all(sections[name]["images_per_second"] > 0 for name in [*rates, "diffusers"])
-    assert sections["eager.exactness"]["bit_identical"]
-    assert sections["eager.first_image"]["load_lasted"]
-    assert report["targets"]["fast"]["measured"] == sections["eager.fast.one"]["images_per_second"]
-    step = sections["eager.step"]
-    assert step["rows"] == TINY.num_slots
-    assert {"convolution", "matrix products", "attention"} <= set(step["kernel_ms"])
-    assert step["share_of_peak"] is None  # a share of an H100's peak is not for CPUs
-    assert "aten::" in (tmp_path / "gpu-profile.txt").read_text()
 
 
 def test_a_section_that_fails_is_recorded_and_the_next_goes_on(tmp_path: Path) -> None:
