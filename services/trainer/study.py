@@ -14,7 +14,6 @@ import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from services.common import resource_names
@@ -158,7 +157,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
         [cell for cell in study.cells(number) if not work.exists(cell.path)]
         for number in range(study.num_draws)
     ]
-    overall.skip(cell for cell in cells if cell not in chain(*missing))
+    overall.skip(set(cells).difference(*missing))
     to_go, lock = [len(each) for each in missing], threading.Lock()
 
     def train(cell: Cell) -> None:
