@@ -3,7 +3,9 @@
 A few images do not show all that cells of a class can look like, and an adapter that sees nothing
 else forgets what its base knew about them (DreamBooth, Ruiz et al. 2023, section 3.3). So it also
 trains on the base's own cells. They take the colours of the training images first, and lose what
-detail those do not show, as the base's laboratory is what the adapter is to replace.
+detail those do not show, as the base's laboratory is what the adapter is to replace: a cell those
+of a training image of its class (eosinophils are red), on the background of any training image
+(the few images of a class often share one, which must not become a mark of the class).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch
 from services.common.bases import decode_latents
 from services.common.cell_classes import class_prompt, narrower_classes
 from services.trainer.sharpness import match_sharpness
-from services.trainer.stain_transfer import Stains, stains_of, transfer_stain
+from services.trainer.stain_transfer import CellStains, cell_stains_of, restain
 
 if TYPE_CHECKING:
     from services.common.bases import Pipeline
@@ -49,6 +51,7 @@ def draw_prior_images(
     names: Mapping[str, Sequence[str]],
     num_per_class: int,
     training_images: np.ndarray,
+    training_class_ids: Sequence[str],
     seed: int,
     progress: ProgressFn,
 ) -> tuple[np.ndarray, list[str]]:
@@ -58,8 +61,9 @@ def draw_prior_images(
         pipeline: The base, no adapter on it.
         names: What to ask for, by class id; several take turns.
         num_per_class: Images of each class.
-        training_images: uint8 (N, S, S, 3); whose stains they get, each as likely, and the
-            sharpness of all of them.
+        training_images: uint8 (N, S, S, 3); whose stains they get, each of the class as likely,
+            whose backgrounds, each as likely, and the sharpness of all of them.
+        training_class_ids: N of them, every class of ``names`` among them.
         seed: Of everything that is drawn.
         progress: Called for every batch; what it raises ends the drawing.
 
@@ -71,24 +75,23 @@ def draw_prior_images(
         for class_id in names
         for i in range(num_per_class)
     ]
-    device = pipeline.unet.device
-    stains, rng = stains_of(training_images, device), torch.Generator().manual_seed(seed)
+    examples = torch.from_numpy(training_images).permute(0, 3, 1, 2).float() / 255
+    stains, rng = cell_stains_of(examples), torch.Generator().manual_seed(seed)
+    members = {c: [i for i, t in enumerate(training_class_ids) if t == c] for c in names}
     images: list[torch.Tensor] = []
     with _few_steps(pipeline):
         for start in range(0, len(asked), _BATCH_SIZE):
             progress(PHASE_PRIOR, start, len(asked), {})
-            prompts = [class_prompt(name) for _, name in asked[start : start + _BATCH_SIZE]]
-            seeds = torch.randint(2**62, (len(prompts),), generator=rng).tolist()
-            images.append(_draw(pipeline, prompts, seeds, stains, rng))
-    examples = torch.from_numpy(training_images).permute(0, 3, 1, 2).float() / 255
+            part = asked[start : start + _BATCH_SIZE]
+            seeds = torch.randint(2**62, (len(part),), generator=rng).tolist()
+            drawn = _draw(pipeline, [class_prompt(name) for _, name in part], seeds)
+            images.append(_restained(drawn, [members[each] for each, _ in part], stains, rng))
     alike = match_sharpness(torch.cat(images), examples)
     pixels = (alike * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return pixels, [class_id for class_id, _ in asked]
 
 
-def _draw(
-    pipeline: Pipeline, prompts: list[str], seeds: list[int], stains: Stains, rng: torch.Generator
-) -> torch.Tensor:
+def _draw(pipeline: Pipeline, prompts: list[str], seeds: list[int]) -> torch.Tensor:
     drawn = pipeline(
         prompt=prompts,
         num_inference_steps=_NUM_STEPS,
@@ -96,8 +99,16 @@ def _draw(
         generator=[torch.Generator().manual_seed(each) for each in seeds],
         output_type="latent",
     ).images
-    pixels = (decode_latents(pipeline, drawn).float() / 2 + 0.5).clamp(0, 1)
-    return transfer_stain(pixels, stains, rng, 1.0).cpu()
+    return (decode_latents(pipeline, drawn).float() / 2 + 0.5).clamp(0, 1).cpu()
+
+
+def _restained(
+    images: torch.Tensor, members: list[list[int]], stains: CellStains, rng: torch.Generator
+) -> torch.Tensor:
+    """Each in the stain of one of its ``members``, on the background of any training image."""
+    behind = torch.randint(len(stains.background), (len(images),), generator=rng)
+    of_class = [own[int(torch.randint(len(own), (1,), generator=rng))] for own in members]
+    return restain(images, stains.background[behind], stains.stained[of_class])
 
 
 @contextmanager

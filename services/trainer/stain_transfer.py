@@ -3,9 +3,14 @@
 A few images of a class often share a slide or a scanner, so that a classifier can learn a
 background instead of a cell. Here every class is seen in the stains of all classes.
 
-Colours are optical densities (Beer-Lambert: dyes add up there; Ruifrok and Johnston 2001). The map
-is the linear one that gives an image's pixels the mean (Reinhard et al. 2001) and the covariance of
-another's, and moves them as little as can be (Monge-Kantorovich; Pitié and Kokaram 2007).
+Colours are optical densities (Beer-Lambert: dyes add up there; Ruifrok and Johnston 2001). Both
+maps are linear and move colours as little as can be (Monge-Kantorovich; Pitié and Kokaram 2007):
+
+- ``transfer_stain`` gives an image's pixels the mean (Reinhard et al. 2001) and the covariance of
+  another's. How much of an image the cell takes is in these figures, so that backgrounds shift
+  with it: good for augmentation, which is to vary them.
+- ``restain`` takes background to background, and what lies on it to what lies on the other's: good
+  for cells that are to pass for those of the other laboratory.
 """
 
 from __future__ import annotations
@@ -20,6 +25,11 @@ _DENSEST = 6.0
 """Optical density, natural logarithm: beyond it is black."""
 _LEAST_VARIANCE = 1e-4
 """Added to every variance, so that an image of one colour has a way to any other."""
+_BACKGROUND = (0.05, 0.20)
+"""Shares of the pixels, brightest first, between which all are background: the very brightest are
+glare, and a large cell between its neighbours leaves no more."""
+_STAINED, _DARK = 0.15, 0.98
+"""Stained is what is denser than the background by this share of what the darkest pixels are."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,19 @@ class Stains:
 
     mean: torch.Tensor
     covariance: torch.Tensor
+
+
+@dataclass(frozen=True)
+class CellStains:
+    """Colours of images, cells and background apart.
+
+    Attributes:
+        background: Mean optical density of the background, (N, 3).
+        stained: Second moment (3, 3) of the densities above it, over stained pixels, (N, 3, 3).
+    """
+
+    background: torch.Tensor
+    stained: torch.Tensor
 
 
 def stains_of(images: np.ndarray, device: torch.device) -> Stains:
@@ -63,13 +86,53 @@ def transfer_stain(
     return changed
 
 
+def cell_stains_of(images: torch.Tensor) -> CellStains:
+    """Colours of images, (N, 3, H, W) in 0 to 1."""
+    density = _density(images).double()
+    num_pixels = density.shape[2]
+    order = density.sum(1).argsort(1)
+    first, last = (int(share * num_pixels) for share in _BACKGROUND)
+    bright = order[:, None, first : max(last, first + 1)].expand(-1, 3, -1)
+    background = density.gather(2, bright).mean(2)
+    above = density - background[:, :, None]
+    total = above.sum(1)
+    darkest = total.gather(1, order[:, int(_DARK * num_pixels), None])
+    stained = (total > _STAINED * darkest).double()
+    moment = torch.einsum("nip,njp,np->nij", above, above, stained)
+    moment = moment / stained.sum(1).clamp_min(1)[:, None, None]
+    return CellStains(background, moment + _least(moment))
+
+
+def restain(images: torch.Tensor, background: torch.Tensor, stained: torch.Tensor) -> torch.Tensor:
+    """Images in other colours, background on background.
+
+    Args:
+        images: (B, 3, H, W) in 0 to 1.
+        background: (B, 3), and
+        stained: (B, 3, 3): the colours of each, as ``cell_stains_of`` gives them.
+    """
+    own = cell_stains_of(images)
+    return _moved(images, own.background, own.stained, background, stained)
+
+
 def _recoloured(images: torch.Tensor, mean: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
     own = _stains(images)
-    root, inverse = _powers(own.covariance)
-    middle, _ = _powers(root @ covariance @ root)
+    return _moved(images, own.mean, own.covariance, mean, covariance)
+
+
+def _moved(
+    images: torch.Tensor,
+    origin: torch.Tensor,
+    moment: torch.Tensor,
+    new_origin: torch.Tensor,
+    new_moment: torch.Tensor,
+) -> torch.Tensor:
+    """Densities moved from one origin, with a second moment about it, to another."""
+    root, inverse = _powers(moment)
+    middle, _ = _powers(root @ new_moment @ root)
     matrix = (inverse @ middle @ inverse).to(images)
-    density = _density(images) - own.mean.to(images)[:, :, None]
-    moved = (matrix @ density + mean.to(images)[:, :, None]).clamp(0, _DENSEST)
+    density = _density(images) - origin.to(images)[:, :, None]
+    moved = (matrix @ density + new_origin.to(images)[:, :, None]).clamp(0, _DENSEST)
     return ((torch.exp(-moved) * _BRIGHTEST - 1) / 255).clamp(0, 1).reshape(images.shape)
 
 
@@ -83,8 +146,11 @@ def _stains(images: torch.Tensor) -> Stains:
     mean = density.mean(2)
     centred = density - mean[:, :, None]
     covariance = centred @ centred.transpose(1, 2) / density.shape[2]
-    least = _LEAST_VARIANCE * torch.eye(3, dtype=covariance.dtype, device=covariance.device)
-    return Stains(mean, covariance + least)
+    return Stains(mean, covariance + _least(covariance))
+
+
+def _least(moment: torch.Tensor) -> torch.Tensor:
+    return _LEAST_VARIANCE * torch.eye(3, dtype=moment.dtype, device=moment.device)
 
 
 def _powers(matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -108,7 +108,7 @@ def train_adapter(
     known = known_classes(class_ids, base.class_ids) if settings.num_prior_images else {}
     prior = None
     if known:
-        of_base = settings.num_prior_images, images, settings.seed, progress
+        of_base = settings.num_prior_images, images, class_ids, settings.seed, progress
         prior_images, prior_ids = draw_prior_images(pipeline, known, *of_base)
         prior = encode_images(pipeline, prior_images, prior_ids, progress, _PRIOR_VIEWS)
     units = sorted(set(class_ids)) if settings.per_class else [SHARED]

@@ -14,7 +14,7 @@ from services.common.errors import Cancelled
 from services.trainer import train_adapter as training
 from services.trainer.adapter_recipe import AdapterSettings
 from services.trainer.prior_images import draw_prior_images, known_classes
-from services.trainer.stain_transfer import stains_of
+from services.trainer.stain_transfer import cell_stains_of, stains_of
 from tests.fakes import IMAGE_SIZE_PX
 
 CPU = torch.device("cpu")
@@ -45,18 +45,37 @@ def test_they_have_the_colours_of_the_training_images_and_are_not_alike(models_d
     pipeline = load_pipeline(resolve_base("tiny", models_dir))
     scheduler = pipeline.scheduler
     names = {"basophil": ("basophil",), "neutrophil": ("lymphocyte", "monocyte")}
-    real = stained((200, 150, 90))
-    images, class_ids = draw_prior_images(pipeline, names, 10, real, 4, quiet)
+    real, of_real = stained((200, 150, 90)), ["basophil", "neutrophil"]
+    images, class_ids = draw_prior_images(pipeline, names, 10, real, of_real, 4, quiet)
     assert pipeline.scheduler is scheduler, "training needs the base's own"
     assert images.shape == (20, *real.shape[1:])
     assert class_ids == ["basophil"] * 10 + ["neutrophil"] * 10
     means, wanted = stains_of(images, CPU).mean, stains_of(real, CPU).mean.mean(0)
     assert (means.median(0).values - wanted).abs().max() < 0.1
     assert len(np.unique(images.reshape(20, -1), axis=0)) == 20
-    again, _ = draw_prior_images(pipeline, names, 10, real, 4, quiet)
+    again, _ = draw_prior_images(pipeline, names, 10, real, of_real, 4, quiet)
     assert np.array_equal(images, again)
-    others, _ = draw_prior_images(pipeline, names, 10, real, 5, quiet)
+    others, _ = draw_prior_images(pipeline, names, 10, real, of_real, 5, quiet)
     assert not np.array_equal(images, others)
+
+
+def test_they_have_the_stain_of_their_class_on_the_background_of_any(models_dir: Path) -> None:
+    pipeline = load_pipeline(resolve_base("tiny", models_dir))
+    real = np.empty((2, IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), np.uint8)
+    real[0], real[1] = (250, 235, 215), (215, 235, 250)  # each class on a background of its own
+    middle = slice(IMAGE_SIZE_PX // 4, -IMAGE_SIZE_PX // 4)
+    real[0, middle, middle], real[1, middle, middle] = (200, 60, 60), (60, 60, 200)
+    of_real = ["eosinophil", "basophil"]
+    names = {each: (each,) for each in of_real}
+    images, class_ids = draw_prior_images(pipeline, names, 12, real, of_real, 1, quiet)
+    drawn = cell_stains_of(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+    dyes = drawn.stained.diagonal(dim1=1, dim2=2)
+    of_red = torch.tensor([each == "eosinophil" for each in class_ids])
+    assert dyes[of_red, 0].mean() < dyes[of_red, 2].mean(), "red absorbs blue"
+    assert dyes[~of_red, 0].mean() > dyes[~of_red, 2].mean()
+    for rows in (of_red, ~of_red):
+        yellow = drawn.background[rows, 0] < drawn.background[rows, 2]
+        assert 0 < int(yellow.sum()) < 12, "either class lies on both backgrounds"
 
 
 def test_drawing_can_be_stopped(models_dir: Path) -> None:
@@ -69,7 +88,8 @@ def test_drawing_can_be_stopped(models_dir: Path) -> None:
             raise Cancelled()
 
     with pytest.raises(Cancelled):
-        draw_prior_images(pipeline, {"basophil": ("basophil",)}, 40, stained((9, 9, 9)), 0, stop)
+        names, real = {"basophil": ("basophil",)}, stained((9, 9, 9))
+        draw_prior_images(pipeline, names, 40, real, ["basophil", "monocyte"], 0, stop)
     assert pipeline.scheduler is scheduler
 
 

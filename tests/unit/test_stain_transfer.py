@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from services.trainer.stain_transfer import stains_of, transfer_stain
+from services.trainer.stain_transfer import cell_stains_of, restain, stains_of, transfer_stain
 
 CPU = torch.device("cpu")
 
@@ -75,5 +75,45 @@ def test_blank_images_stay_finite_on_either_side(value: int) -> None:
     blank = np.full((2, 16, 16, 3), value, np.uint8)
     for images, pool in ((cells(11, 2), blank), (blank, cells(12, 2))):
         moved = transfer_stain(as_batch(images), stains_of(pool, CPU), generator(), 1.0)
+        assert torch.isfinite(moved).all()
+        assert moved.min() >= 0 and moved.max() <= 1
+
+
+def disc(radius: int, cell: tuple[int, int, int], background: tuple[int, int, int]) -> np.ndarray:
+    """One image (1, 32, 32, 3): a cell with a darker half on a background."""
+    rows, columns = np.mgrid[:32, :32] - 15.5
+    inside = np.hypot(rows, columns) < radius
+    image = np.full((32, 32, 3), background, np.uint8)
+    image[inside] = cell
+    image[inside & (rows > 0)] = np.array(cell) // 2
+    return image[None]
+
+
+@pytest.mark.parametrize("radius", [7, 14])
+def test_background_goes_to_background_however_large_the_cell_is(radius: int) -> None:
+    image = as_batch(disc(radius, (150, 90, 190), (235, 230, 240)))
+    example = as_batch(disc(10, (180, 100, 120), (255, 225, 200)))
+    wanted = cell_stains_of(example)
+    moved = restain(image, wanted.background, wanted.stained)
+    assert (moved[0, :, 0, 0] - example[0, :, 0, 0]).abs().max() < 0.01
+    got = cell_stains_of(moved)
+    assert torch.allclose(got.stained, wanted.stained, rtol=0.05, atol=0.02)
+    # The other map moves the background with the size of the cell.
+    other = transfer_stain(image, stains_of(as_images(example), CPU), generator(), 1.0)
+    assert (other[0, :, 0, 0] - example[0, :, 0, 0]).abs().max() > 0.02
+
+
+def test_restaining_with_own_colours_changes_nothing() -> None:
+    image = as_batch(disc(9, (150, 90, 190), (235, 230, 240)))
+    own = cell_stains_of(image)
+    assert torch.allclose(restain(image, own.background, own.stained), image, atol=2e-3)
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_restaining_blank_images_stays_finite_on_either_side(value: int) -> None:
+    blank = as_batch(np.full((2, 16, 16, 3), value, np.uint8))
+    for images, pool in ((as_batch(cells(11, 2)), blank), (blank, as_batch(cells(12, 2)))):
+        wanted = cell_stains_of(pool)
+        moved = restain(images, wanted.background, wanted.stained)
         assert torch.isfinite(moved).all()
         assert moved.min() >= 0 and moved.max() <= 1
