@@ -62,6 +62,8 @@ class ClassifierRecipe:
         average_decay: Decay per step of the average of weights that is kept in the end.
         resnet_base: ResNet base whose weights it starts from; empty: from scratch.
         loss_weight: Weight of the synthetic part of the loss, 0 to 1.
+        enough_real: Real images of a class up to which its synthetic ones count in full; beyond,
+            they count in inverse proportion. 0: always in full.
         lora_mlp: Whether CLIP's MLPs carry LoRA too, not the attention alone.
     """
 
@@ -80,6 +82,7 @@ class ClassifierRecipe:
     average_decay: float = 0.97
     max_gradient_norm: float = 1.0
     loss_weight: float = 0.5
+    enough_real: int = 8
     lora_rank: int = 16
     lora_alpha: float = 16.0
     lora_mlp: bool = True
@@ -112,6 +115,7 @@ def preset_recipe(preset: str, architecture: str) -> ClassifierRecipe:
             weight_decay=1e-4,
             warmup_steps=3_600,  # 30 of the paper's 100 epochs
             average_decay=0.999,
+            enough_real=0,
             lora_mlp=False,
             augment=AugmentSettings(mix=0.5, stain_transfer=0.0),
         )

@@ -234,4 +234,6 @@ def _documents(
 
 def _synthetic_body(spec: Mapping[str, Any], recipe: ClassifierRecipe) -> dict[str, Any] | None:
     synthetic = spec.get("synthetic")
-    return {**synthetic, "loss_weight": recipe.loss_weight} if synthetic else None
+    if not synthetic:
+        return None
+    return {**synthetic, "loss_weight": recipe.loss_weight, "enough_real": recipe.enough_real}

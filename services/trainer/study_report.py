@@ -7,6 +7,7 @@ or patients (evaluate.py); differences are paired by draw.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from services.trainer.study_recipe import (
     TRANSFER_REAL_PLUS_SYNTHETIC,
     Cell,
     StudySettings,
+    recipe_of,
 )
 
 Answers = Mapping[Cell, Predictions]
@@ -118,6 +120,10 @@ def study_content(
         if measures
         else None,
         "settings": study.to_dict(),
+        "recipes": {
+            model: dataclasses.asdict(recipe_of(study, Cell(0, model, REAL_ONLY, 0)))
+            for model in study.models
+        },
         "revisions": dict(spec["revisions"]),
         "dataset": dataset_facts(source["name"], dict(source)),
         "draws": [dict(draw) for draw in draws],

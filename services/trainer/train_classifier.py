@@ -2,7 +2,8 @@
 
 Both arms take the same number of optimizer steps, each on a real batch of the same size drawn
 and augmented the same way from the same seed; the second arm adds a synthetic batch to every
-step, with loss ``(1 - w) * real + w * synthetic``. A step draws from a generator seeded by
+step, with loss ``(1 - w) * real + w * synthetic``, where a class that has many real images
+needs its synthetic ones less (``synthetic_weights``). A step draws from a generator seeded by
 (seed, step) alone, so a resumed run repeats an uninterrupted one.
 """
 
@@ -107,6 +108,12 @@ def train(
     num_classes = len(model.config.class_ids)
     losses: dict[str, float] = {}
     stains = stains_of(real.images, device) if recipe.augment.stain_transfer else None
+    weights = {
+        "loss_real": torch.ones(num_classes, device=device),
+        "loss_synthetic": synthetic_weights(real.labels, num_classes, recipe.enough_real).to(
+            device
+        ),
+    }
     for step in range(first, recipe.num_steps):
         rate = learning_rate(step, recipe)
         for group in optimizer.param_groups:
@@ -128,7 +135,9 @@ def train(
             )
             with mixed_precision(device):
                 logits = model.logits(x)
-            loss = F.cross_entropy(logits, target)
+            losses_of_images = F.cross_entropy(logits, target, reduction="none")
+            # Of a mixed image, the class that it shows most of.
+            loss = (losses_of_images * weights[name][target.argmax(1)]).mean()
             (weight * loss).backward()
             losses[name] = float(loss.detach())
         nn.utils.clip_grad_norm_(trained, recipe.max_gradient_norm)
@@ -144,6 +153,26 @@ def train(
     recalibrate_batchnorm(model, real, recipe, device)
     model.eval()
     return {**losses, "seconds": time.monotonic() - started}
+
+
+def synthetic_weights(labels: np.ndarray, num_classes: int, enough: int) -> torch.Tensor:
+    """How much synthetic images of each class count beside its real ones.
+
+    Synthetic cells of a class are never quite those of the laboratory. Where real cells are few
+    they show what those do not; where there are more, what is wrong with them weighs more than
+    what is new (docs/lab-notebook.md). So they count in full up to ``enough`` real images, and in
+    inverse proportion to the real images beyond.
+
+    Args:
+        labels: int (N,), classes of the real images.
+        num_classes: Classes of the classifier.
+        enough: Real images; 0: all count in full.
+
+    Returns:
+        (num_classes,), each over 0 and at most 1.
+    """
+    counts = torch.from_numpy(np.bincount(labels, minlength=num_classes)).float()
+    return (enough / counts.clamp_min(1)).clamp(max=1) if enough else torch.ones(num_classes)
 
 
 def draw_batch(

@@ -24,6 +24,7 @@ from services.trainer.train_classifier import (
     learning_rate,
     pick_balanced,
     synthetic_share,
+    synthetic_weights,
     train,
 )
 from tests import fakes
@@ -142,6 +143,17 @@ def test_loss_weight_zero_ignores_synthetic_images() -> None:
     assert fit(quick_recipe(loss_weight=0.0), ReadySynthetic()) == fit(quick_recipe())
 
 
+def test_synthetic_images_count_less_in_classes_with_many_real_ones() -> None:
+    labels = np.repeat([0, 1, 2], [4, 8, 32])
+    assert synthetic_weights(labels, 4, 8).tolist() == [1, 1, 0.25, 1]
+    assert synthetic_weights(labels, 4, 0).tolist() == [1, 1, 1, 1]
+    # Six real images of each class: enough at three, so that all count half.
+    half = fit(quick_recipe(enough_real=3), ReadySynthetic())
+    full = fit(quick_recipe(enough_real=6), ReadySynthetic())
+    assert half != full == fit(quick_recipe(enough_real=0), ReadySynthetic())
+    assert fit(quick_recipe(enough_real=3)) == fit(quick_recipe(enough_real=6))
+
+
 def test_share_of_synthetic_images_grows_to_all_and_depends_on_the_step_alone() -> None:
     shares = [synthetic_share(step, 200) for step in range(200)]
     assert shares[0] < 0.2 and shares[120] == 1.0
@@ -222,6 +234,7 @@ def test_run_with_synthetic_images_keeps_them_and_names_them(
     image_set = manifest["body"]["image_set"]
     assert manifest["parents"] == [dataset, adapter, image_set]
     assert manifest["body"]["synthetic"]["loss_weight"] == 0.6
+    assert manifest["body"]["synthetic"]["enough_real"] == 8
     kept = store.get_manifest(TENANT, "imageSets", image_set.split("/")[1])
     assert kept["body"]["num_images"] == 60 == generator.num_drawn
     fit_classifier.run(spec, job_context(store, settings, job_id="job-2"))

@@ -69,7 +69,12 @@ def store_classifier(
     predictions = Predictions(CLASSES, tuple(digests), labels, shares)
     draft = store.new_draft(TENANT, "classifiers", id)
     draft.write("test_predictions.json", json.dumps(predictions.to_dict()).encode())
-    synthetic = {"adapter": "adapters/adapter-1", "num_per_class": 4, "loss_weight": 0.5}
+    synthetic = {
+        "adapter": "adapters/adapter-1",
+        "num_per_class": 4,
+        "loss_weight": 0.5,
+        "enough_real": 8,
+    }
     draft.commit({
         "parents": [dataset], "base": "", "base_revision": "", "seed": seed, "code_version": "1",
         "settings": {"architecture": "resnet18", "clip_base": "", "num_steps": 3},

@@ -182,6 +182,7 @@ def test_quality_and_privacy_of_every_draw_are_measured_and_shown(
     report = study.run(begin(store, settings, **some), job_context(store, settings))
     content = read_report(store, report)
     quality, privacy = content["quality"], content["privacy"]
+    assert content["recipes"]["resnet18"]["enough_real"] == 8
     assert quality["num_draws"] == 2 and quality["feature_space"]["name"] == "tiny-clip"
     assert quality["overall"]["n_real"] == quality["overall"]["n_synthetic"] == [12, 12]
     assert set(quality["per_class"]) == set(CLASSES)
@@ -193,6 +194,7 @@ def test_quality_and_privacy_of_every_draw_are_measured_and_shown(
     assert set(privacy["nearest"]["classes"]) == set(CLASSES)
     page = store.read(TENANT, "reports", report, "report.html").decode()
     assert "Image quality" in page and "Membership-inference AUC" in page
+    assert "counts in full where there are up to 8 of those" in page
     num_pictures = page.count("data:image/png;base64,")
     rows = csv.DictReader(
         io.StringIO(store.read(TENANT, "reports", report, "metrics.csv").decode())
