@@ -218,6 +218,7 @@ PRESETS = {
         num_draws=5,
         shots=32,
         rare_shots=8,
+        num_steps=320,
     ),
     "informed": StudySettings(
         preset="informed",
