@@ -251,7 +251,11 @@ PRESETS = {
 
 
 def recipe_of(study: StudySettings, cell: Cell) -> ClassifierRecipe:
-    """The recipe of one classifier, the same for all arms of a draw."""
+    """The recipe of one classifier, the same for all arms of a draw.
+
+    But for further real images, which count in full in every class: that arm is the most that any
+    generator could bring, and nothing is wrong with its images.
+    """
     settings: dict[str, Any] = {
         "preset": "paper" if study.preset == "paper" else "cpu",
         "architecture": cell.model,
@@ -264,7 +268,10 @@ def recipe_of(study: StudySettings, cell: Cell) -> ClassifierRecipe:
         settings["resnet_base"] = study.transfer_resnet_base
     clip_base = study.transfer_clip_base if transfers else study.clip_base
     spec = {"settings": settings, "synthetic": {"loss_weight": study.loss_weight}}
-    return recipe_from_spec(spec, clip_base)
+    recipe = recipe_from_spec(spec, clip_base)
+    if cell.arm == REAL_PLUS_FURTHER_REAL:
+        return dataclasses.replace(recipe, enough_real=0)
+    return recipe
 
 
 def phantom_classes(class_ids: list[str]) -> list[str]:

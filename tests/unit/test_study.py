@@ -22,7 +22,7 @@ from services.common.images import center_square, encode_image
 from services.trainer import study, study_draw, study_recipe, train_classifier
 from services.trainer.redraw import redraw, spare_digests
 from services.trainer.study_images import first_of_each
-from services.trainer.study_recipe import StudySettings, phantom_classes
+from services.trainer.study_recipe import ARMS, Cell, StudySettings, phantom_classes, recipe_of
 from services.trainer.train_classifier import LabelledImages
 from tests import fakes
 from tests.few_shot import (
@@ -175,6 +175,14 @@ def test_trainings_side_by_side_give_the_same_report(
     assert max(steps) == 2 * 2 * 5, "two steps for each of five classifiers of two draws"
 
 
+def test_only_further_real_images_always_count_in_full() -> None:
+    chosen = study_recipe.PRESETS["evidence"]
+    recipes = {arm: recipe_of(chosen, Cell(0, "resnet18", arm, 200)) for arm in ARMS}
+    ceiling = recipes.pop("real_plus_further_real")
+    assert ceiling.enough_real == 0
+    assert set(recipes.values()) == {dataclasses.replace(ceiling, enough_real=8)}
+
+
 def test_quality_and_privacy_of_every_draw_are_measured_and_shown(
     settings: Any, store: ArtifactStore, generator: FakeGenerator
 ) -> None:
@@ -194,7 +202,7 @@ def test_quality_and_privacy_of_every_draw_are_measured_and_shown(
     assert set(privacy["nearest"]["classes"]) == set(CLASSES)
     page = store.read(TENANT, "reports", report, "report.html").decode()
     assert "Image quality" in page and "Membership-inference AUC" in page
-    assert "counts in full where there are up to 8 of those" in page
+    assert "count in full beside up to 8 real images of it" in page
     num_pictures = page.count("data:image/png;base64,")
     rows = csv.DictReader(
         io.StringIO(store.read(TENANT, "reports", report, "metrics.csv").decode())
