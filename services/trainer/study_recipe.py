@@ -218,7 +218,6 @@ PRESETS = {
         num_draws=5,
         shots=32,
         rare_shots=8,
-        num_steps=320,
     ),
     "informed": StudySettings(
         preset="informed",
@@ -227,7 +226,6 @@ PRESETS = {
         num_per_class=(200,),
         num_draws=10,
         shots=8,
-        num_steps=240,
         base="cyto-small",
         transfer_resnet_base="cyto-resnet",
         transfer_clip_base="cyto-clip",
