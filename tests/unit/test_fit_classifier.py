@@ -208,7 +208,8 @@ def test_run_makes_a_classifier_that_tells_what_it_is(
 def test_resnet_learns_colours_from_six_images_a_class(settings: Any, store: ArtifactStore) -> None:
     spec = {
         "dataset": upload_dataset(store, settings),
-        "settings": QUICK | {"num_steps": 40, "batch_size": 18},
+        # Of five seeds, the worst has 0.958, in float32 and bfloat16; 40 steps are too few.
+        "settings": QUICK | {"num_steps": 80, "batch_size": 18},
     }
     classifier_id = fit_classifier.run(spec, job_context(store, settings))
     metrics = store.get_manifest(TENANT, "classifiers", classifier_id)["metrics"]

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +164,9 @@ def test_a_unet_goes_on_with_its_own_autoencoder_as_it_was(corpus):
 
 
 @torch.no_grad()
-def test_images_encoded_anew_come_in_all_orientations_and_real_ones_in_more(corpus):
+def test_images_encoded_anew_come_in_all_orientations_and_real_ones_in_more(corpus, monkeypatch):
+    # Kept latents are compared to the last digit, which bfloat16 lacks on processors that have it.
+    monkeypatch.setattr(train_diffusion, "native_bfloat16", lambda *_: nullcontext())
     vae = new_autoencoder(48).eval()
     set_principal_components(vae, pixels_of(corpus, 30))
     real = dataclasses.replace(corpus, is_real=np.arange(len(corpus.images)) == 1)
