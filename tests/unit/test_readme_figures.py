@@ -1,4 +1,4 @@
-"""The figures that README quotes are those of the report that lies beside it."""
+"""The figures that README quotes are those of the reports that lie beside it."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,25 @@ import pytest
 from services.trainer.study_recipe import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
-REPORT = json.loads((ROOT / "docs/evidence/study-jiangxi/report.json").read_text("utf-8"))
 README = (ROOT / "README.md").read_text("utf-8")
-PAIRS = (
-    # From scratch, in the table at the top and in that of the study; from other weights, there.
-    ("real_only", "real_plus_synthetic_200", "paired_difference", 2),
-    ("transfer_real_only", "transfer_real_plus_synthetic_200", "paired_difference_transfer", 1),
+SYNTHETIC, PHANTOMS = "real_plus_synthetic_200", "real_plus_phantoms_200"
+TABLES = (
+    # Whose report, arms, difference, arms beside it; how many tables have the row: what is from
+    # scratch on Jiangxi stands at the top too.
+    ("study-jiangxi", ("real_only", SYNTHETIC), "paired_difference", (), 2),
+    (
+        "study-jiangxi",
+        ("transfer_real_only", f"transfer_{SYNTHETIC}"),
+        "paired_difference_transfer",
+        (),
+        1,
+    ),
+    ("study", ("real_only", SYNTHETIC), "paired_difference", (PHANTOMS,), 1),
 )
+
+
+def report_of(study: str) -> Any:
+    return json.loads((ROOT / "docs/evidence" / study / "report.json").read_text("utf-8"))
 
 
 def macro_f1(figures: Any) -> str:
@@ -29,24 +41,32 @@ def difference(figures: Any) -> str:
 
 
 @pytest.mark.parametrize(("model", "family"), [("resnet18", "resnet"), ("clip", "clip")])
-@pytest.mark.parametrize(("without", "with_synthetic", "key", "times"), PAIRS)
+@pytest.mark.parametrize(("study", "arms", "key", "beside", "times"), TABLES)
 def test_readme_has_the_row(
-    model: str, family: str, without: str, with_synthetic: str, key: str, times: int
+    model: str, family: str, study: str, arms: Any, key: str, beside: Any, times: int
 ) -> None:
-    arms = REPORT["arms"][model]
-    cells = [macro_f1(arms[without]), macro_f1(arms[with_synthetic])]
-    cells += [difference(REPORT[key][family])]
+    report = report_of(study)
+    of_arm = report["arms"][model]
+    cells = [macro_f1(of_arm[arm]) for arm in arms]
+    cells += [difference(report[key][family])]
+    cells += [macro_f1(of_arm[arm]) for arm in beside]
     rows = [line.replace("**", "") for line in README.splitlines() if line.startswith("|")]
     row = f"| {' | '.join(cells)} |"
     assert sum(each.endswith(row) for each in rows) == times, row
 
 
-def test_readme_names_the_settings() -> None:
-    command = README[README.index("cytosynth study --data ../shared/data/wbc-jiangxi") :]
+@pytest.mark.parametrize(
+    ("study", "data"), [("study-jiangxi", "wbc-jiangxi"), ("study", "wbc-pbc-barcelona")]
+)
+def test_readme_names_the_settings(study: str, data: str) -> None:
+    command = README[README.index(f"cytosynth study --data ../shared/data/{data}") :]
     command = command[: command.index("```")]
-    settings = REPORT["settings"]
-    assert f"--preset {settings['preset']}" in command
+    settings = report_of(study)["settings"]
+    assert f"--preset {settings['preset']} " in command
+    assert f"--out out/{study}\n" in command
+    of_preset = json.loads(json.dumps(PRESETS[settings["preset"]].to_dict()))
     for class_id, shots in settings["class_shots"].items():
         assert f"{class_id}={shots}" in command
-    assert settings["num_draws"] == PRESETS[settings["preset"]].num_draws
-    assert "--draws" not in command
+    # The command asks for nothing else.
+    filled_in = {name: settings[name] for name in ("class_shots", "feature_space")}
+    assert settings == of_preset | filled_in
