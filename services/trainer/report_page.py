@@ -162,7 +162,7 @@ def duration(seconds: float) -> str:
 
 def confusion_svg(class_ids: list[str], counts: list[list[int]]) -> str:
     """A confusion matrix; shade is the share of the row (the true class)."""
-    cell, left, top = 46, 118, 14
+    cell, left, top = 46, 146, 14
     side = cell * len(class_ids)
     width, height = left + side + 8, top + side + 104
     parts = [
@@ -203,7 +203,7 @@ def recall_svg(
     class_ids: list[str], by_arm: Mapping[str, Mapping[str, Any]], arm_numbers: Mapping[str, int]
 ) -> str:
     """Recall of each class, a bar per arm with its 95 % interval."""
-    left, right, bar, gap = 130, 46, 13, 14
+    left, right, bar, gap = 146, 46, 13, 14
     width = 520
     scale = width - left - right
     group = len(by_arm) * (bar + 2) + gap
@@ -245,4 +245,4 @@ def recall_svg(
 
 def _short(class_id: str) -> str:
     phrase = class_phrase(class_id)
-    return phrase if len(phrase) <= 18 else phrase[:17] + "…"
+    return phrase if len(phrase) <= 20 else phrase[:19] + "…"
