@@ -10,6 +10,7 @@ from services.trainer.study_recipe import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
+FAMILIES = {"resnet18": "resnet", "clip": "clip"}
 SYNTHETIC, PHANTOMS = "real_plus_synthetic_200", "real_plus_phantoms_200"
 TABLES = (
     # Whose report, arms, difference, arms beside it; how many tables have the row: what is from
@@ -17,6 +18,14 @@ TABLES = (
     ("study-jiangxi", ("real_only", SYNTHETIC), "paired_difference", (), 2),
     (
         "study-jiangxi",
+        ("transfer_real_only", f"transfer_{SYNTHETIC}"),
+        "paired_difference_transfer",
+        (),
+        1,
+    ),
+    ("study-jiangxi-16", ("real_only", SYNTHETIC), "paired_difference", (), 1),
+    (
+        "study-jiangxi-16",
         ("transfer_real_only", f"transfer_{SYNTHETIC}"),
         "paired_difference_transfer",
         (),
@@ -40,33 +49,39 @@ def difference(figures: Any) -> str:
     return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")
 
 
-@pytest.mark.parametrize(("model", "family"), [("resnet18", "resnet"), ("clip", "clip")])
 @pytest.mark.parametrize(("study", "arms", "key", "beside", "times"), TABLES)
-def test_readme_has_the_row(
-    model: str, family: str, study: str, arms: Any, key: str, beside: Any, times: int
-) -> None:
+def test_readme_has_the_rows(study: str, arms: Any, key: str, beside: Any, times: int) -> None:
     report = report_of(study)
-    of_arm = report["arms"][model]
-    cells = [macro_f1(of_arm[arm]) for arm in arms]
-    cells += [difference(report[key][family])]
-    cells += [macro_f1(of_arm[arm]) for arm in beside]
-    rows = [line.replace("**", "") for line in README.splitlines() if line.startswith("|")]
-    row = f"| {' | '.join(cells)} |"
-    assert sum(each.endswith(row) for each in rows) == times, row
+    assert set(report["arms"]) == set(report["settings"]["models"]) <= set(FAMILIES)
+    for model, of_arm in report["arms"].items():
+        cells = [macro_f1(of_arm[arm]) for arm in arms]
+        cells += [difference(report[key][FAMILIES[model]])]
+        cells += [macro_f1(of_arm[arm]) for arm in beside]
+        rows = [line.replace("**", "") for line in README.splitlines() if line.startswith("|")]
+        row = f"| {' | '.join(cells)} |"
+        assert sum(each.endswith(row) for each in rows) == times, row
 
 
 @pytest.mark.parametrize(
-    ("study", "data"), [("study-jiangxi", "wbc-jiangxi"), ("study", "wbc-pbc-barcelona")]
+    ("study", "data"),
+    [
+        ("study-jiangxi", "wbc-jiangxi"),
+        ("study-jiangxi-16", "wbc-jiangxi"),
+        ("study", "wbc-pbc-barcelona"),
+    ],
 )
 def test_readme_names_the_settings(study: str, data: str) -> None:
-    command = README[README.index(f"cytosynth study --data ../shared/data/{data}") :]
-    command = command[: command.index("```")]
+    data_and_out = f"--data ../shared/data/{data} ", f"--out out/{study}\n"
+    blocks = README.split("```")[1::2]
+    (command,) = [block for block in blocks if all(each in block for each in data_and_out)]
     settings = report_of(study)["settings"]
     assert f"--preset {settings['preset']} " in command
-    assert f"--out out/{study}\n" in command
-    of_preset = json.loads(json.dumps(PRESETS[settings["preset"]].to_dict()))
     for class_id, shots in settings["class_shots"].items():
         assert f"{class_id}={shots}" in command
+    of_preset = json.loads(json.dumps(PRESETS[settings["preset"]].to_dict()))
+    asked = {"class_shots", "feature_space"}  # the second is filled in
+    if settings["models"] != of_preset["models"]:
+        assert f"--models {','.join(settings['models'])} " in command
+        asked.add("models")
     # The command asks for nothing else.
-    filled_in = {name: settings[name] for name in ("class_shots", "feature_space")}
-    assert settings == of_preset | filled_in
+    assert settings == of_preset | {name: settings[name] for name in asked}
