@@ -187,9 +187,14 @@ def test_figures_are_well_formed_and_name_every_class() -> None:
     matrix = confusion_svg(["a<b", "c"], [[3, 1], [0, 2]])
     texts = [node.text for node in ElementTree.fromstring(matrix).iter("text")]
     assert texts.count("a<b") == 2 and "3" in texts
-    figures = {"per_class_recall": {"c": 0.5}, "per_class_recall_intervals": {"c": (0.2, 0.8)}}
-    bars = recall_svg(["c"], {"real_only": figures}, {"real_only": 0})
-    assert ElementTree.fromstring(bars).find(".//rect").get("width") == "172.0"
+    figures = {
+        "per_class_recall": {"c": 0.5, "d": 1.0},
+        "per_class_recall_intervals": {"c": (0.2, 0.8), "d": (0.9, 1.0)},
+    }
+    bars = ElementTree.fromstring(recall_svg(["c", "d"], {"real_only": figures}, {"real_only": 0}))
+    half, whole = (float(bar.get("width")) for bar in bars.iter("rect"))
+    assert whole > 300 and half == whole / 2
+    assert {"c", "d", "100 %"} <= {node.text for node in bars.iter("text")}
     assert duration(75) == "75 s" and duration(600.4) == "10 min 00 s"
 
 
