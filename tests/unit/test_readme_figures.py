@@ -31,6 +31,14 @@ TABLES = (
         (),
         1,
     ),
+    ("study-jiangxi-16-clip", ("real_only", SYNTHETIC), "paired_difference", (), 1),
+    (
+        "study-jiangxi-16-clip",
+        ("transfer_real_only", f"transfer_{SYNTHETIC}"),
+        "paired_difference_transfer",
+        (),
+        1,
+    ),
     ("study", ("real_only", SYNTHETIC), "paired_difference", (PHANTOMS,), 1),
 )
 
@@ -67,6 +75,7 @@ def test_readme_has_the_rows(study: str, arms: Any, key: str, beside: Any, times
     [
         ("study-jiangxi", "wbc-jiangxi"),
         ("study-jiangxi-16", "wbc-jiangxi"),
+        ("study-jiangxi-16-clip", "wbc-jiangxi"),
         ("study", "wbc-pbc-barcelona"),
     ],
 )
