@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from services.common.bases import decode_latents
 from services.common.cell_classes import class_prompt
 from services.common.lora import WEIGHTS_FILE
 from services.generator.presets import PRESETS
@@ -41,13 +42,14 @@ class SeedRecipe:
         class_id, weights = next(self._classes)
         torch.set_num_threads(self._num_threads)
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-            pipeline = self._load(Path(folder), weights)
-            self._draw(pipeline, class_id, Path(folder), num_steps=1)  # kernels chosen
+            pipeline = self.load(Path(folder), weights)
+            self.draw(pipeline, class_id, Path(folder), num_steps=1)  # kernels chosen
             started = time.monotonic()
-            self._draw(pipeline, class_id, Path(folder), PRESETS["paper"].num_steps)
+            self.draw(pipeline, class_id, Path(folder), PRESETS["paper"].num_steps)
             return BATCH / (time.monotonic() - started)
 
-    def _load(self, folder: Path, weights: bytes) -> Any:
+    def load(self, folder: Path, weights: bytes) -> Any:
+        """The pipeline with the adapter, whose file is written to ``folder``."""
         from diffusers import DDIMScheduler, StableDiffusionPipeline
 
         (folder / WEIGHTS_FILE).write_bytes(weights)
@@ -60,13 +62,18 @@ class SeedRecipe:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def _draw(self, pipeline: Any, class_id: str, out: Path, num_steps: int) -> None:
+    def draw(self, pipeline: Any, class_id: str, out: Path, num_steps: int) -> None:
+        """One batch, as PNG files in ``out``."""
+        # The pipeline's own decoding hands AutoencoderDC, which cyto-small has, arguments that it
+        # does not take (diffusers 0.42).
         batch = pipeline(
             [class_prompt(class_id)] * BATCH,
             num_inference_steps=num_steps,
             guidance_scale=PRESETS["paper"].guidance_scale,
             generator=torch.Generator().manual_seed(self._num_batches),
+            output_type="latent",
         )
         self._num_batches += 1
-        for i, image in enumerate(batch.images):
+        pixels = decode_latents(pipeline, batch.images)
+        for i, image in enumerate(pipeline.image_processor.postprocess(pixels, "pil")):
             image.save(out / f"{i}.png")
