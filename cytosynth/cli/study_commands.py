@@ -54,6 +54,7 @@ def study(
     ] = None,
     base: Annotated[str, typer.Option(help="Base diffusion model.")] = "",
     clip_base: Annotated[str, typer.Option(help="CLIP base.")] = "",
+    sampler_preset: Annotated[str, typer.Option(help="draft, fast, balanced or paper.")] = "",
     transfer_resnet_base: Annotated[
         str, typer.Option(help="ResNet base of the transfer arms: cyto-resnet.")
     ] = "",
@@ -90,6 +91,7 @@ def study(
         "num_per_class": _amounts(per_class),
         "base": base,
         "clip_base": clip_base,
+        "sampler_preset": sampler_preset,
         "transfer_resnet_base": transfer_resnet_base,
         "transfer_clip_base": transfer_clip_base,
         "feature_space": feature_space,

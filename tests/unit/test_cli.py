@@ -467,6 +467,7 @@ def test_study_asks_for_one_job_and_shows_every_arm(
 ) -> None:
     asked = ["--shots", "2,1", "--per-class", "2,4", "--draws", "3", "--models", "clip"]
     asked += ["--base", "toy", "--steps", "7", "--seed", "5", "--title", "T"]
+    asked += ["--sampler-preset", "balanced"]
     code, out, _ = cyto("study", "--data", cells, "--out", tmp_path / "out", *asked)
     assert code == 0
     [request] = toy.trainer.requests
@@ -475,7 +476,8 @@ def test_study_asks_for_one_job_and_shows_every_arm(
     assert (list(settings.models), list(settings.num_per_class)) == (["clip"], [2, 4])
     assert dict(settings.class_shots) == {"blast": 2, "mono": 1}
     assert (settings.num_draws, settings.num_steps, settings.seed) == (3, 7, 5)
-    assert settings.base == "toy" and not settings.HasField("max_test_per_class")
+    assert (settings.base, settings.sampler_preset) == ("toy", "balanced")
+    assert not settings.HasField("max_test_per_class")
     assert "real_plus_synthetic_4" in out and "+0.050 [+0.010, +0.090]" in out
     assert "Means of 3 draws" not in out and "Means of 2 draws" in out, "as the report says"
     assert (tmp_path / "out/report.html").is_file()
