@@ -83,9 +83,8 @@ PRESETS = {
     ),
     "paper": SamplerSettings(num_steps=50, guidance_scale=2.0, scheduler="ddim"),
 }
-"""4, 7, 15 and 100 UNet evaluations an image, chosen to draw what "paper" draws from the same
-noise, and checked by downstream macro-F1 (docs/lab-notebook.md). A base may know better
-(``preset_of``)."""
+"""4, 7, 15 and 100 UNet evaluations an image. "balanced" is as good as "paper" by downstream
+macro-F1, "fast" only with a solver of the base's own (``preset_of``; docs/lab-notebook.md)."""
 
 
 def preset_of(name: str, base: Base) -> SamplerSettings:
