@@ -118,7 +118,7 @@ class StudySettings:
     clip_base: str = "cyto-clip-phantoms"
     num_steps: int = 0
     adapter_steps: int = 0
-    sampler_preset: str = "fast"
+    sampler_preset: str = "balanced"
     loss_weight: float = 0.5
     transfer_resnet_base: str = ""
     transfer_clip_base: str = ""

@@ -92,5 +92,8 @@ def test_readme_names_the_settings(study: str, data: str) -> None:
     if settings["models"] != of_preset["models"]:
         assert f"--models {','.join(settings['models'])} " in command
         asked.add("models")
+    if settings["sampler_preset"] != of_preset["sampler_preset"]:
+        assert f"--sampler-preset {settings['sampler_preset']} " in command
+        asked.add("sampler_preset")
     # The command asks for nothing else.
     assert settings == of_preset | {name: settings[name] for name in asked}
