@@ -7,6 +7,7 @@ was wrong and what to do, and never a path, an address or a traceback.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 
@@ -167,6 +168,21 @@ class DataLoss(DomainError):
 
     def _fields(self) -> dict[str, Any]:
         return {"problem": self.problem, "remedy": self.remedy}
+
+
+def check_one_of(field: str, value: Any, allowed: Collection[str]) -> None:
+    """Refuse a value that is none of those a request field may have.
+
+    Raises:
+        InvalidArgument: If it is none of them, listing them.
+    """
+    if value not in allowed:
+        raise InvalidArgument(field, f"is {shown(str(value))}", f"send {' or '.join(allowed)}")
+
+
+def shown(text: str) -> str:
+    """``text`` quoted, its end cut off if it is long."""
+    return repr(text if len(text) <= 80 else text[:80] + "…")
 
 
 def _sentence(problem: str, remedy: str) -> str:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from services.common.errors import InvalidArgument
+from services.common.errors import InvalidArgument, shown
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -31,6 +31,5 @@ def check_known(what: str, name: str, known: list[str], field: str) -> None:
         InvalidArgument: If it is none of them, listing them.
     """
     if name not in known:
-        shown = repr(name if len(name) <= 80 else name[:80] + "…")
         listed = ", ".join(known) or f"none; this server has no {what}s"
-        raise InvalidArgument(field, f"no {what} is called {shown}", f"name one of: {listed}")
+        raise InvalidArgument(field, f"no {what} is called {shown(name)}", f"name one of: {listed}")

@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 
-from services.common.errors import InvalidArgument
+from services.common.errors import InvalidArgument, shown
 
 DATASETS = "datasets"
 ADAPTERS = "adapters"
@@ -56,10 +56,8 @@ def parse(kind: str, name: str, field: str) -> str:
     """
     collection, slash, id = name.partition("/")
     if collection != kind or not slash or not is_id(id):
-        shown = repr(name if len(name) <= 80 else name[:80] + "…") if name else "empty"
-        raise InvalidArgument(
-            field, f"is {shown}, not a name of {kind}", f"send {kind}/<id>, id: {ID_RULE}"
-        )
+        problem = f"is {shown(name) if name else 'empty'}, not a name of {kind}"
+        raise InvalidArgument(field, problem, f"send {kind}/<id>, id: {ID_RULE}")
     return id
 
 
@@ -73,8 +71,8 @@ def parse_any(kinds: tuple[str, ...], name: str, field: str) -> tuple[str, str]:
     if kind in kinds:
         return kind, parse(kind, name, field)
     shapes = " or ".join(f"{kind}/<id>" for kind in kinds)
-    shown = repr(name if len(name) <= 80 else name[:80] + "…") if name else "empty"
-    raise InvalidArgument(field, f"is {shown}", f"send {shapes}, id: {ID_RULE}")
+    problem = f"is {shown(name) if name else 'empty'}"
+    raise InvalidArgument(field, problem, f"send {shapes}, id: {ID_RULE}")
 
 
 def new_id(kind: str) -> str:

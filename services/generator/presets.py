@@ -9,7 +9,8 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from services.common.errors import InvalidArgument
+from services.common.errors import InvalidArgument, check_one_of, shown
+from services.common.sampler_presets import SAMPLER_PRESETS
 
 if TYPE_CHECKING:
     from services.common.bases import Base
@@ -84,7 +85,8 @@ PRESETS = {
     "paper": SamplerSettings(num_steps=50, guidance_scale=2.0, scheduler="ddim"),
 }
 """4, 7, 15 and 100 UNet evaluations an image. "balanced" is as good as "paper" by downstream
-macro-F1, "fast" only with a solver of the base's own (``preset_of``; docs/lab-notebook.md)."""
+macro-F1, "fast" only with a solver of the base's own (``preset_of``; docs/lab-notebook.md). Their
+names are ``SAMPLER_PRESETS``, which the trainer knows too."""
 
 
 def preset_of(name: str, base: Base) -> SamplerSettings:
@@ -96,9 +98,7 @@ def preset_of(name: str, base: Base) -> SamplerSettings:
     Raises:
         InvalidArgument: If there is no preset of this name.
     """
-    if name not in PRESETS:
-        problem = f"is {shown(name)}, not a preset"
-        raise InvalidArgument("sampler.preset", problem, f"send one of {', '.join(PRESETS)}")
+    check_one_of("sampler.preset", name, SAMPLER_PRESETS)
     if name == "draft":
         if base.accelerator is not None:
             return replace(PRESETS[name], num_steps=base.accelerator.num_steps)
@@ -192,8 +192,3 @@ def _scheduled(request: SynthesisRequest, base: Base) -> SamplerSettings:
         remedy = "leave it out, or send another scheduler"
         raise InvalidArgument(f"sampler.{field}", problem, remedy)
     return settings
-
-
-def shown(text: str) -> str:
-    """``text`` quoted, its end cut off if it is long."""
-    return repr(text if len(text) <= 80 else text[:80] + "…")

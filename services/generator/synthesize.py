@@ -15,11 +15,11 @@ from typing import Any
 
 from services.common.bases import Base
 from services.common.cell_classes import is_class_id
-from services.common.errors import InvalidArgument
+from services.common.errors import InvalidArgument, shown
 from services.common.image_seeds import image_seed
 from services.generator.adapters import AdapterRef, check_base
 from services.generator.config import GeneratorSettings
-from services.generator.presets import BESPOKE, SamplerSettings, sampler_settings, shown
+from services.generator.presets import BESPOKE, SamplerSettings, sampler_settings
 
 MAX_SEED = 2**63 - 1
 MAX_CLASS_COUNTS = 100

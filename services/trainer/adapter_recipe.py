@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from services.common.errors import InvalidArgument
+from services.common.errors import InvalidArgument, check_one_of
 from services.common.lora import ATTENTION, CONVOLUTIONS, PROJECTIONS, LoraSpec
 
 MAX_SEED = 2**63 - 1
@@ -111,9 +111,7 @@ class AdapterSettings:
             InvalidArgument: Naming the field whose value cannot be.
         """
         preset = spec.get("preset") or "cpu"
-        if preset not in PRESETS:
-            known = ", ".join(f'"{name}"' for name in PRESETS)
-            raise InvalidArgument(f"{path}.preset", f"is {preset[:80]!r}", f"send one of {known}")
+        check_one_of(f"{path}.preset", preset, PRESETS)
         asked = {key: value for key, value in spec.items() if value is not None}
         settings = replace(PRESETS[preset], **{**asked, "preset": preset})
         for name, (least, most, remedy) in _LIMITS.items():

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.common.classifier_config import ARCHITECTURES, RESNETS
-from services.common.errors import InvalidArgument
+from services.common.errors import InvalidArgument, check_one_of
 
 PRESETS = ("cpu", "paper")
 MAX_SEED = 2**63 - 1
@@ -144,9 +144,9 @@ def recipe_from_spec(spec: Mapping[str, Any], default_clip: str) -> ClassifierRe
     """
     asked = {k: v for k, v in (spec.get("settings") or {}).items() if v not in (None, "")}
     preset = asked.pop("preset", "cpu")
-    _one_of("settings.preset", preset, PRESETS)
+    check_one_of("settings.preset", preset, PRESETS)
     architecture = asked.pop("architecture", "resnet50" if preset == "paper" else "resnet18")
-    _one_of("settings.architecture", architecture, ARCHITECTURES)
+    check_one_of("settings.architecture", architecture, ARCHITECTURES)
     clip_base = asked.pop("clip_base", "")
     if clip_base and architecture != "clip":
         raise InvalidArgument(
@@ -182,11 +182,6 @@ def recipe_from_spec(spec: Mapping[str, Any], default_clip: str) -> ClassifierRe
     if weight is not None:
         asked["loss_weight"] = weight
     return dataclasses.replace(recipe, **asked)
-
-
-def _one_of(path: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InvalidArgument(path, f"is {str(value)[:80]!r}", f"send {' or '.join(allowed)}")
 
 
 def _whole_number(path: str, value: Any, low: int, high: int) -> None:

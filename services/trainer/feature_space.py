@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.clip_bases import ClipBase, list_clip_bases, resolve_clip_base
-from services.common.errors import FailedPrecondition, InvalidArgument
+from services.common.errors import FailedPrecondition, InvalidArgument, shown
 from services.common.file_digests import file_digest
 from services.common.model_building import builds_models
 
@@ -145,10 +145,9 @@ def resolve_feature_space(name: str, models_dir: Path) -> FeatureSource:
         weights = _inception_weights(models_dir / INCEPTION_FOLDER, bases)
         return FeatureSource(name, file_digest(weights), weights=weights)
     if name not in bases:
-        shown = repr(name if len(name) <= 80 else name[:80] + "…")
         listed = ", ".join([*bases, INCEPTION])
         raise InvalidArgument(
-            FIELD, f"no feature space is called {shown}", f"name one of: {listed}"
+            FIELD, f"no feature space is called {shown(name)}", f"name one of: {listed}"
         )
     base = resolve_clip_base(name, models_dir, FIELD)
     return FeatureSource(name, base.revision, clip_base=base)

@@ -21,8 +21,10 @@ from services.common.errors import (
     FailedPrecondition,
     InvalidArgument,
     Unavailable,
+    check_one_of,
 )
 from services.common.resource_names import ADAPTERS, CLASSIFIERS, DATASETS
+from services.common.sampler_presets import SAMPLER_PRESETS
 from services.trainer.classifier_base import classifier_base
 from services.trainer.classifier_recipe import MAX_SEED, ClassifierRecipe, recipe_from_spec
 from services.trainer.config import TrainerSettings
@@ -174,6 +176,9 @@ def synthetic_plan(
     seed = synthetic.get("seed") or 0
     if not 0 <= seed <= MAX_SEED:
         raise InvalidArgument("synthetic.seed", f"is {seed}", "send 0 to 2^63 - 1")
+    sampler = {k: v for k, v in (synthetic.get("sampler") or {}).items() if v not in (None, "")}
+    if "preset" in sampler:
+        check_one_of("synthetic.sampler.preset", sampler["preset"], SAMPLER_PRESETS)
     name = synthetic.get("adapter") or ""
     adapter_id = resource_names.parse(ADAPTERS, name, "synthetic.adapter")
     adapter = store.get_manifest(tenant, ADAPTERS, adapter_id)
@@ -188,7 +193,7 @@ def synthetic_plan(
         class_ids=tuple(class_ids),
         num_per_class=count,
         seed=seed,
-        sampler={k: v for k, v in (synthetic.get("sampler") or {}).items() if v not in (None, "")},
+        sampler=sampler,
     )
 
 

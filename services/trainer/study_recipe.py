@@ -13,7 +13,8 @@ from typing import Any
 from cytosynth.phantoms import CELL_TYPES
 from services.common.cell_classes import narrower_classes
 from services.common.classifier_config import ARCHITECTURES
-from services.common.errors import InvalidArgument
+from services.common.errors import InvalidArgument, check_one_of
+from services.common.sampler_presets import SAMPLER_PRESETS
 from services.trainer.classifier_recipe import ClassifierRecipe, recipe_from_spec
 from services.trainer.few_shot import SplitSettings
 
@@ -176,7 +177,7 @@ class StudySettings:
         """
         asked = {key: value for key, value in spec.items() if value not in (None, "", [], {})}
         preset = asked.pop("preset", "evidence")
-        _one_of(f"{path}.preset", preset, tuple(PRESETS))
+        check_one_of(f"{path}.preset", preset, PRESETS)
         for name in ("models", "arms", "num_per_class"):
             if name in asked:
                 asked[name] = tuple(asked[name])
@@ -184,9 +185,10 @@ class StudySettings:
             asked["rare_shots"] = 0
         settings = dataclasses.replace(PRESETS[preset], **asked)
         for number, model in enumerate(settings.models):
-            _one_of(f"{path}.models[{number}]", model, ARCHITECTURES)
+            check_one_of(f"{path}.models[{number}]", model, ARCHITECTURES)
         for number, arm in enumerate(settings.arms):
-            _one_of(f"{path}.arms[{number}]", arm, ARMS)
+            check_one_of(f"{path}.arms[{number}]", arm, ARMS)
+        check_one_of(f"{path}.sampler_preset", settings.sampler_preset, SAMPLER_PRESETS)
         if REAL_ONLY not in settings.arms:
             problem = "real_only is missing"
             raise InvalidArgument(f"{path}.arms", problem, "add it: the others are compared to it")
@@ -276,11 +278,6 @@ def phantom_classes(class_ids: list[str]) -> list[str]:
     """The phantom that stands for each class; empty if there is a class without one."""
     names = [narrower_classes(class_id)[0] for class_id in class_ids]
     return names if set(names) <= set(CELL_TYPES) else []
-
-
-def _one_of(path: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InvalidArgument(path, f"is {str(value)[:80]!r}", f"send {' or '.join(allowed)}")
 
 
 def _within(path: str, value: int, low: int, high: int) -> None:

@@ -334,6 +334,8 @@ def test_weights_that_know_cells_are_tuned_with_a_lower_rate() -> None:
          "synthetic.num_per_class"),
         ({"synthetic": {"adapter": "adapters/adapter-1", "num_per_class": 4, "loss_weight": 1.5}},
          "synthetic.loss_weight"),
+        ({"synthetic": {"adapter": "adapters/adapter-1", "num_per_class": 4,
+                        "sampler": {"preset": "ultra"}}}, "synthetic.sampler.preset"),
         ({"synthetic": {"adapter": "wrong", "num_per_class": 4}}, "synthetic.adapter"),
         ({"dataset": "classifiers/x"}, "dataset"),
     ],

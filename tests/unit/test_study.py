@@ -508,6 +508,7 @@ def test_the_first_of_each_class_that_are_not_withheld_are_taken() -> None:
         ({"seed": -1}, "settings.seed"),
         ({"num_steps": -5}, "settings.num_steps"),
         ({"loss_weight": float("nan")}, "settings.loss_weight"),
+        ({"sampler_preset": "ultra"}, "settings.sampler_preset"),
         ({"shots": -1}, "settings.shots"),
         ({"class_shots": {"monocyte": 0}}, "settings.class_shots['monocyte']"),
         ({"class_shots": {"dragon": 3}}, "settings.class_shots['dragon']"),

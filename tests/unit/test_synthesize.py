@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from services.common.accelerators import Accelerator
 from services.common.bases import Base, TinyDecoder
 from services.common.errors import FailedPrecondition, InvalidArgument
+from services.common.sampler_presets import SAMPLER_PRESETS
 from services.generator.adapters import AdapterRef
 from services.generator.config import GeneratorSettings
 from services.generator.presets import PRESETS, SamplerSettings, sampler_settings
@@ -254,6 +255,10 @@ def test_manifest_is_the_same_wherever_a_stream_resumes() -> None:
     assert manifest["adapter"] == "adapters/a1"
     assert manifest["class_counts"][1] == {"class_id": "basophil", "num_images": 7}
     assert manifest["sampler"]["num_steps"] == PRESETS["balanced"].num_steps
+
+
+def test_the_trainer_knows_the_presets_names() -> None:
+    assert tuple(PRESETS) == SAMPLER_PRESETS
 
 
 def test_own_values_overrule_the_preset() -> None:
