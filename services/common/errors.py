@@ -177,7 +177,8 @@ def check_one_of(field: str, value: Any, allowed: Collection[str]) -> None:
         InvalidArgument: If it is none of them, listing them.
     """
     if value not in allowed:
-        raise InvalidArgument(field, f"is {shown(str(value))}", f"send {' or '.join(allowed)}")
+        remedy = f"send one of {', '.join(allowed)}"
+        raise InvalidArgument(field, f"is {shown(str(value))}", remedy)
 
 
 def shown(text: str) -> str:
