@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import re
 from collections.abc import Iterator
@@ -10,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cytosynth.client.errors import CytosynthError, invalid_argument
+from cytosynth.labels_table import LABELS_FILE, PATIENT_COLUMN, LabelsError, read_labels
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 MAX_IMAGE_BYTES = 20_000_000
-LABELS_FILE = "labels.csv"
 _CLASS_ID = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _TABLE_COLUMNS = ("file", "class")
 
@@ -49,7 +48,7 @@ def read_image_tree(folder: str | Path) -> ImageTree:
 
     Raises:
         CytosynthError: No images, an image over 20 MB, a bad class name, or a table that
-            contradicts the folders. Names the file.
+            contradicts the folders or names patients in another column. Names the file.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -175,11 +174,11 @@ def _with_patients(images: list[ImageFile], table: Path, notices: list[str]) -> 
                 f"{row['file']} is {row['class']!r} here but lies in the folder {image.class_id!r}",
                 "make table and folders agree",
             )
-    patients = {row["file"]: (row.get("patient_id") or "").strip() for _, row in rows}
+    patients = {row["file"]: row.get(PATIENT_COLUMN, "").strip() for _, row in rows}
     if any(patients.values()):
         num_without = sum(not patients.get(name) for name in by_name)
         if num_without:
-            notices.append(f"{num_without} images have no patient_id in {table.name}")
+            notices.append(f"{num_without} images have no {PATIENT_COLUMN} in {table.name}")
     return [
         ImageFile(image.path, image.file_name, image.class_id, patients.get(image.file_name, ""))
         for image in images
@@ -188,20 +187,10 @@ def _with_patients(images: list[ImageFile], table: Path, notices: list[str]) -> 
 
 def _read_table(table: Path) -> list[tuple[int, dict[str, str]]]:
     try:
-        with table.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            missing = [name for name in _TABLE_COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise invalid_argument(
-                    table.name,
-                    f"the column {missing[0]!r} is missing",
-                    "columns: file, class and, where known, patient_id",
-                )
-            return [
-                (reader.line_num, {key: value or "" for key, value in row.items() if key})
-                for row in reader
-            ]
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        return read_labels(table.read_text("utf-8-sig"), _TABLE_COLUMNS)
+    except LabelsError as error:
+        raise invalid_argument(table.name, error.problem, error.remedy) from None
+    except (UnicodeDecodeError, OSError) as error:
         raise CytosynthError(
             "INVALID_ARGUMENT", f"{table.name} cannot be read as UTF-8 CSV: {error}"
         ) from None

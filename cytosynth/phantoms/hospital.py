@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cytosynth.labels_table import LABELS_FILE, PATIENT_COLUMN
 from cytosynth.phantoms.cell_types import cell_type_named
 from cytosynth.phantoms.laboratory import Laboratory
 from cytosynth.phantoms.render import render_phantom
@@ -48,7 +49,7 @@ def write_image_folder(
             file = f"{cell_class}/{number:04d}.png"
             Image.fromarray(phantom.image).save(root / file)
             rows.append((file, cell_class, f"{laboratory.name}-p{patients[len(rows)] + 1:04d}"))
-    with (root / "labels.csv").open("w", newline="", encoding="utf-8") as table:
+    with (root / LABELS_FILE).open("w", newline="", encoding="utf-8") as table:
         writer = csv.writer(table)
-        writer.writerow(("file", "class", "patient_id"))
+        writer.writerow(("file", "class", PATIENT_COLUMN))
         writer.writerows(rows)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -13,14 +11,13 @@ import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from cytosynth.labels_table import LABELS_FILE, PATIENT_COLUMN, LabelsError, read_labels
 from services.common.artifact_store import ArtifactStore
-from services.common.errors import InvalidArgument, PermissionDenied
+from services.common.errors import InvalidArgument, PermissionDenied, Unavailable
 from services.trainer.config import TrainerSettings
 from services.trainer.dataset_upload import DatasetHeader, DatasetUpload
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-#: Optional table beside the class folders with the columns ``file`` and ``patient_id``.
-LABELS_FILE = "labels.csv"
 MAX_LABELS_BYTES = 100_000_000
 
 
@@ -33,14 +30,15 @@ def import_folder(
 ) -> dict[str, Any]:
     """Imports every image below ``uri``; files with other endings are passed over.
 
-    Patient ids are taken from ``labels.csv`` where it has the columns ``file`` (relative to
-    ``uri``) and ``patient_id``.
+    Patient ids are taken from ``labels.csv``, if it is there: the columns ``file`` (relative to
+    ``uri``) and, where patients are known, ``patient_id``.
 
     Returns:
         The dataset's manifest.
 
     Raises:
-        InvalidArgument: If the URI is malformed, there are no images, or one is bad.
+        InvalidArgument: If the URI is malformed, there are no images, or one of them is bad, or
+            the table.
         PermissionDenied: If the URI lies outside what ``import_uri_prefixes`` allows.
     """
     header.validate("header")
@@ -117,14 +115,24 @@ def _read(fs: AbstractFileSystem, path: str, settings: TrainerSettings) -> bytes
 
 
 def _patients(fs: AbstractFileSystem, root: str) -> dict[str, str]:
-    """Patient id by ``<class>/<file>``, from ``labels.csv`` if it is there and has the columns."""
-    path = f"{root.rstrip('/')}/{LABELS_FILE}"
+    """Patient id by ``<class>/<file>``, from ``labels.csv`` if it is there.
+
+    A table that cannot be read is refused: without its patients, those who train would test.
+    """
     try:
-        with fs.open(path, "rb") as file:
-            text = file.read(MAX_LABELS_BYTES).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError):
+        with fs.open(f"{root.rstrip('/')}/{LABELS_FILE}", "rb") as file:
+            data = file.read(MAX_LABELS_BYTES + 1)
+    except FileNotFoundError:
         return {}
-    table = csv.DictReader(io.StringIO(text))
-    if not {"file", "patient_id"} <= set(table.fieldnames or ()):
-        return {}
-    return {row["file"]: row["patient_id"] or "" for row in table}
+    except OSError:
+        raise Unavailable(f"{LABELS_FILE} cannot be read") from None
+    if len(data) > MAX_LABELS_BYTES:
+        problem = f"has more than {MAX_LABELS_BYTES} bytes"
+        raise InvalidArgument(LABELS_FILE, problem, "keep the columns file and patient_id alone")
+    try:
+        rows = read_labels(data.decode("utf-8-sig"), ("file",))
+    except UnicodeDecodeError:
+        raise InvalidArgument(LABELS_FILE, "is not UTF-8", "save it as CSV in UTF-8") from None
+    except LabelsError as error:
+        raise InvalidArgument(LABELS_FILE, error.problem, error.remedy) from None
+    return {row["file"]: row.get(PATIENT_COLUMN, "").strip() for _, row in rows}

@@ -235,6 +235,8 @@ def dataset_facts(name: str, dataset: dict[str, Any]) -> dict[str, Any]:
         },
         "notices": body["notices"],
         "by_patient": any(image["patient_id"] for image in body["images"].values()),
+        "num_images": len(body["images"]),
+        "num_without_patient": sum(not image["patient_id"] for image in body["images"].values()),
     }
 
 

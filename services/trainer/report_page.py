@@ -120,6 +120,7 @@ def page_environment() -> jinja2.Environment:
         "arm": arm_label,
         "phrase": class_phrase,
         "duration": duration,
+        "patients_unknown": patients_unknown,
     }
     return environment
 
@@ -150,6 +151,19 @@ def model_label(model: str) -> str:
 def arm_label(arm: str) -> str:
     """How an arm is called on the page: ``real_plus_synthetic`` is "real + synthetic"."""
     return arm.replace("_plus_", " + ").replace("_minus_", " − ").replace("_", " ")
+
+
+def patients_unknown(dataset: Mapping[str, Any]) -> str:
+    """What must be said of a dataset some of whose images name no patient; empty if none does."""
+    unknown, num_images = dataset["num_without_patient"], dataset["num_images"]
+    if not unknown:
+        return ""
+    which = "No image names its" if unknown == num_images else f"{unknown} of {num_images} name no"
+    return (
+        f"{which} patient, so nothing but their looks kept cells of one patient on one side "
+        "of the split, and figures may lean upwards; name patients in the column patient_id of "
+        "labels.csv"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -425,6 +425,8 @@ def test_a_bad_class_folder_is_named(folder: Path, name: str, message: str) -> N
     [
         ("file,class\nblast/0.png,mono\n", "is 'mono' here but lies in the folder 'blast'"),
         ("file,label\nblast/0.png,blast\n", "the column 'class' is missing"),
+        ("file;class;patient_id\n", "'file' is missing; columns, separated by commas"),
+        ("file,class,Patient-ID\nblast/0.png,blast,p1\n", "'Patient-ID'; rename it to patient_id"),
         ("file,class\n\xff\xfe", "cannot be read as UTF-8 CSV"),
     ],
 )

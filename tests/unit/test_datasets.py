@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cytosynth.labels_table import LabelsError, read_labels
 from services.common.artifact_store import ArtifactStore
 from services.common.errors import (
     AlreadyExists,
@@ -223,6 +224,50 @@ def test_import_reads_the_tenants_drop_folder(store, settings, tmp_path: Path) -
     body = import_folder(store, "local", uri, HEADER, settings)["body"]
     assert len(body["images"]) == 8
     assert {each["patient_id"] for each in body["images"].values()} == {"p0", "p1"}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (b"file,patientID\nbasophil/0.png,p0\n", "'patientID'; rename it to patient_id"),
+        (b"file;patient_id\nbasophil/0.png;p0\n", "'file' is missing"),
+        ("file,patient_id\nbasophil/0.png,Müller\n".encode("latin-1"), "is not UTF-8"),
+        (b'file,patient_id\n"' + b"x" * 200_000, "is not CSV"),
+    ],
+)
+def test_patients_are_not_lost_with_the_table(
+    store, settings, tmp_path: Path, table: bytes, message: str
+) -> None:
+    folder = tmp_path / "store" / "imports" / "local" / "cells"
+    write_folder(folder)
+    (folder / "labels.csv").write_bytes(table)
+    uri = f"{settings.store_uri}/imports/local/cells"
+    with pytest.raises(InvalidArgument, match=message) as caught:
+        import_folder(store, "local", uri, HEADER, settings)
+    assert caught.value.field == "labels.csv"
+
+
+@pytest.mark.parametrize(
+    "column", ["case_id", "PatientNr", "patient", "SUBJECT", "donor_id", "Patienten-ID", "PID"]
+)
+def test_a_column_of_patients_is_known_by_its_name(column: str) -> None:
+    text = f"file,class,{column},lower_case_share\na.png,blast,7,1\n"
+    with pytest.raises(LabelsError, match=column):
+        read_labels(text, ("file",))
+    row = {"file": "a.png", "class": "blast", column: "7", "patient_id": "1"}
+    assert read_labels(text.replace("lower_case_share", "patient_id"), ("file",)) == [(2, row)]
+
+
+def test_a_table_without_patients_is_read() -> None:
+    text = "file,class,lower_case_share,subjective_quality\na.png,blast,,4\n"
+    ((line, row),) = read_labels(text, ("file", "class"))
+    assert line == 2
+    assert row == {
+        "file": "a.png",
+        "class": "blast",
+        "lower_case_share": "",
+        "subjective_quality": "4",
+    }
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from services.trainer import report
 from services.trainer.datasets import side_digests
 from services.trainer.evaluate import Predictions, evaluate
 from services.trainer.image_sets import KeptRounds, SyntheticPlan
-from services.trainer.report_page import confusion_svg, duration, recall_svg
+from services.trainer.report_page import confusion_svg, duration, patients_unknown, recall_svg
 from tests.few_shot import (
     CLASSES,
     TENANT,
@@ -155,6 +155,15 @@ def test_report_says_what_was_left_out_and_on_what_it_was_tested(
         CLASSES, 8
     )
     assert "one image" in written["report.html"]
+    assert "No image names its patient" in written["report.html"]
+
+
+@pytest.mark.parametrize(
+    ("unknown", "said"), [(0, ""), (3, "3 of 8 name no patient"), (8, "No image names its patient")]
+)
+def test_unknown_patients_are_said(unknown: int, said: str) -> None:
+    text = patients_unknown({"num_images": 8, "num_without_patient": unknown})
+    assert text.startswith(said) and bool(text) == bool(unknown)
 
 
 def test_near_copies_are_found_in_any_orientation(written: dict[str, str]) -> None:
