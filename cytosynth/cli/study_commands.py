@@ -101,8 +101,9 @@ def study(
         "num_steps": steps,
         "seed": seed,
     }
+    tree = read_image_tree(data)  # what is wrong with the folder is said before services start
     if shots:
-        settings |= split_shots(parse_shots(shots), read_image_tree(data).class_ids)
+        settings |= split_shots(parse_shots(shots), tree.class_ids)
     settings = {key: value for key, value in settings.items() if value not in ("", [], None)}
     options = StudyOptions(data, out, settings, title)
     with telling(address, keep_stack, json) as (client, teller, _):

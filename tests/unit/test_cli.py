@@ -489,3 +489,16 @@ def test_study_with_wrong_amounts_is_refused_before_anything_is_sent(
     code, _, err = cyto("study", "--data", cells, "--out", tmp_path / "o", "--per-class", "many")
     assert code == 2 and "--per-class" in err
     assert not toy.trainer.requests and not toy.trainer.uploads
+
+
+def test_study_of_a_bad_folder_starts_no_services(
+    monkeypatch: pytest.MonkeyPatch, cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def up(*_: object, **__: object) -> None:
+        raise AssertionError("services were started")
+
+    monkeypatch.setattr(local_stack, "up", up)
+    (cells / "labels.csv").write_text("file,class,Patient\nblast/0.png,blast,p1\n")
+    command = ["study", "--data", str(cells), "--out", str(tmp_path / "o")]
+    assert main([*command, "--address", "127.0.0.1:1"]) == 1
+    assert "'Patient'; rename it to patient_id" in capsys.readouterr().err
