@@ -54,16 +54,16 @@ demo: setup ## Runs the whole story on a phantom hospital into out/demo.
 
 bench: setup ## Measures whether cyto-small draws the cells it is asked for: DATA=<ImageFolder of real cells>.
 	@test -d "$(DATA)" || { echo "run make bench DATA=<folder with the Barcelona cells, one folder per class>"; exit 1; }
-	$(BIN)/python -m benchmarks.base_agreement --data "$(DATA)" --base cyto-small --out out/bench
+	$(BIN)/python -m benchmarks.generator.class_agreement --data "$(DATA)" --base cyto-small --out out/bench
 
 bench-generator: setup ## Speed against the usual script, through gRPC, into out/bench/generator.json; an hour with DATA.
-	$(BIN)/python -m benchmarks.generator $(if $(DATA),--data "$(DATA)")
+	$(BIN)/python -m benchmarks.generator.run $(if $(DATA),--data "$(DATA)")
 
 bench-scaling: setup ## What a call, an image, a heartbeat and a replica cost, into out/bench/scaling.json; some minutes.
-	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.scaling.run
 
 monitoring: setup ## Every panel and alert against a live stack; needs prometheus and prometheus-alertmanager.
-	$(BIN)/python -m benchmarks.monitoring --out out
+	$(BIN)/python -m benchmarks.monitoring.run --out out
 
 format: setup ## Formats code and protos.
 	$(BIN)/ruff format .

@@ -19,7 +19,12 @@ hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
 
-LONGEST = ("contract", "test_study", "test_recipes", "test_study_browser")
+LONGEST = (
+    "tests/contract",
+    "tests/unit/services/trainer/studies/test_job.py",
+    "tests/unit/pretraining/test_pretraining.py",
+    "tests/unit/services/trainer/studies/test_page.py",
+)
 """Begun first, so that at the end no worker is left alone with one of them."""
 
 
@@ -34,9 +39,9 @@ class WholeFiles(LoadScopeScheduling):
 
 
 def scope_of(nodeid: str) -> str:
-    """The file's name without ending, or that of its folder if it is no unit test."""
+    """The file, or the kind of test if it is no unit test."""
     file = PurePosixPath(nodeid.split("::")[0])
-    return file.stem if file.parent.name == "unit" else file.parent.name
+    return str(file) if file.parts[1] == "unit" else "/".join(file.parts[:2])
 
 
 @pytest.hookimpl(optionalhook=True)

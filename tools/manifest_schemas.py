@@ -128,7 +128,7 @@ def serve_problems(manifest: dict[str, Any]) -> list[str]:
     """Of a RayService's ``serveConfigV2``: Ray's schema, unknown keys, imports, our listeners."""
     from ray.serve.schema import ServeDeploySchema
 
-    from services.common.reflection import GRPC_SERVICER_FUNCTIONS
+    from services.common.rpc.reflection import GRPC_SERVICER_FUNCTIONS
 
     config = yaml.safe_load(manifest.get("spec", {}).get("serveConfigV2") or "{}")
     try:
@@ -177,7 +177,7 @@ def settings_problems(manifest: dict[str, Any]) -> list[str]:
     """Of a ConfigMap: CYTOSYNTH_ keys that no service reads, or whose value does not fit."""
     from pydantic import ValidationError
 
-    from services.cluster_apps import settings_class
+    from services.launch.cluster_apps import settings_class
 
     problems = []
     classes = [settings_class(name) for name in SERVICES]
@@ -200,7 +200,7 @@ def settings_problems(manifest: dict[str, Any]) -> list[str]:
 def ray_environment_problems(manifests: list[dict[str, Any]]) -> list[str]:
     """Where the pods' Ray settings differ from those under which the local stack is tested."""
     from services.common.settings import CommonSettings
-    from services.ray_environment import ray_environment
+    from services.launch.ray_environment import ray_environment
 
     local_only = {
         "CYTOSYNTH_SERVE_HOST", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_worker_niceness",
@@ -215,7 +215,7 @@ def ray_environment_problems(manifests: list[dict[str, Any]]) -> list[str]:
         wanted = ray_environment(Path(folder) / "token", "", limit)
     return [
         f"ConfigMap/ray-environment: settings: {key} is {given.get(key)!r}, "
-        f"services/ray_environment.py says {value!r}"
+        f"services/launch/ray_environment.py says {value!r}"
         for key, value in wanted.items()
         if key not in local_only and given.get(key) != value
     ]

@@ -42,7 +42,7 @@ def notices() -> list[str]:
 
 
 def edge_problems() -> list[str]:
-    """Whether the edge's committed configuration is what deploy/edge/render.py makes now."""
+    """Whether the edge's committed configuration is what services/edge/render.py makes now."""
     if ENVOY.read_text() == rendered_edge():
         return []
     return [f"{ENVOY.relative_to(ROOT)} is out of date: run `make edge-config`"]
@@ -50,7 +50,7 @@ def edge_problems() -> list[str]:
 
 def rendered_edge() -> str:
     """The edge's configuration on a cluster."""
-    from deploy.edge.render import SERVICES, EdgeConfig, EdgeTls, render
+    from services.edge.render import SERVICES, EdgeConfig, EdgeTls, render
 
     certificates = Path("/etc/cytosynth")
     return render(

@@ -27,7 +27,6 @@ DOCS = (
     "docs/errors.md",
     "docs/monitoring.md",
 )
-DESCRIBED = {"cytosynth", "services", "deploy", "models"}
 
 
 def tracked_files() -> list[Path]:
@@ -98,7 +97,7 @@ def tree_problems() -> list[str]:
 
 
 def docs_problems() -> list[str]:
-    """Paths that the docs name and that do not exist; modules that architecture.md leaves out."""
+    """Paths that the docs name and that do not exist."""
     problems = []
     files = tracked_files()
     known = {str(path) for path in files} | {str(parent) for f in files for parent in f.parents}
@@ -107,32 +106,4 @@ def docs_problems() -> list[str]:
         for name in re.findall(r"`([\w.\-/]+/[\w.\-/]*)`", (ROOT / doc).read_text()):
             if name.split("/")[0] in roots and name.rstrip("/") not in known:
                 problems.append(f"{doc} names {name}, which does not exist")
-    described = _described_files((ROOT / "docs/architecture.md").read_text())
-    present = {
-        str(path)
-        for path in files
-        if path.suffix in {".py", ".j2", ".lua"}
-        and path.parts[0] in DESCRIBED
-        and not path.name.endswith((*STUB_SUFFIXES, "__init__.py"))
-    }
-    problems += [
-        f"docs/architecture.md has no line for {name}" for name in sorted(present - described)
-    ]
-    gone = sorted(name for name in described - present if not (ROOT / name).exists())
-    return problems + [
-        f"docs/architecture.md has a line for {name}, which is gone" for name in gone
-    ]
-
-
-def _described_files(text: str) -> set[str]:
-    """Files with a line ``- `name` …`` below a heading that names their folder."""
-    described = set()
-    folder = ""
-    for line in text.splitlines():
-        if heading := re.match(r"#+ `([\w./-]+/)`", line):
-            folder = heading.group(1)
-        elif line.startswith("#"):
-            folder = ""
-        elif folder and (entry := re.match(r"- ((?:`[\w./-]+`(?:, | and )?)+)", line)):
-            described |= {folder + name for name in re.findall(r"`([^`]+)`", entry.group(1))}
-    return described
+    return problems

@@ -46,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _told(error: Exception) -> tuple[str, dict[str, object]] | None:
     """One line and a JSON form for the failures a user can do something about."""
-    from cytosynth.certs import CertificateError
     from cytosynth.client.errors import CytosynthError
-    from cytosynth.stack_state import StackError
+    from cytosynth.stack.certs import CertificateError
+    from cytosynth.stack.state import StackError
 
     if isinstance(error, CytosynthError):
         return str(error), error.to_dict()

@@ -55,7 +55,7 @@ def resolve(address: str | None) -> tuple[str, dict[str, Any]]:
     certificates are used unless others are named.
     """
     from cytosynth.client import DEFAULT_ADDRESS, tls_credentials
-    from cytosynth.stack_state import StackFiles, default_state_dir
+    from cytosynth.stack.state import StackFiles, default_state_dir
 
     who = _caller.get()
     stack = StackFiles(default_state_dir()).read()
@@ -73,8 +73,8 @@ def resolve(address: str | None) -> tuple[str, dict[str, Any]]:
 
 def _credentials(folder: Path, tenant: str | None) -> Any:
     """The authority in ``folder`` and the tenant's certificate; raises if that is missing."""
-    from cytosynth.certs import DEFAULT_TENANT, CertificateSet
     from cytosynth.client import tls_credentials
+    from cytosynth.stack.certs import DEFAULT_TENANT, CertificateSet
 
     names = sorted(path.stem.removeprefix("client-") for path in folder.glob("client-*.pem"))
     found = CertificateSet(folder, tuple(names))

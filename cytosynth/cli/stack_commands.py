@@ -42,7 +42,7 @@ def up(
     json: AsJson = False,
 ) -> None:
     """Start the three services and the edge; returns when all of them answer."""
-    from cytosynth import local_stack
+    from cytosynth.stack import stack as local_stack
 
     if client_certificates not in (None, "none", "optional", "required"):
         raise typer.BadParameter("none, optional or required", param_hint="--client-certificates")
@@ -68,7 +68,7 @@ def up(
 
 def down(state_dir: StateDir = None, json: AsJson = False) -> None:
     """Stop everything that `up` started."""
-    from cytosynth import local_stack
+    from cytosynth.stack import stack as local_stack
 
     stopped = local_stack.down(state_dir)
     if json:
@@ -79,7 +79,7 @@ def down(state_dir: StateDir = None, json: AsJson = False) -> None:
 
 def status(state_dir: StateDir = None, json: AsJson = False) -> None:
     """Say what is running and what answers; exit code 1 unless all is well."""
-    from cytosynth import local_stack
+    from cytosynth.stack import stack as local_stack
 
     found = local_stack.status(state_dir)
     if json:
@@ -113,7 +113,7 @@ def certs(
     json: AsJson = False,
 ) -> None:
     """Make certificates for development: an authority, the edge's, one per tenant."""
-    from cytosynth.certs import DEFAULT_HOSTS, DEFAULT_TENANT, make_certificates
+    from cytosynth.stack.certs import DEFAULT_HOSTS, DEFAULT_TENANT, make_certificates
 
     made = make_certificates(
         out,

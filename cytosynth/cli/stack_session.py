@@ -12,7 +12,7 @@ from cytosynth.cli.options import resolve
 
 if TYPE_CHECKING:
     from cytosynth.client import Client
-    from cytosynth.stack_state import StackInfo
+    from cytosynth.stack.state import StackInfo
 
 LOOPBACK = ("127.0.0.1", "localhost")
 
@@ -33,7 +33,7 @@ def services(address: str | None, keep: bool, meter: show.Meter) -> Iterator[tup
             return
         if address is not None and target.rpartition(":")[0] not in LOOPBACK:
             client.check()
-    from cytosynth import local_stack
+    from cytosynth.stack import stack as local_stack
 
     started = time.monotonic()
     info = _start(address, target, meter)
@@ -64,7 +64,7 @@ def _answers(client: Client) -> bool:
 
 
 def _start(address: str | None, target: str, meter: show.Meter) -> StackInfo:
-    from cytosynth import local_stack
+    from cytosynth.stack import stack as local_stack
 
     def on_progress(activity: str, seconds: float) -> None:
         meter.update(f"starting services: {activity}", detail=show.duration(seconds))

@@ -24,7 +24,7 @@ from cytosynth.cli.training_commands import MaxTest, Seed
 if TYPE_CHECKING:
     from cytosynth.cli.story_view import Teller
     from cytosynth.client import Client
-    from cytosynth.story import Options
+    from cytosynth.workflows.pipeline import Options
 
 _PANEL = "The whole story"
 Keep = Annotated[
@@ -74,7 +74,7 @@ def run(
     Interrupted, the same command again goes on from there.
     """
     from cytosynth.client import read_image_tree
-    from cytosynth.story import Options
+    from cytosynth.workflows.pipeline import Options
 
     _check_preset(preset)
     split = split_shots(parse_shots(shots), read_image_tree(data).class_ids)
@@ -113,7 +113,7 @@ def demo(
     json: AsJson = False,
 ) -> None:
     """Run the whole story on a phantom hospital: no data, network or GPU needed."""
-    from cytosynth.demo import demo_options
+    from cytosynth.workflows.demo import demo_options
 
     _check_preset(preset)
     options = demo_options(out, preset=preset, seed=seed)
@@ -173,7 +173,7 @@ def phantoms(
 
 
 def _check_preset(preset: str) -> None:
-    from cytosynth.story import MODELS
+    from cytosynth.workflows.pipeline import MODELS
 
     if preset not in MODELS:
         raise typer.BadParameter(" or ".join(MODELS), param_hint="--preset")
@@ -201,7 +201,7 @@ def telling(
 
 def _tell(options: Options, address: str | None, keep_stack: bool, json: bool) -> None:
     from cytosynth.cli.story_view import show_outcome
-    from cytosynth.story import tell
+    from cytosynth.workflows.pipeline import tell
 
     with telling(address, keep_stack, json) as (client, teller, start_seconds):
         outcome = tell(client, options, teller, start_seconds)

@@ -9,8 +9,8 @@ import typer
 
 from cytosynth.cli import show
 from cytosynth.client import Dataset, Job
-from cytosynth.story import ARMS, Outcome
-from cytosynth.story_progress import Listener
+from cytosynth.workflows.pipeline import ARMS, Outcome
+from cytosynth.workflows.progress import Listener
 
 
 class Teller(Listener):

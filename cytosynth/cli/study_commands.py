@@ -18,7 +18,7 @@ from cytosynth.cli.story_commands import Keep, telling
 from cytosynth.cli.training_commands import Seed
 
 if TYPE_CHECKING:
-    from cytosynth.study import StudyOutcome
+    from cytosynth.workflows.study import StudyOutcome
 
 
 def register(app: typer.Typer) -> None:
@@ -82,7 +82,7 @@ def study(
     and repeats no finished classifier.
     """
     from cytosynth.client import read_image_tree
-    from cytosynth.study import StudyOptions, run_study
+    from cytosynth.workflows.study import StudyOptions, run_study
 
     settings: dict[str, Any] = {
         "preset": preset,

@@ -83,10 +83,10 @@ start() {
 
 grpc_port=${IMAGE_CHECK_PORT:-52300}
 edge_port=$((grpc_port + 10))
-start service cytosynth-service python -m deploy.images.one_service trainer \
+start service cytosynth-service python -m services.launch.one_service trainer \
   --host 127.0.0.1 --port "$grpc_port"
 service=$(cat "$work/service.container")
-b run --isolation chroot "$service" -- python -m deploy.edge.render --host 127.0.0.1 \
+b run --isolation chroot "$service" -- python -m services.edge.render --host 127.0.0.1 \
   --port "$edge_port" --admin-port $((grpc_port + 11)) \
   --upstream "generator=127.0.0.1:$grpc_port" --upstream "classifier=127.0.0.1:$grpc_port" \
   --upstream "trainer=127.0.0.1:$grpc_port" > "$work/envoy.yaml"
@@ -115,13 +115,13 @@ b copy -q "$service" "$work/ask.py" /ask.py > /dev/null
 b run --isolation chroot "$service" -- python /ask.py "127.0.0.1:$edge_port" \
   || { tail -n 30 "$work"/service.log "$work"/edge.log; exit 1; }
 b run --isolation chroot --env CYTOSYNTH_SERVE_PORT="$grpc_port" "$service" -- \
-  python -m deploy.images.health || { echo "the health check fails"; exit 1; }
+  python -m services.launch.health || { echo "the health check fails"; exit 1; }
 echo "the health check passes"
 admin=$((grpc_port + 11))
 edge=$(cat "$work/edge.container")
-b run --isolation chroot "$edge" -- python3 -m deploy.edge.lifecycle ready --admin-port "$admin" \
+b run --isolation chroot "$edge" -- python3 -m services.edge.lifecycle ready --admin-port "$admin" \
   || { echo "the edge's probe fails"; exit 1; }
-b run --isolation chroot "$edge" -- python3 -m deploy.edge.lifecycle drain --admin-port "$admin" \
+b run --isolation chroot "$edge" -- python3 -m services.edge.lifecycle drain --admin-port "$admin" \
   --notice-seconds 0 --longest-seconds 20 || { echo "the edge does not drain"; exit 1; }
 echo "the edge's probe and drain work"
 tools=$(b run --isolation chroot "$service" -- sh -c 'command -v gcc cc make ld pip || true')

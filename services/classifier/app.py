@@ -15,10 +15,10 @@ from cytosynth import traces
 from services.classifier.config import ClassifierSettings
 from services.classifier.models import ModelRegistry
 from services.classifier.service import ClassifierService, OnClassified
-from services.common.artifact_store import ArtifactStore
-from services.common.job_database import JobDatabase
+from services.common.database.jobs import JobDatabase
 from services.common.logs import configure_logging
-from services.common.status import metrics_observer, set_observer
+from services.common.rpc.handlers import metrics_observer, set_observer
+from services.common.store.artifacts import ArtifactStore
 
 APP_NAME = "classifier"
 

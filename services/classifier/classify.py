@@ -14,7 +14,7 @@ import numpy as np
 
 from services.classifier.models import LoadedModel
 from services.common.errors import InvalidArgument
-from services.common.images import ImageLimits, center_square, decode_image
+from services.common.images.codec import ImageLimits, center_square, decode_image
 
 BATCH_SIZES = (1, 8, 32)
 
@@ -56,7 +56,7 @@ def chunks(num_images: int) -> list[slice]:
 
 def classify(model: LoadedModel, images: Sequence[np.ndarray]) -> list[Classification]:
     """Classifies at most ``BATCH_SIZES[-1]`` prepared images."""
-    from services.common.classifier_models import probabilities  # imports torch
+    from services.common.models.classifiers import probabilities  # imports torch
 
     size = next(size for size in BATCH_SIZES if size >= len(images))
     batch = np.zeros((size, *images[0].shape), np.uint8)

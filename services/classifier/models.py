@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from services.classifier.config import ClassifierSettings
 from services.common import resource_names
-from services.common.alias_database import Alias, AliasDatabase
-from services.common.artifact_store import ArtifactStore
-from services.common.classifier_config import ClassifierConfig
+from services.common.database.aliases import Alias, AliasDatabase
 from services.common.errors import NotFound
+from services.common.models.classifier_config import ClassifierConfig
 from services.common.resource_names import ALIASES, CLASSIFIERS
+from services.common.store.artifacts import ArtifactStore
 
 if TYPE_CHECKING:
     import torch
 
-    from services.common.classifier_models import ImageClassifier
+    from services.common.models.image_classifier import ImageClassifier
 
 DEFAULT_ALIAS = "production"
 WEIGHTS_FILE = "model.safetensors"
@@ -153,7 +153,7 @@ class ModelRegistry:
     def _read(self, tenant: str, classifier_id: str) -> LoadedModel:
         import torch  # seconds and hundreds of MB, which a service that only lists need not pay
 
-        from services.common.classifier_models import load_model
+        from services.common.models.classifiers import load_model
 
         if self._settings.classifier_num_threads:
             torch.set_num_threads(self._settings.classifier_num_threads)

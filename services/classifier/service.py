@@ -13,10 +13,10 @@ from cytosynth.classifier.v1 import classifier_pb2 as pb
 from services.classifier.classify import Classification, check_count, chunks, classify, prepare
 from services.classifier.config import ClassifierSettings
 from services.classifier.models import LoadedModel, ModelInfo, ModelRegistry
-from services.common.alias_database import Alias
-from services.common.images import ImageLimits
+from services.common.database.aliases import Alias
+from services.common.images.codec import ImageLimits
 from services.common.resource_names import ALIASES, CLASSIFIERS, build
-from services.common.status import Call, bidi_stream, unary
+from services.common.rpc.handlers import Call, bidi_stream, unary
 
 OnClassified = Callable[[str, str, list[str]], None]
 """Told tenant, architecture and the predicted class of each image of a batch, for metrics."""

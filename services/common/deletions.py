@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from services.common import resource_names
-from services.common.artifact_store import ArtifactStore
+from services.common.database.jobs import JobDatabase
+from services.common.database.operators import Deletion
 from services.common.errors import NotFound
-from services.common.job_database import JobDatabase
-from services.common.operator_database import Deletion
 from services.common.settings import CommonSettings
+from services.common.store.artifacts import ArtifactStore
 
 
 def delete_artifact(

@@ -11,9 +11,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,169 +21,30 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from cytosynth import traces
-from services.common.artifact_store import ArtifactStore
-from services.common.backpressure import bound_streams
 from services.common.errors import DomainError, Unavailable
-from services.common.logs import configure_logging, request_id_var, tenant_var
-from services.common.status import metrics_observer, set_observer
+from services.common.logs import configure_logging, request_id_var
+from services.common.rpc.handlers import metrics_observer, set_observer
+from services.common.serve_patches.backpressure import bound_streams
 from services.generator.autoscale import (
     BACKLOG_METRIC,
     REPORT_SECONDS,
-    THROUGHPUT_METRIC,
     Owed,
     front_autoscaling,
     sampler_autoscaling,
 )
 from services.generator.config import GeneratorSettings
+from services.generator.plan import DrawnImage, SynthesisPlan
+from services.generator.replica import SamplerReplica
 from services.generator.service import GeneratorService
 from services.generator.shards import Gate, Shard, cut, stream_in_order
-from services.generator.synthesize import DrawnImage, SynthesisPlan
 
 if TYPE_CHECKING:
-    from services.generator.draw import Drawer
-    from services.generator.engine import StepRecord
+    pass
 
 APP_NAME = "generator"
 SAMPLER_NAME = "SamplerReplica"
 _LOSSES = (RayActorError, WorkerCrashedError, DeploymentUnavailableError)
 _HEALTH: dict[str, Any] = {"health_check_period_s": 1.0, "health_check_timeout_s": 30.0}
-
-
-class SamplerReplica:
-    """Draws shards; images of all of them share the batches of its engine."""
-
-    def __init__(self, settings: GeneratorSettings) -> None:
-        """Load the default base and draw once, so that a ready replica is a warm one."""
-        configure_logging()
-        traces.start(settings.traces_endpoint, "sampler")
-        # torch and diffusers take 10 s and 600 MB: imported here, where they are used.
-        from services.generator.draw import Drawer
-
-        self._metrics = _SamplerMetrics()
-        self._drawer = Drawer(settings, ArtifactStore(settings.store_uri), self._metrics.observe)
-        with ThreadPoolExecutor(1) as thread:  # here a loop may be running already
-            thread.submit(asyncio.run, self._drawer.warm_up()).result()
-
-    async def draw(self, shard: Shard) -> AsyncGenerator[list[DrawnImage], None]:
-        """Stream a shard's images in order."""
-        started, is_first = time.monotonic(), True
-        async with _working_for(shard), contextlib.aclosing(self._drawer.draw(shard)) as batches:
-            async for images in batches:
-                if is_first:
-                    self._metrics.first_image(shard.plan, time.monotonic() - started)
-                    is_first = False
-                self._metrics.delivered(shard.plan, images, self._drawer)
-                yield images
-
-    async def check_health(self) -> None:
-        """Serve replaces a replica whose engine has stopped."""
-        for engine in self._drawer.engines:
-            if engine.broken:
-                raise RuntimeError("an engine has stopped") from engine.broken
-
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """For Serve's autoscaling."""
-        rates = [engine.evaluations_per_second for engine in self._drawer.engines]
-        return {THROUGHPUT_METRIC: max(rates, default=0.0)}
-
-
-@contextlib.asynccontextmanager
-async def _working_for(shard: Shard) -> AsyncGenerator[None, None]:
-    """Log lines and a span of the request that the shard belongs to."""
-    request_id_var.set(shard.request_id)
-    tenant_var.set(shard.plan.tenant)
-    about: dict[str, traces.Value] = {
-        "cytosynth.base": shard.plan.base,
-        "cytosynth.first_index": shard.first,
-        "cytosynth.num_images": shard.end - shard.first,
-        "cytosynth.num_steps": shard.plan.sampler.num_steps,
-    }
-    with traces.span("draw shard", "INTERNAL", shard.traceparent, about):
-        yield
-
-
-class _SamplerMetrics:
-    """``ray.serve.metrics`` of a replica."""
-
-    def __init__(self) -> None:
-        from ray.serve import metrics
-
-        name = "cytosynth_generator_"
-        self._images = metrics.Counter(
-            name + "images_total", "Images delivered.", tag_keys=("base", "tenant")
-        )
-        self._evaluations = metrics.Counter(
-            name + "unet_evaluations_total",
-            "UNet evaluations; a guided step takes two.",
-            tag_keys=("tenant",),
-        )
-        self._withheld = metrics.Counter(
-            name + "withheld_images_total",
-            "Images drawn and not delivered: a near_copy of a training image is drawn again, "
-            "a request with one that is not_finite fails.",
-            tag_keys=("reason", "tenant"),
-        )
-        self._padding = metrics.Counter(
-            name + "padding_evaluations_total", "Rows of batches that no image used."
-        )
-        self._step = metrics.Histogram(
-            name + "step_seconds",
-            "Duration of one step of a batch, decoding included, seconds.",
-            boundaries=[0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5],
-        )
-        self._first = metrics.Histogram(
-            name + "first_image_seconds",
-            "From a shard's arrival at a replica to its first image, seconds.",
-            boundaries=[0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128],
-            tag_keys=("interactive", "tenant"),
-        )
-        self._slots = metrics.Gauge(name + "slots_busy", "Rows used by the last step.")
-        self._queue = metrics.Gauge(
-            name + "queue_evaluations",
-            "UNet evaluations that the shards here still need.",
-            tag_keys=("tenant",),
-        )
-        self._queued: set[str] = set()
-        self._hits = metrics.Counter(
-            name + "adapter_hits_total",
-            "Images begun, whose weights were there.",
-            tag_keys=("tenant",),
-        )
-        self._misses = metrics.Counter(
-            name + "adapter_misses_total",
-            "Adapters loaded, and prompts of the base alone encoded.",
-            tag_keys=("tenant",),
-        )
-
-    def observe(self, record: StepRecord) -> None:
-        """Called by an engine after every step."""
-        tally = record.tally
-        for counter, by_tenant, tags in (
-            (self._evaluations, tally.evaluations, {}),
-            (self._withheld, tally.not_finite, {"reason": "not_finite"}),
-            (self._withheld, tally.near_copies, {"reason": "near_copy"}),
-            (self._hits, tally.adapter_hits, {}),
-            (self._misses, tally.adapter_misses, {}),
-        ):
-            for tenant, num in (+by_tenant).items():  # Ray refuses to count nothing
-                counter.inc(num, tags={"tenant": tenant, **tags})
-        if record.num_rows_padded > record.num_rows:
-            self._padding.inc(record.num_rows_padded - record.num_rows)
-        self._step.observe(record.seconds)
-        self._slots.set(record.num_rows)
-
-    def first_image(self, plan: SynthesisPlan, seconds: float) -> None:
-        """Called when a shard's first image leaves the replica."""
-        interactive = str(plan.interactive).lower()
-        self._first.observe(seconds, tags={"interactive": interactive, "tenant": plan.tenant})
-
-    def delivered(self, plan: SynthesisPlan, images: list[DrawnImage], drawer: Drawer) -> None:
-        """Called when images leave the replica."""
-        self._images.inc(len(images), tags={"base": plan.base, "tenant": plan.tenant})
-        backlog = sum((engine.backlog for engine in drawer.engines), Counter[str]())
-        self._queued |= set(backlog)
-        for tenant in self._queued:
-            self._queue.set(backlog[tenant], tags={"tenant": tenant})
 
 
 class Generator(GeneratorService):

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from services.common.errors import InvalidArgument, check_one_of, shown
-from services.common.sampler_presets import SAMPLER_PRESETS
+from services.common.models.sampler_presets import SAMPLER_PRESETS
 
 if TYPE_CHECKING:
-    from services.common.bases import Base
-    from services.common.bespoke_solvers import BespokeSolver
-    from services.generator.synthesize import SynthesisRequest
+    from services.common.models.bespoke_solvers import BespokeSolver
+    from services.common.models.diffusion_bases import Base
+    from services.generator.request import SynthesisRequest
 
 MAX_NUM_STEPS = 1000
 MAX_GUIDANCE_SCALE = 30.0
@@ -33,12 +33,12 @@ class SamplerSettings:
         num_steps: Denoising steps.
         guidance_scale: Classifier-free guidance (Ho and Salimans 2022); 1 switches it off.
         scheduler: One of ``SCHEDULERS``, or "bespoke": the base's own solver, whose steps and
-            guidance are fixed (``services/common/bespoke_solvers.py``).
+            guidance are fixed (``services/common/models/bespoke_solvers.py``).
         guidance_start: Share of the steps, 0 to 1, from which on guidance acts
             (Kynkäänniemi et al. 2024).
         guidance_stop: Share of the steps from which on it acts no more.
         decoder: One of ``DECODERS``; both draw the same cell.
-        accelerated: With the base's accelerator (``services/common/accelerators.py``).
+        accelerated: With the base's accelerator (``services/common/models/distilled_loras.py``).
     """
 
     num_steps: int

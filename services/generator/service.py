@@ -9,21 +9,16 @@ from collections.abc import AsyncGenerator, Callable
 
 from cytosynth.common.v1 import image_pb2
 from cytosynth.generator.v1 import generator_pb2 as pb
-from services.common import bases
-from services.common.artifact_store import ArtifactStore
 from services.common.errors import InvalidArgument
+from services.common.models import diffusion_bases
 from services.common.resource_names import ADAPTERS, parse
-from services.common.status import Call, server_stream, unary
-from services.generator.adapters import AdapterRef, describe_adapter
+from services.common.rpc.handlers import Call, server_stream, unary
+from services.common.store.artifacts import ArtifactStore
+from services.generator.adapter_manifest import AdapterRef, describe_adapter
 from services.generator.config import GeneratorSettings
+from services.generator.plan import DrawnImage, SynthesisPlan, make_execution, make_plan
 from services.generator.presets import PRESETS, preset_of
-from services.generator.synthesize import (
-    DrawnImage,
-    SynthesisPlan,
-    SynthesisRequest,
-    make_execution,
-    make_plan,
-)
+from services.generator.request import SynthesisRequest
 
 _FORMATS = {
     image_pb2.IMAGE_FORMAT_UNSPECIFIED: "PNG",
@@ -84,7 +79,7 @@ class GeneratorService:
             adapter_id = parse(ADAPTERS, request.adapter, "adapter")
             adapter = describe_adapter(self._store, tenant, adapter_id)
         default = adapter.base if adapter else self._settings.default_base
-        base = bases.resolve_base(request.base or default, self._settings.models_dir)
+        base = diffusion_bases.resolve_base(request.base or default, self._settings.models_dir)
         return make_plan(
             _decode(request),
             tenant,
@@ -96,10 +91,12 @@ class GeneratorService:
         )
 
     def _capabilities(self) -> pb.GetCapabilitiesResponse:
-        names = bases.list_bases(self._settings.models_dir)
-        default = bases.resolve_base(self._settings.default_base, self._settings.models_dir)
+        names = diffusion_bases.list_bases(self._settings.models_dir)
+        default = diffusion_bases.resolve_base(
+            self._settings.default_base, self._settings.models_dir
+        )
         presets = {name: preset_of(name, default) for name in PRESETS}
-        found = [bases.resolve_base(name, self._settings.models_dir) for name in names]
+        found = [diffusion_bases.resolve_base(name, self._settings.models_dir) for name in names]
         return pb.GetCapabilitiesResponse(
             bases=names,
             default_base=self._settings.default_base,

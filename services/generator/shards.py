@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
 from services.common.errors import DataLoss, Unavailable
-from services.generator.synthesize import DrawnImage, SynthesisPlan
+from services.generator.plan import DrawnImage, SynthesisPlan
 
 _logger = logging.getLogger(__name__)
 _FIRST_PAUSE_SECONDS = 0.1

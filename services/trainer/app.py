@@ -14,14 +14,14 @@ import time
 from ray import serve
 
 from cytosynth import traces
-from services.common.artifact_store import ArtifactStore
-from services.common.job_database import JobDatabase, migrate
+from services.common.database.jobs import JobDatabase, migrate
 from services.common.logs import configure_logging
-from services.common.status import metrics_observer, set_observer
+from services.common.rpc.handlers import metrics_observer, set_observer
+from services.common.store.artifacts import ArtifactStore
 from services.trainer.config import TrainerSettings
-from services.trainer.job_figures import Figures, JobFigures
-from services.trainer.jobs import KINDS
-from services.trainer.runner import ensure_runners
+from services.trainer.jobs.lifecycle import KINDS
+from services.trainer.jobs.metrics import Figures, JobFigures
+from services.trainer.jobs.runner import ensure_runners
 from services.trainer.service import TrainerService
 
 APP_NAME = "trainer"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-from services.common.images import ImageLimits
+from services.common.images.codec import ImageLimits
 from services.common.settings import CommonSettings
 
 

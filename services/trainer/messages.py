@@ -11,11 +11,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cytosynth.common.v1 import job_pb2
 from cytosynth.trainer.v1 import trainer_pb2 as pb
+from services.common.database.jobs import Job
 from services.common.errors import DomainError
-from services.common.job_database import Job
-from services.common.status import to_status
-from services.trainer.dataset_upload import DatasetHeader
-from services.trainer.few_shot import SplitSettings
+from services.common.rpc.handlers import to_status
+from services.trainer.datasets.splitting import SplitSettings
+from services.trainer.datasets.upload import DatasetHeader
 
 _ADAPTER_FIELDS = tuple(pb.AdapterSettings.DESCRIPTOR.fields_by_name)
 _CLASSIFIER_FIELDS = tuple(pb.ClassifierSettings.DESCRIPTOR.fields_by_name)

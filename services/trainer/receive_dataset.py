@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from cytosynth.trainer.v1 import trainer_pb2 as pb
-from services.common.artifact_store import ArtifactStore
 from services.common.errors import InvalidArgument
+from services.common.store.artifacts import ArtifactStore
 from services.trainer.config import TrainerSettings
-from services.trainer.dataset_upload import DatasetUpload
+from services.trainer.datasets.upload import DatasetUpload
 from services.trainer.messages import header_from
 
 _AGAIN = "send the whole upload again, ending with commit"

@@ -11,18 +11,22 @@ from typing import Any
 from cytosynth.common.v1 import job_pb2
 from cytosynth.trainer.v1 import trainer_pb2 as pb
 from services.common import resource_names
-from services.common.artifact_store import ArtifactStore
+from services.common.database.jobs import Job, JobDatabase
 from services.common.deletions import delete_artifact
 from services.common.errors import InvalidArgument, NotFound
-from services.common.job_database import Job, JobDatabase
 from services.common.resource_names import ADAPTERS, CLASSIFIERS, DATASETS, JOBS, REPORTS
-from services.common.status import Call, client_stream, server_stream, unary
-from services.trainer import fit_adapter, fit_classifier, messages, report, study
+from services.common.rpc.handlers import Call, client_stream, server_stream, unary
+from services.common.store.artifacts import ArtifactStore
+from services.trainer import messages
+from services.trainer.adapters import job as fit_adapter
+from services.trainer.classifiers import job as fit_classifier
 from services.trainer.config import TrainerSettings
-from services.trainer.datasets import delete_dataset
-from services.trainer.import_folder import import_folder
-from services.trainer.jobs import forget_checkpoints
+from services.trainer.datasets.import_folder import import_folder
+from services.trainer.datasets.reading import delete_dataset
+from services.trainer.jobs.checkpoints import forget_checkpoints
 from services.trainer.receive_dataset import receive_dataset
+from services.trainer.reports import job as report
+from services.trainer.studies import job as study
 
 WATCH_POLL_SECONDS = 0.25
 CHUNK_BYTES = 1_000_000

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.browser import browser  # noqa: F401 (a fixture)
+from tests.support.browser import browser  # noqa: F401 (a fixture)
 
 if TYPE_CHECKING:
-    from services.common.bases import Base
+    from services.common.models.diffusion_bases import Base
 
 
 @pytest.fixture(scope="module")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bases "tiny" and "tiny-xl", each with a second decoder."""
-    from tests import fakes  # brings torch, which most tests do without
+    from tests.support import fakes  # brings torch, which most tests do without
 
     folder = tmp_path_factory.mktemp("models")
     fakes.write_tiny_decoder(fakes.write_tiny_base(folder, "tiny"))
@@ -29,7 +29,7 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def base(models_dir: Path) -> Base:
     """The base "tiny"."""
-    from services.common.bases import resolve_base
+    from services.common.models.diffusion_bases import resolve_base
 
     return resolve_base("tiny", models_dir)
 

@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from cytosynth.certs import make_certificates
+from cytosynth.stack.certs import make_certificates
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TENANT = "laboratory"

@@ -1,0 +1,62 @@
+"""The services as the scaling benchmark loads them: the real ones, but samplers that draw nothing.
+
+What reaches the generator's front is a payload whose size the request's seed names, so that the
+edge, the proxy and the front are measured at the image sizes of larger bases than a CPU can draw.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from ray import serve
+
+from services.classifier import app as classifier_app
+from services.generator.app import SAMPLER_NAME, Generator
+from services.generator.config import GeneratorSettings
+from services.generator.plan import DrawnImage
+from services.generator.shards import Shard
+from services.trainer import app as trainer_app
+
+IDLE_VARIABLE = "BENCHMARK_IDLE_REPLICAS"
+
+
+class PayloadSampler:
+    """Streams so many bytes an image as the request's seed says."""
+
+    async def draw(self, shard: Shard) -> AsyncGenerator[list[DrawnImage], None]:
+        data = os.urandom(shard.plan.seed)
+        for task in shard.plan.tasks(shard.first, shard.end):
+            yield [DrawnImage(task.index, task.class_id, task.image_seed, data, 1, 1)]
+
+
+class Idle:
+    """A replica with nothing to do but to be looked after."""
+
+    def __call__(self) -> str:
+        return ""
+
+
+def build_apps() -> dict[str, Any]:
+    """The three services, and as many idle replicas as ``IDLE_VARIABLE`` says."""
+    settings = GeneratorSettings.load()
+    samplers = serve.deployment(PayloadSampler).options(
+        name=SAMPLER_NAME, max_ongoing_requests=64, ray_actor_options={"num_cpus": 0}
+    )
+    front = serve.deployment(Generator).options(
+        name="Generator", max_ongoing_requests=32, ray_actor_options={"num_cpus": 0}
+    )
+    apps = {
+        "generator": front.bind(settings, samplers.bind()),
+        "classifier": classifier_app.build_app(),
+        "trainer": trainer_app.build_app(),
+    }
+    if num_idle := int(os.environ.get(IDLE_VARIABLE, "0")):
+        idle = serve.deployment(Idle).options(
+            num_replicas=num_idle,
+            ray_actor_options={"num_cpus": 0},
+            health_check_period_s=1.0,  # as the services'
+        )
+        apps["idle"] = idle.bind()
+    return apps

@@ -1,0 +1,164 @@
+"""The whole story on one page, told by a client.
+
+few-shot images -> fit_adapter -> Adapter -> synthesize -> ImageSet -> fit_classifier ->
+Classifier -> classify, evaluate -> Report. The synthetic cells are pulled by the trainer from
+the generator while it trains; the client only asks, waits and reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from cytosynth.client import Client, ReportArm, Synthetic, read_image_tree
+from cytosynth.workflows.progress import Listener, Progress
+
+MODELS = {"cpu": ("resnet18", "clip"), "paper": ("resnet50", "clip")}
+SAMPLER_PRESETS = {"cpu": "", "paper": "paper"}
+ARMS = ("real_only", "real_plus_synthetic")
+# A few cells for the eye; what counts as evidence is the locked test set in the report.
+NUM_CELLS_TO_CLASSIFY = 16
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the story is about.
+
+    Attributes:
+        data: ImageFolder tree, ``<class>/<image>``.
+        out: Folder for report.html, report.json and run.json.
+        shots: Training images per class; 0: all but the test share.
+        class_shots: Shots of single classes.
+        num_per_class: Synthetic images per class.
+        base: Diffusion base; empty: the server's default.
+        clip_base: CLIP base; empty: the server's default.
+        max_test_per_class: Most test images per class; 0: all that remain.
+        preset: ``cpu`` or ``paper``.
+        seed: Seed of split, training and synthesis.
+        num_steps: Optimizer steps of every classifier; 0: the preset's.
+        num_runs: Classifiers per arm, with seeds one apart; the report averages over them.
+        title: Title of the report.
+    """
+
+    data: Path
+    out: Path
+    shots: int = 16
+    class_shots: Mapping[str, int] = field(default_factory=dict)
+    num_per_class: int = 200
+    base: str = ""
+    clip_base: str = ""
+    max_test_per_class: int = 0
+    preset: str = "cpu"
+    seed: int = 0
+    num_steps: int = 0
+    num_runs: int = 1
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it: the report, where it lies, and the names of everything on the way."""
+
+    report: Mapping[str, Any]
+    html_path: Path
+    json_path: Path
+    dataset: str
+    adapter: str
+    classifiers: tuple[ReportArm, ...]
+    seconds: Mapping[str, float]
+
+
+def tell(
+    client: Client,
+    options: Options,
+    listener: Listener | None = None,
+    start_seconds: float = 0.0,
+) -> Outcome:
+    """Run the whole story; told again after an interruption it goes on where it was.
+
+    Args:
+        client: Services that answer.
+        options: What the story is about.
+        listener: Hears how it goes.
+        start_seconds: What starting the services took, for the report.
+
+    Raises:
+        CytosynthError: What failed and what to do about it.
+    """
+    images = read_image_tree(options.data)
+    progress = Progress(options.out, options, images, listener or Listener())
+    progress.note("start_services", start_seconds)
+
+    with progress.phase("upload") as phase:
+        dataset = client.upload_dataset(
+            images,
+            shots=options.shots,
+            class_shots=options.class_shots,
+            max_test_per_class=options.max_test_per_class,
+            seed=options.seed,
+            display_name=options.data.resolve().name[:200],
+            idempotency_key=phase.key,
+            on_progress=phase.count,
+        )
+        phase.listener.dataset(dataset)
+
+    with progress.phase("fit_adapter") as phase:
+        adapter = phase.job(
+            client.fit_adapter,
+            dataset.name,
+            base=options.base,
+            preset=options.preset,
+            seed=options.seed,
+        )
+
+    synthetic = Synthetic(
+        adapter=adapter,
+        num_per_class=options.num_per_class,
+        seed=options.seed,
+        preset=SAMPLER_PRESETS[options.preset],
+    )
+    arms: list[ReportArm] = []
+    for model, arm, run in product(MODELS[options.preset], ARMS, range(options.num_runs)):
+        with progress.phase(f"fit_{model}_{arm}" + (f"_{run + 1}" if run else "")) as phase:
+            classifier = phase.job(
+                client.fit_classifier,
+                dataset.name,
+                architecture=model,
+                clip_base=options.clip_base if model == "clip" else "",
+                synthetic=synthetic if arm == "real_plus_synthetic" else None,
+                preset=options.preset,
+                num_steps=options.num_steps or None,
+                seed=options.seed + run,
+            )
+            arms.append(ReportArm(model, arm, classifier))
+
+    with progress.phase("classify") as phase:
+        some = images.images[:: max(1, len(images.images) // NUM_CELLS_TO_CLASSIFY)]
+        client.classify([image.path for image in some], model=arms[-1].classifier)
+        phase.count(len(some), len(some))
+
+    with progress.phase("report") as phase:
+        report = phase.job(
+            client.create_report,
+            dataset.name,
+            arms,
+            title=options.title or f"Few-shot cells: {options.data.resolve().name[:150]}",
+            phase_seconds=progress.seconds,
+        )
+        client.download_report(report, options.out)
+
+    progress.finish()
+    json_path = options.out / "report.json"
+    return Outcome(
+        report=json.loads(json_path.read_text(encoding="utf-8")),
+        html_path=options.out / "report.html",
+        json_path=json_path,
+        dataset=dataset.name,
+        adapter=adapter,
+        classifiers=tuple(arms),
+        seconds=progress.seconds,
+    )

@@ -1,0 +1,13 @@
+"""The number format of the recipes: bfloat16 where the processor has it."""
+
+from __future__ import annotations
+
+import torch
+
+from services.common.models.processor import computes_in_bfloat16
+
+
+def native_bfloat16(device: str = "cpu") -> torch.autocast:
+    """Autocast to bfloat16; float32 on a processor that would emulate it, many times slower."""
+    native = device == "cuda" or computes_in_bfloat16()
+    return torch.autocast(device, torch.bfloat16, enabled=native)

@@ -1,0 +1,72 @@
+"""The image classifiers: ResNets trained from scratch, and CLIP tuned with LoRA.
+
+``build_model`` makes an untrained one, ``save_model`` and ``load_model`` keep it as
+safetensors beside the JSON config that rebuilds it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from services.common.models.classifier_config import RESNETS, ClassifierConfig
+from services.common.models.construction_lock import builds_models
+from services.common.models.image_classifier import ImageClassifier
+from services.common.models.resnet_classifier import ResNetClassifier
+
+
+@builds_models
+def build_model(config: ClassifierConfig, models_dir: Path) -> ImageClassifier:
+    """A fresh classifier; random numbers come from torch's global generator.
+
+    Args:
+        config: What to build.
+        models_dir: Folder of the embedded models, where a CLIP base is looked up.
+
+    Raises:
+        InvalidArgument: If the CLIP base is not known here.
+        FailedPrecondition: If its weights are not of ``config.clip_revision``.
+    """
+    if config.architecture in RESNETS:
+        return ResNetClassifier(config)
+    from services.common.models.clip_classifier import (
+        ClipClassifier,  # open_clip takes seconds to import
+    )
+
+    return ClipClassifier(config, models_dir)
+
+
+def save_model(model: ImageClassifier) -> dict[str, bytes]:
+    """The files of a classifier: ``model.safetensors``."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.learned_state().items()}
+    return {"model.safetensors": save_tensors(tensors)}
+
+
+def load_model(config: ClassifierConfig, weights: bytes, models_dir: Path) -> ImageClassifier:
+    """The classifier that ``save_model`` stored, in eval mode on the CPU.
+
+    Raises:
+        InvalidArgument, FailedPrecondition: As ``build_model``.
+        ValueError: If the weights are not of this config.
+    """
+    model = build_model(config, models_dir)
+    model.load_learned_state(load_tensors(weights))
+    return model.eval()
+
+
+@torch.no_grad()
+def probabilities(model: ImageClassifier, images: np.ndarray, device: torch.device) -> np.ndarray:
+    """Class probabilities (N, classes), float64, each row summing to 1.
+
+    Args:
+        model: In eval mode, on ``device``.
+        images: uint8 (N, image_size, image_size, 3), RGB.
+        device: Where the model is.
+    """
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    logits = model.logits(pixels.permute(0, 3, 1, 2).float() / 255)
+    return torch.softmax(logits.double(), dim=1).cpu().numpy()

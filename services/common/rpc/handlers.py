@@ -1,0 +1,326 @@
+"""Handlers of Ray Serve deployments whose domain errors reach the client as statuses.
+
+The decorators wrap the methods of a deployment so that they read ``async def Method(self,
+request, call: Call)`` and raise domain errors, which ``status_table`` translates::
+
+    class Classifier:
+        @unary(ClassifyResponse)
+        async def Classify(self, request, call): ...
+
+        @bidi_stream
+        async def ClassifyStream(self, requests, call):
+            async for request in requests:
+                yield ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import status_pb2
+
+from cytosynth import traces
+from services.common import errors, resource_names
+from services.common.logs import request_id_var, tenant_var
+from services.common.rpc.statuses import to_status
+
+DETAILS_TRAILER = "grpc-status-details-bin"
+TENANT_HEADER = "x-cytosynth-tenant"
+REQUEST_ID_HEADER = "x-request-id"
+TIMEOUT_HEADER = "x-envoy-expected-rq-timeout-ms"
+TRACEPARENT_HEADER = "traceparent"
+DEFAULT_TENANT = "local"
+_logger = logging.getLogger("cytosynth.calls")
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+_NUMBERS = {code.name: code.value[0] for code in grpc.StatusCode}
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass
+class Call:
+    """Who calls, under which id, until when.
+
+    Attributes:
+        tenant: The caller's tenant; the edge takes it from the client certificate.
+        request_id: In every log line and error of this call.
+        deadline: ``time.monotonic()`` after which nobody waits any more, or None.
+    """
+
+    tenant: str = DEFAULT_TENANT
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    deadline: float | None = None
+
+
+@dataclass(frozen=True)
+class CallRecord:
+    """A finished call, as the audit log and the metrics see it."""
+
+    service: str
+    method: str
+    code: str
+    seconds: float
+    num_messages: int
+
+
+_observers: list[Callable[[CallRecord], None]] = []
+
+
+def set_observer(observer: Callable[[CallRecord], None]) -> None:
+    """Sets what is told of every finished call in this process, for metrics."""
+    _observers[:] = [observer]
+
+
+def metrics_observer(metrics: Any) -> Callable[[CallRecord], None]:
+    """An observer that counts and times calls.
+
+    Args:
+        metrics: ``ray.serve.metrics``, handed in so that this module needs no Ray.
+    """
+    tags = ("service", "method", "code")
+    calls = metrics.Counter("cytosynth_calls_total", "Finished calls.", tag_keys=tags)
+    seconds = metrics.Histogram(
+        "cytosynth_call_seconds",
+        "Duration of calls, seconds.",
+        boundaries=[0.005, 0.02, 0.1, 0.5, 2, 10, 60, 600],
+        tag_keys=tags,
+    )
+
+    def observe(record: CallRecord) -> None:
+        values = {"service": record.service, "method": record.method, "code": record.code}
+        calls.inc(1, tags=values)
+        seconds.observe(record.seconds, tags=values)
+
+    return observe
+
+
+def unary(response_type: type[Message]) -> Callable[..., Any]:
+    """Wraps ``async def Method(self, request, call) -> response`` for Ray Serve."""
+
+    def decorate(handler: Callable[[Any, Any, Call], Awaitable[Message]]) -> Callable[..., Any]:
+        async def method(self: Any, request: Any, grpc_context: Any) -> Message:
+            with _running(self, handler.__name__, grpc_context) as run:
+                run.num_messages = 1
+                return await handler(self, request, run.call())
+            # Returned, not raised: Serve drops the details of a unary call that raises.
+            run.set_on(grpc_context)
+            return response_type()
+
+        return _named_after(handler, method)
+
+    return decorate
+
+
+def client_stream(response_type: type[Message]) -> Callable[..., Any]:
+    """Wraps ``async def Method(self, requests, call) -> response``.
+
+    ``requests`` raises Cancelled where Serve noticed that the caller went away; as it does
+    not always notice, the handler must also ask for an explicit last message.
+    """
+
+    def decorate(
+        handler: Callable[[Any, AsyncIterator[Any], Call], Awaitable[Message]],
+    ) -> Callable[..., Any]:
+        async def method(self: Any, request_stream: Any, grpc_context: Any) -> Message:
+            with _running(self, handler.__name__, grpc_context) as run:
+                return await handler(self, _messages(request_stream, run), run.call())
+            run.set_on(grpc_context)
+            return response_type()
+
+        return _named_after(handler, method)
+
+    return decorate
+
+
+def server_stream(
+    handler: Callable[[Any, Any, Call], AsyncGenerator[Message, None]],
+) -> Callable[..., Any]:
+    """Wraps an async generator ``Method(self, request, call)``; it is closed on cancellation."""
+
+    async def method(self: Any, request: Any, grpc_context: Any) -> AsyncGenerator[Any, None]:
+        with _running(self, handler.__name__, grpc_context) as run:
+            async with contextlib.aclosing(handler(self, request, run.call())) as answers:
+                async for answer in answers:
+                    run.num_messages += 1
+                    yield answer
+        if run.status is not None:
+            for last in run.end_stream(grpc_context):
+                yield last
+
+    return _named_after(handler, method)
+
+
+def bidi_stream(
+    handler: Callable[[Any, AsyncIterator[Any], Call], AsyncGenerator[Message, None]],
+) -> Callable[..., Any]:
+    """Wraps an async generator ``Method(self, requests, call)``."""
+
+    async def method(
+        self: Any, request_stream: Any, grpc_context: Any
+    ) -> AsyncGenerator[Any, None]:
+        with _running(self, handler.__name__, grpc_context) as run:
+            requests = _messages(request_stream, run)
+            async with contextlib.aclosing(handler(self, requests, run.call())) as answers:
+                async for answer in answers:
+                    yield answer
+        if run.status is not None:
+            for last in run.end_stream(grpc_context):
+                yield last
+
+    return _named_after(handler, method)
+
+
+def request_id_of(grpc_context: Any) -> str:
+    """The edge's request id, else Serve's, else a new one."""
+    headers = dict(grpc_context.invocation_metadata())
+    trailers = dict(grpc_context.trailing_metadata() or ())
+    for request_id in (headers.get(REQUEST_ID_HEADER), trailers.get("request_id")):
+        if isinstance(request_id, str) and _REQUEST_ID.fullmatch(request_id):
+            return request_id
+    return uuid.uuid4().hex
+
+
+class _Run:
+    """One call while it runs: its identity, and its status once it failed."""
+
+    def __init__(self, grpc_context: Any) -> None:
+        self._headers = dict(grpc_context.invocation_metadata())
+        self.request_id = request_id_of(grpc_context)
+        self.num_messages = 0
+        self.status: status_pb2.Status | None = None
+
+    def open_span(self, service: str, method: str) -> traces.Span:
+        """The span of this call, below the one that the caller names."""
+        name = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+        parent = str(self._headers.get(TRACEPARENT_HEADER, ""))
+        return traces.open_span(f"{service}/{method}", "SERVER", parent, name)
+
+    def call(self) -> Call:
+        tenant = self._headers.get(TENANT_HEADER, DEFAULT_TENANT)
+        if not isinstance(tenant, str) or not resource_names.is_id(tenant):
+            raise errors.InvalidArgument(
+                TENANT_HEADER, "is malformed", f"send {resource_names.ID_RULE}"
+            )
+        tenant_var.set(tenant)
+        timeout_ms = str(self._headers.get(TIMEOUT_HEADER, ""))
+        deadline = time.monotonic() + int(timeout_ms) / 1000 if timeout_ms.isdigit() else None
+        return Call(tenant=tenant, request_id=self.request_id, deadline=deadline)
+
+    def set_on(self, grpc_context: Any) -> None:
+        assert self.status is not None
+        grpc_context.set_code(CODES[self.status.code])
+        grpc_context.set_details(self.status.message)
+        grpc_context.set_trailing_metadata([(DETAILS_TRAILER, self.status.SerializeToString())])
+
+    def end_stream(self, grpc_context: Any) -> Iterator[Any]:
+        """Ends a response stream with the status and its details.
+
+        The proxy sends what the context holds only along with a message, and drops the
+        details of a stream that raises. So the stream ends with a message that stops the
+        proxy before it is sent. A replica that is its own gRPC server (direct ingress)
+        reads the context at the end instead.
+        """
+        if _direct_ingress():
+            self.set_on(grpc_context)
+            return
+        yield _LastMessage(self, grpc_context)
+
+
+class _LastMessage:
+    """Takes the place of a response; Serve serializes it when all before it are on their way."""
+
+    def __init__(self, run: _Run, grpc_context: Any) -> None:
+        self._run, self._context = run, grpc_context
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 (a protobuf message's method)
+        assert self._run.status is not None
+        self._run.set_on(self._context)
+        self._context._set_on_grpc_context = functools.partial(
+            _end_in_proxy,
+            self._run.status.code,
+            self._run.status.message,
+            tuple(self._context.trailing_metadata()),
+        )
+        return b""
+
+
+def _end_in_proxy(
+    code: int, message: str, trailers: tuple[tuple[str, str | bytes], ...], grpc_context: Any
+) -> None:
+    """Runs in Serve's proxy: sets the status and stops the stream there."""
+    from ray.exceptions import RayActorError  # only ever called inside Ray
+    from ray.serve.exceptions import gRPCStatusError
+
+    grpc_context.set_code(CODES[code])
+    grpc_context.set_details(message)
+    grpc_context.set_trailing_metadata(trailers)
+    # Of a RayActorError the proxy logs one line, of anything else a traceback.
+    raise gRPCStatusError(RayActorError(error_msg=message), CODES[code], message)
+
+
+def _direct_ingress() -> bool:
+    names = ("RAY_SERVE_ENABLE_DIRECT_INGRESS", "RAY_SERVE_ENABLE_HA_PROXY")
+    return any(os.environ.get(name, "0") == "1" for name in names)
+
+
+@contextlib.contextmanager
+def _running(servicer: Any, method: str, grpc_context: Any) -> Iterator[_Run]:
+    """Times and logs a call; swallows its failure into ``run.status``."""
+    run = _Run(grpc_context)
+    request_id_var.set(run.request_id)
+    service = type(servicer).__name__
+    span = run.open_span(service, method)
+    traces.traceparent_var.set(span.traceparent)
+    started, code = time.monotonic(), "OK"
+    try:
+        yield run
+    except (asyncio.CancelledError, GeneratorExit):
+        code = "CANCELLED"
+        raise
+    except Exception as error:
+        run.status = to_status(error, run.request_id)
+        code = CODES[run.status.code].name
+    finally:
+        seconds = time.monotonic() - started
+        fields = {
+            "service": service,
+            "method": method,
+            "code": code,
+            "seconds": round(seconds, 4),
+            "num_messages": run.num_messages,
+        }
+        if run.status is not None:
+            fields["error"] = run.status.message
+        _logger.info("call", extra={"fields": fields})
+        for observe in _observers:
+            observe(CallRecord(service, method, code, seconds, run.num_messages))
+        span.set(
+            {"cytosynth.num_messages": run.num_messages, "rpc.grpc.status_code": _NUMBERS[code]}
+        )
+        span.end(code)
+
+
+async def _messages(request_stream: Any, run: _Run) -> AsyncIterator[Any]:
+    async for message in request_stream:
+        run.num_messages += 1
+        yield message
+    if request_stream.is_cancelled():
+        raise errors.Cancelled("the caller cut the stream off")
+
+
+def _named_after(handler: Callable[..., Any], method: Callable[..., Any]) -> Callable[..., Any]:
+    # functools.wraps would show Serve the handler's signature, without grpc_context.
+    method.__name__, method.__qualname__ = handler.__name__, handler.__qualname__
+    method.__module__, method.__doc__ = handler.__module__, handler.__doc__
+    return method

@@ -1,0 +1,167 @@
+"""Renders the edge's Envoy configuration: one template for the local stack, tests and clusters.
+
+python -m services.edge.render --port 50051 --upstream generator=gen-svc:9000 ... > envoy.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+FOLDER = Path(__file__).resolve().parent
+SERVICES = ("generator", "classifier", "trainer")
+_IDEMPOTENT_METHODS = {
+    "generator": "Get[A-Za-z]+",
+    "classifier": "(?:(?:Get|List)[A-Za-z]+|Classify)",
+    "trainer": "(?:Get|List)[A-Za-z]+",
+}
+"""Unary methods that change nothing, so that a lost one is simply asked again."""
+
+
+@dataclass(frozen=True)
+class EdgeTls:
+    """PEM files of the listener."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path
+    """Authority that signs client certificates."""
+
+
+@dataclass(frozen=True)
+class EdgeConfig:
+    """What differs from one edge to another."""
+
+    upstreams: dict[str, tuple[str, int]]
+    """Service name to (host, port) of its Serve gRPC listener."""
+    port: int
+    host: str = "127.0.0.1"
+    admin_port: int = 9901
+    """On loopback: Envoy's own statistics."""
+    metrics_port: int | None = None
+    """A listener for Prometheus that serves ``/stats/prometheus`` and nothing else; None: none."""
+    metrics_host: str = "127.0.0.1"
+    internal_port: int | None = None
+    """A second, plaintext listener that trusts the tenant header, for the services."""
+    internal_host: str = "127.0.0.1"
+    """Where it listens. Off loopback, something else (a NetworkPolicy) must keep clients away."""
+    tls: EdgeTls | None = None
+    client_certificates: Literal["none", "optional", "required"] = "none"
+    access_log_path: str = "/dev/stdout"
+    max_message_bytes: int = 32 * 1024 * 1024
+    calls_per_second: int = 500
+    """Calls taken before the answer is RESOURCE_EXHAUSTED; twice as many in a burst."""
+    unary_timeout_seconds: int = 120
+    traces_endpoint: str = ""
+    """``http://host:port`` of an OTLP gRPC collector for the edge's spans; empty: none."""
+
+
+def idempotent_paths(service: str) -> str:
+    """Regular expression of the paths of a service that the edge may ask again."""
+    return (
+        rf"/cytosynth\.{service}\.v1\.{service.capitalize()}Service/{_IDEMPOTENT_METHODS[service]}"
+    )
+
+
+def render(config: EdgeConfig) -> str:
+    """The Envoy configuration as YAML.
+
+    Raises:
+        ValueError: an upstream is missing or unknown, client certificates without TLS, or the
+            traces' endpoint is malformed.
+    """
+    if set(config.upstreams) != set(SERVICES):
+        raise ValueError(f"upstreams must name {', '.join(SERVICES)}; got {[*config.upstreams]}")
+    if config.client_certificates != "none" and config.tls is None:
+        raise ValueError("client_certificates needs tls")
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    limit = str(config.max_message_bytes)
+    services = [
+        {
+            "name": name,
+            "package": f"cytosynth.{name}.v1",
+            "idempotent_paths": idempotent_paths(name),
+            "host": config.upstreams[name][0],
+            "port": config.upstreams[name][1],
+        }
+        for name in SERVICES
+    ]
+    values = {name: getattr(config, name) for name in EdgeConfig.__dataclass_fields__}
+    values |= {
+        "services": services,
+        "traces": _host_and_port(config.traces_endpoint),
+        "request_id_lua": (FOLDER / "request_id.lua").read_text(),
+        "deadline_lua": (FOLDER / "deadline.lua").read_text(),
+        "tenant_lua": (FOLDER / "tenant.lua").read_text().replace("@MAX_MESSAGE_BYTES@", limit),
+    }
+    return environment.get_template("envoy.yaml.j2").render(values)
+
+
+def _host_and_port(endpoint: str) -> dict[str, str | int] | None:
+    if not endpoint:
+        return None
+    url = urlsplit(endpoint)
+    if url.scheme != "http" or not url.hostname or not url.port:
+        raise ValueError(f"traces_endpoint is {endpoint!r}; it must be http://host:port")
+    return {"host": url.hostname, "port": url.port}
+
+
+def main() -> None:
+    """Prints the configuration for the given upstreams."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--host", default="0.0.0.0")
+    parser.add_argument("--port", type=int, default=50051)
+    parser.add_argument("--admin-port", type=int, default=9901)
+    parser.add_argument("--metrics-port", type=int, help="serve /stats/prometheus here")
+    parser.add_argument("--metrics-host", default="0.0.0.0")
+    parser.add_argument("--internal-port", type=int)
+    parser.add_argument("--internal-host", default="127.0.0.1")
+    parser.add_argument(
+        "--upstream", action="append", required=True, metavar="SERVICE=HOST:PORT", default=[]
+    )
+    parser.add_argument("--certificate", type=Path)
+    parser.add_argument("--key", type=Path)
+    parser.add_argument("--client-ca", type=Path)
+    parser.add_argument("--client-certificates", choices=["none", "optional", "required"])
+    parser.add_argument("--traces-endpoint", default="", metavar="http://HOST:PORT")
+    arguments = parser.parse_args()
+    upstreams = {}
+    for upstream in arguments.upstream:
+        name, _, address = upstream.partition("=")
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            parser.error(f"--upstream {upstream}: expected SERVICE=HOST:PORT")
+        upstreams[name] = (host, int(port))
+    tls_files = (arguments.certificate, arguments.key, arguments.client_ca)
+    if any(tls_files) and not all(tls_files):
+        parser.error("--certificate, --key and --client-ca belong together")
+    config = EdgeConfig(
+        upstreams=upstreams,
+        host=arguments.host,
+        port=arguments.port,
+        admin_port=arguments.admin_port,
+        metrics_port=arguments.metrics_port,
+        metrics_host=arguments.metrics_host,
+        internal_port=arguments.internal_port,
+        internal_host=arguments.internal_host,
+        tls=EdgeTls(*tls_files) if all(tls_files) else None,
+        client_certificates=arguments.client_certificates
+        or ("required" if all(tls_files) else "none"),
+        traces_endpoint=arguments.traces_endpoint,
+    )
+    try:
+        sys.stdout.write(render(config))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""LoRA adapters in memory: loaded in the background, the least recently used given up first.
+
+An entry is one file of LoRA weights with the prompts of its classes, encoded once with the text
+encoder's LoRA.  Loading reads the store and runs the text encoder on a thread of its own; the
+sampler goes on meanwhile, and takes the result in between two steps.  The memory of all entries
+together stays within a budget, whatever the rank of each.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from services.common.errors import DataLoss, DomainError, FailedPrecondition, Unavailable
+from services.common.images.cell_classes import class_prompt
+from services.common.models.lora import encode_with_lora, read_lora
+from services.common.models.pipelines import PromptEmbeddings
+from services.generator.engine.batched_lora import LoraPair, MixedLora, PreparedAdapter
+from services.generator.engine.denoiser import Condition
+from services.generator.engine.row_tables import EMPTY
+
+if TYPE_CHECKING:
+    from services.common.models.pipelines import Pipeline
+
+
+_logger = logging.getLogger(__name__)
+LEAST_SECONDS = 5.0
+"""So long an entry may be used before it has to make room for others that wait."""
+MOST_LOADING = 2
+"""So many entries are read, or wait for room, beside those within the budget."""
+MOST_FAILURES = 16
+"""So many failures are kept for who has yet to ask; who asks after that loads again."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which weights draw an image.
+
+    Attributes:
+        key: Whose they are and what they hold: tenant, adapter, its digest and the path; for
+            the base alone, the class.
+        class_ids: Classes that they draw.
+        read: Gives the safetensors file; None: the base alone.
+    """
+
+    key: str
+    class_ids: tuple[str, ...]
+    read: Callable[[], bytes] | None = field(compare=False, default=None)
+
+
+@dataclass
+class _Loaded:
+    adapter: PreparedAdapter
+    prompts: dict[str, PromptEmbeddings]
+    num_bytes: int
+
+
+@dataclass
+class _Entry:
+    adapter: int
+    prompts: dict[str, int]
+    num_bytes: int
+    num_users: int = 0
+    installed: float = field(default_factory=time.monotonic)
+    leaving: bool = False
+    """Takes no more users, because others wait for its room."""
+
+
+class AdapterBank:
+    """The adapters of one pipeline. All but the loading happens on the sampler's thread."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        lora: MixedLora,
+        memory_bytes: int,
+        wake: Callable[[], None],
+    ) -> None:
+        """An empty bank.
+
+        Args:
+            pipeline: Its text encoders are used on the bank's own thread only.
+            lora: Takes what is loaded.
+            memory_bytes: What the entries may take together; one that is larger is refused.
+            wake: Called from the bank's thread when something has been loaded.
+        """
+        self._pipeline, self._lora, self._wake = pipeline, lora, wake
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._wanted: OrderedDict[str, Weights] = OrderedDict()
+        self._loading: dict[str, tuple[Weights, Future[_Loaded]]] = {}
+        self._failed: dict[int, tuple[Weights, DomainError]] = {}
+        self._memory_bytes = self._free_bytes = memory_bytes
+        self._numbers = itertools.count(1)
+        self._loader = ThreadPoolExecutor(1, "adapters")
+
+    def want(self, weights: Weights) -> bool:
+        """Start loading, unless they are there or on their way; says whether it does."""
+        if any(weights.key in known for known in (self._entries, self._loading, self._wanted)):
+            return False
+        self._wanted[weights.key] = weights
+        self._load_next()
+        return True
+
+    def settle(self) -> None:
+        """Take in what has been loaded since; entries in use are never given up for it.
+
+        Nor are those that were taken in just now, which nobody had the time to use.  Where all are
+        in use, the one that has been there longest takes no more users: requests for more adapters
+        than there is room for take turns.
+        """
+        full, new = False, set[str]()
+        for key, (weights, future) in list(self._loading.items()):
+            if not future.done():
+                continue
+            error = future.exception()
+            if isinstance(error, DomainError):
+                self._keep_failure(weights, error)
+            elif error is not None:
+                raise error
+            elif full or not self._install(weights, future.result(), new):
+                full = True  # no room until images are finished; who came first gets it first
+                continue
+            else:
+                new.add(key)
+            del self._loading[key]
+        self._load_next()
+        if not full:
+            for entry in self._entries.values():
+                entry.leaving = False
+
+    def failure(self, weights: Weights) -> DomainError | None:
+        """Why the load failed that these very weights began, once; the next ``want`` tries again.
+
+        Who waited for the load of another, or comes when that other has left, tries for itself.
+        """
+        _, error = self._failed.pop(id(weights), (None, None))
+        return error
+
+    def use(self, weights: Weights, class_id: str) -> tuple[Condition, Condition] | None:
+        """Conditions with and without the class's prompt, kept until ``release``.
+
+        Returns:
+            None if the weights are not loaded, or have to make room.
+        """
+        entry = self._entries.get(weights.key)
+        if entry is None or entry.leaving:
+            return None
+        self._failed.pop(id(weights), None)  # another has loaded them since
+        entry.num_users += 1
+        self._entries.move_to_end(weights.key)
+        return (
+            Condition(entry.adapter, entry.prompts[class_prompt(class_id)]),
+            Condition(entry.adapter, entry.prompts[""]),
+        )
+
+    def release(self, weights: Weights) -> None:
+        """One image less uses these weights."""
+        self._entries[weights.key].num_users -= 1
+
+    def close(self) -> None:
+        """Load nothing more."""
+        self._loader.shutdown(wait=False, cancel_futures=True)
+
+    def _load_next(self) -> None:
+        while self._wanted and len(self._loading) < MOST_LOADING:
+            key, weights = self._wanted.popitem(last=False)
+            future = self._loader.submit(self._load, weights)
+            self._loading[key] = weights, future
+            future.add_done_callback(lambda _: self._wake())
+
+    def _load(self, weights: Weights) -> _Loaded:
+        prompts = ["", *dict.fromkeys(class_prompt(class_id) for class_id in weights.class_ids)]
+        data = _read(weights)
+        try:
+            pairs = read_lora(self._pipeline, data) if data is not None else {}
+            adapter = self._lora.prepare({name: LoraPair(*pair) for name, pair in pairs.items()})
+            num_bytes = self._lora.num_bytes(adapter, len(prompts))
+            self._check_size(weights, num_bytes)
+            embeddings = encode_with_lora(self._pipeline, data, prompts)
+        except DomainError:
+            raise
+        except Exception as error:  # peft, diffusers and safetensors each raise their own
+            _logger.warning("%s does not fit the base", weights.key, exc_info=True)
+            remedy = "fit the adapter again on this base"
+            raise DataLoss("the adapter's weights do not fit the base", remedy) from error
+        return _Loaded(adapter, dict(zip(prompts, embeddings, strict=True)), num_bytes)
+
+    def _check_size(self, weights: Weights, num_bytes: int) -> None:
+        if num_bytes > self._memory_bytes:
+            takes, most = (f"{n / 2**20:.1f} MB" for n in (num_bytes, self._memory_bytes))
+            problem = f"takes {takes} of memory ({len(weights.class_ids)} classes) of {most}"
+            remedy = "raise CYTOSYNTH_GENERATOR_ADAPTER_MEMORY_MB, or fit it with a smaller rank"
+            raise FailedPrecondition("adapter" if weights.read else "base", problem, remedy)
+
+    def _keep_failure(self, weights: Weights, error: DomainError) -> None:
+        self._failed[id(weights)] = weights, error  # with the weights, so that the id stays theirs
+        if len(self._failed) > MOST_FAILURES:
+            del self._failed[next(iter(self._failed))]  # most likely of a stream that was cancelled
+
+    def _install(self, weights: Weights, loaded: _Loaded, keep: set[str]) -> bool:
+        if not self._make_room(loaded.num_bytes, keep):
+            self._ask_to_leave(loaded.num_bytes)
+            return False
+        adapter = EMPTY
+        if loaded.adapter.layers:
+            adapter = next(self._numbers)
+            self._lora.put_adapter(adapter, loaded.adapter)
+        entry = _Entry(adapter, {}, loaded.num_bytes)
+        for prompt, embeddings in loaded.prompts.items():
+            entry.prompts[prompt] = next(self._numbers)
+            self._lora.put_prompt(entry.prompts[prompt], embeddings, loaded.adapter)
+        self._free_bytes -= entry.num_bytes
+        self._entries[weights.key] = entry
+        return True
+
+    def _make_room(self, num_bytes: int, keep: set[str]) -> bool:
+        """Give up unused entries, oldest first, until there is room; says whether there is."""
+        unused = [key for key, entry in self._entries.items() if not entry.num_users]
+        for key in unused:
+            if self._free_bytes >= num_bytes:
+                break
+            if key in keep:
+                continue
+            entry = self._entries.pop(key)
+            self._lora.adapters.drop(entry.adapter)
+            for prompt in entry.prompts.values():
+                self._lora.prompts.drop(prompt)
+            self._free_bytes += entry.num_bytes
+        return self._free_bytes >= num_bytes
+
+    def _ask_to_leave(self, num_bytes: int) -> None:
+        """Let entries run out of users until there would be room, the longest there first."""
+        num_bytes -= self._free_bytes
+        latest = time.monotonic() - LEAST_SECONDS
+        for entry in sorted(self._entries.values(), key=lambda entry: entry.installed):
+            if num_bytes > 0 and (entry.leaving or entry.installed <= latest):
+                entry.leaving = True
+                num_bytes -= entry.num_bytes
+
+
+def _read(weights: Weights) -> bytes | None:
+    try:
+        return weights.read() if weights.read else None
+    except DomainError:
+        raise
+    except Exception as error:  # whatever the store's client raises while the store is away
+        _logger.exception("an adapter could not be read")
+        raise Unavailable("the adapter cannot be read for the moment") from error

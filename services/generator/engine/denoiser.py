@@ -1,0 +1,339 @@
+"""Denoises the rows of a batch, each with its own timestep, adapter, prompt and solver.
+
+An image in progress is a *state*: the latents that its solver keeps (``solver.py``).  A step
+takes one row per evaluation of the UNet, two for a guided image (Ho and Salimans 2022).
+
+Every image gets the same bits whoever its batch-mates are and wherever its rows lie.  Kernels
+do not promise that, so it is proven on this machine, with these weights, before the first
+image: batches in other orders must give equal bits. Smaller batch sizes, which cost less when
+there is little to do, are used in float32 only, and only those that give equal bits too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from services.common.errors import FailedPrecondition
+from services.common.models.pipelines import decode_latents, decodes_in_float32, image_size
+from services.generator.engine.batched_lora import MixedLora
+from services.generator.engine.cuda_graph import GraphedEvaluation
+from services.generator.engine.group_norm import replace_group_norms
+from services.generator.engine.row_tables import EMPTY, place_rows, send
+from services.generator.engine.solver import NUM_COLUMNS, STATE_SIZE
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny
+
+    from services.common.models.pipelines import Pipeline
+
+_logger = logging.getLogger(__name__)
+_LEAST_ROWS = 4
+_MOST_KERNELS = 64
+"""Batch sizes times sets of layers with LoRA that may be compiled."""
+_PROOF_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a row is told: entries of an adapter and of a prompt under that adapter."""
+
+    adapter: int
+    prompt: int
+
+
+@dataclass(frozen=True)
+class Advance:
+    """One step of one image.
+
+    Attributes:
+        state: Where the image is kept, 0 to num_states - 1.
+        timestep: What the UNet is told.
+        matrix: The solver's step, float32 (STATE_SIZE, NUM_COLUMNS).
+        condition: Of the row with the prompt.
+        unconditional: Of the row without; None for a step without guidance.
+        guidance_scale: Weight of the difference between the two.
+    """
+
+    state: int
+    timestep: float
+    matrix: np.ndarray
+    condition: Condition
+    unconditional: Condition | None = None
+    guidance_scale: float = 1.0
+
+    @property
+    def num_rows(self) -> int:
+        """Evaluations of the UNet that this takes."""
+        return 1 if self.unconditional is None else 2
+
+
+def starting_noise(image_seed: int, shape: Sequence[int]) -> torch.Tensor:
+    """Standard normal float32 noise of ``shape`` from a 64-bit seed.
+
+    Philox rather than torch's generator, which keeps 32 bits of a seed: of 75,000 images
+    two would then start from the same noise with a chance of one half.
+    """
+    rng = np.random.Generator(np.random.Philox(key=image_seed))
+    return torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
+
+
+class DecodedImages:
+    """Images on their way from the device, which the host need not wait for."""
+
+    def __init__(self, pixels: torch.Tensor, finite: torch.Tensor) -> None:
+        """``pixels``: uint8 (N, H, W, 3); ``finite``: bool (N,), whether the model gave numbers."""
+        self._arrived: torch.cuda.Event | None = None
+        self._pixels, self._finite = pixels, finite
+        if pixels.is_cuda:
+            self._pixels, self._finite = (_start_copy(tensor) for tensor in (pixels, finite))
+            self._arrived = torch.cuda.Event(blocking=True)
+            self._arrived.record()
+
+    def ready(self) -> bool:
+        """Whether ``wait`` would not wait."""
+        return self._arrived is None or self._arrived.query()
+
+    def wait(self) -> list[np.ndarray | None]:
+        """uint8 arrays (H, W, 3); None where the model gave NaN or infinity."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        pairs = zip(self._pixels.numpy(), self._finite.tolist(), strict=True)
+        return [image if ok else None for image, ok in pairs]
+
+
+class Sampler:
+    """The tensors of one pipeline and of all images in progress. Use from one thread."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        num_rows: int,
+        num_states: int,
+        dtype: torch.dtype,
+        compiled: bool = False,
+        decode_batch_size: int = 4,
+        tiny_decoder: AutoencoderTiny | None = None,
+        cuda_graphs: bool = False,
+    ) -> None:
+        """Take over ``pipeline``, whose UNet and decoder become ``dtype`` and channels-last.
+
+        Args:
+            pipeline: From ``diffusion_bases.load_pipeline``, without adapters.
+            num_rows: Rows of the largest batch.
+            num_states: Images that can be in progress.
+            dtype: Arithmetic of UNet and decoder; solvers keep float32.
+            compiled: Use ``torch.compile``.
+            decode_batch_size: Images decoded at a time.
+            tiny_decoder: The base's second decoder, if it has one.
+            cuda_graphs: On a GPU, launch the kernels of an evaluation together.
+        """
+        self.pipeline, self.dtype, self.num_rows = pipeline, dtype, num_rows
+        self.device = pipeline.unet.device
+        unet = pipeline.unet.to(dtype=dtype, memory_format=torch.channels_last)
+        vae = pipeline.vae.to(memory_format=torch.channels_last)
+        if not decodes_in_float32(pipeline):
+            vae.to(dtype=dtype)
+        self._tiny_decoder = tiny_decoder
+        if tiny_decoder is not None:
+            tiny_decoder.to(dtype=dtype, memory_format=torch.channels_last)
+        if self.device.type == "cpu" and not compiled:
+            for model in (unet, vae.decoder):
+                replace_group_norms(model)
+        self.lora = MixedLora(unet, num_rows, pipeline.tokenizer.model_max_length)
+        graphed = cuda_graphs and self.device.type == "cuda"
+        self.lora.fixed_kernels = compiled or graphed
+        self._graphed = GraphedEvaluation(self._evaluate_now) if graphed else None
+        self._unet = torch.compile(unet, dynamic=False) if compiled else unet
+        self._compiled = compiled
+        self.decode_batch_size = decode_batch_size
+        side = int(unet.config.sample_size)
+        self._latent_shape = (int(unet.config.in_channels), side, side)
+        self._states = torch.zeros(
+            num_states + 1, STATE_SIZE, *self._latent_shape, device=self.device
+        )
+        self._spare = num_states  # what rows that pad a batch read
+        self._sizes = [num_rows]
+        self._proven_structure = -1
+        self._step_done: torch.cuda.Event | None = None
+        side = image_size(pipeline)
+        self._time_ids = torch.tensor([[side, side, 0, 0, side, side]]).to(self.device, dtype)
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Batch sizes that give equal bits, ascending; the last is ``num_rows``."""
+        return list(self._sizes)
+
+    @torch.inference_mode()
+    def prove(self) -> None:
+        """Find the batch sizes that give equal bits; again whenever layers got their first LoRA.
+
+        Raises:
+            FailedPrecondition: If bits depend on an image's place in a batch.
+        """
+        if self._proven_structure == self.lora.structure:
+            return
+        self._proven_structure = self.lora.structure
+        if self._compiled:
+            # Beyond its limit (8) torch would run uncompiled, with other bits, without a word.
+            # Here, not once at import: it holds for one thread only.
+            torch._dynamo.config.recompile_limit = _MOST_KERNELS
+            torch._dynamo.config.fail_on_recompile_limit_hit = True
+        n = self.num_rows
+        noise = starting_noise(_PROOF_SEED, (n, *self._latent_shape)).to(self.device)
+        timesteps = torch.linspace(0, 999, n, device=self.device)
+        loaded = [list(islice(cycle(t.filled), n)) for t in (self.lora.adapters, self.lora.prompts)]
+        shuffled = np.random.default_rng(0).permutation(n)
+        order = np.empty(n, np.int64)
+        order[shuffled] = np.roll(shuffled, 1)  # one cycle: no row keeps its place
+
+        def evaluate(places: np.ndarray) -> torch.Tensor:
+            self.lora.select(*([entries[i] for i in places] for entries in loaded))
+            at = torch.from_numpy(places).to(self.device)
+            return self._evaluate(noise[at], timesteps[at])
+
+        whole = evaluate(np.arange(n))
+        if not _equal(evaluate(order), whole[torch.from_numpy(order).to(self.device)]):
+            problem = "gives other bits to an image in another place of its batch"
+            remedy = "use float32, or another CYTOSYNTH_GENERATOR_NUM_SLOTS"
+            raise FailedPrecondition("this machine", problem, remedy)
+        self._sizes = [n]
+        # In 16 bits rounding hides another order of summation from all but one comparison in a
+        # hundred: only float32 shows reliably whether a smaller batch computes the same.
+        size = n // 2 if self.dtype == torch.float32 else 0
+        while size >= _LEAST_ROWS:
+            starts = range(0, n - size + 1, size)
+            parts = [np.arange(start, start + size) for start in starts]
+            if all(torch.equal(evaluate(part), whole[part[0] : part[-1] + 1]) for part in parts):
+                self._sizes.insert(0, size)
+            size //= 2
+        _logger.info("batches of %s rows give equal bits", self._sizes)
+
+    @torch.inference_mode()
+    def begin(self, state: int, image_seed: int, noise_scale: float) -> None:
+        """Start an image in ``state`` from the noise of its seed."""
+        noise = starting_noise(image_seed, self._latent_shape) * noise_scale
+        self._states[state].zero_()  # 0 times a NaN that another image left would be NaN
+        self._states[state, 0].copy_(send(noise, self.device))
+
+    @torch.inference_mode()
+    def step(self, advances: Sequence[Advance]) -> int:
+        """Advance images by one step each; their rows must fit into one batch.
+
+        Returns:
+            Rows that were evaluated, padding included.
+        """
+        rows = [(a.condition, a.state, a.timestep) for a in advances]
+        rows += [(a.unconditional, a.state, a.timestep) for a in advances if a.unconditional]
+        size = next(s for s in self._sizes if s >= len(rows))
+        lora = self.lora
+        keys = [(c.adapter, c.prompt) for c, _, _ in rows if c is not None]
+        current = list(zip(lora.adapters.used.tolist(), lora.prompts.used.tolist(), strict=True))
+        places = place_rows(keys, current, size)
+        adapters = [max(EMPTY, entry) for entry, _ in current[:size]]
+        prompts = [max(EMPTY, entry) for _, entry in current[:size]]
+        states = np.full(size, self._spare, np.int64)
+        timesteps = np.zeros(size, np.float32)
+        for place, (adapter, prompt), (_, state, timestep) in zip(places, keys, rows, strict=True):
+            adapters[place], prompts[place] = adapter, prompt
+            states[place], timesteps[place] = state, timestep
+        lora.select(adapters, prompts)
+        latents = self._states[:, 0].index_select(0, self._send(states))
+        output = self._evaluate(latents, self._send(timesteps)).float()
+        self._solve(advances, places, output)
+        self._keep_pace()
+        return size
+
+    def _keep_pace(self) -> None:
+        """Let the host run at most one step ahead of a GPU: it hears of a cancel in time."""
+        if self.device.type != "cuda":
+            return
+        before, self._step_done = self._step_done, torch.cuda.Event(blocking=True)
+        self._step_done.record()
+        if before is not None:
+            before.synchronize()
+
+    def _solve(
+        self, advances: Sequence[Advance], places: Sequence[int], output: torch.Tensor
+    ) -> None:
+        conditional, second = list(places[: len(advances)]), iter(places[len(advances) :])
+        unconditional = [
+            next(second) if a.unconditional else place
+            for a, place in zip(advances, conditional, strict=True)
+        ]
+        index = self._send(
+            np.array([conditional, unconditional, [a.state for a in advances]], np.int64)
+        )
+        column = (-1, 1, 1, 1)
+        scale = self._send(np.array([a.guidance_scale for a in advances], np.float32)).view(column)
+        with_prompt, without = output.index_select(0, index[0]), output.index_select(0, index[1])
+        guidance = with_prompt - without
+        guided = without + scale * guidance
+        matrices = self._send(np.stack([a.matrix for a in advances]))[..., None, None, None]
+        before = self._states.index_select(0, index[2])
+        known = torch.cat([before, guided[:, None], guidance[:, None]], 1)
+        after = matrices[:, :, 0] * known[:, :1]
+        for i in range(1, NUM_COLUMNS):
+            after = after + matrices[:, :, i] * known[:, i : i + 1]
+        self._states.index_copy_(0, index[2], after)
+
+    @torch.inference_mode()
+    def decode(self, states: Sequence[int], tiny: bool = False) -> DecodedImages:
+        """Decode finished images; what is written to their states from now on comes after."""
+        pixels, finite = [], []
+        for start in range(0, len(states), self.decode_batch_size):
+            chosen = list(states[start : start + self.decode_batch_size])
+            padded = np.array(chosen + [self._spare] * (self.decode_batch_size - len(chosen)))
+            latents = self._states[:, 0].index_select(0, self._send(padded))
+            decoded = self._decode_pixels(latents, tiny)[: len(chosen)]
+            finite.append(torch.isfinite(decoded).flatten(1).all(1))
+            scaled = ((decoded.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+            pixels.append(scaled.permute(0, 2, 3, 1).contiguous())
+        return DecodedImages(torch.cat(pixels), torch.cat(finite))
+
+    def _decode_pixels(self, latents: torch.Tensor, tiny: bool) -> torch.Tensor:
+        last = {"memory_format": torch.channels_last}
+        if tiny:
+            assert self._tiny_decoder is not None
+            narrow = latents.to(self.dtype).contiguous(**last)
+            pixels: torch.Tensor = self._tiny_decoder.decode(narrow).sample
+            return pixels
+        return decode_latents(self.pipeline, latents.to(self.pipeline.vae.dtype).contiguous(**last))
+
+    def _evaluate(self, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """UNet output (N, C, h, w) for the first N rows."""
+        if self._graphed is None:
+            return self._evaluate_now(latents, timesteps)
+        return self._graphed(latents, timesteps, self.lora.structure).clone()
+
+    def _evaluate_now(self, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        n = len(latents)
+        conditions = self.lora.conditions(n)
+        inputs: dict[str, Any] = {"encoder_hidden_states": conditions["tokens"]}
+        if "pooled" in conditions:
+            inputs["added_cond_kwargs"] = {
+                "text_embeds": conditions["pooled"],
+                "time_ids": self._time_ids.expand(n, -1),
+            }
+        sample = latents.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        output: torch.Tensor = self._unet(sample, timesteps, **inputs).sample
+        return output
+
+    def _send(self, array: np.ndarray) -> torch.Tensor:
+        return send(torch.from_numpy(array), self.device)
+
+
+def _start_copy(tensor: torch.Tensor) -> torch.Tensor:
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether all is equal; NaN, which a bad adapter may give, equals NaN."""
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())

@@ -1,0 +1,74 @@
+"""Near-copies of an adapter's training images are not let out, but drawn again from another seed.
+
+Whether an image is one hangs on its pixels and the adapter alone, and the seed of attempt k on
+class, request seed, index and k.  So the image that is let out in the end is the same on every
+replica, from any point of resumption and beside any others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import replace
+
+from services.common.errors import FailedPrecondition
+from services.common.images.near_duplicates import NEAR_COPY_HASHES, NearCopyHashes
+from services.common.images.seeds import MAX_ATTEMPTS
+from services.common.resource_names import ADAPTERS
+from services.common.store.artifacts import ArtifactStore
+from services.generator.engine.engine import Order
+from services.generator.plan import SynthesisPlan
+
+_NUM_KEPT = 64
+"""Adapters whose hashes stay in memory: 64 bytes per training image."""
+
+
+class NearCopyGate:
+    """Tells the near-copies among the images of a replica."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self._store, self._lock = store, threading.Lock()
+        self._hashes: OrderedDict[tuple[str, str, str], NearCopyHashes] = OrderedDict()
+
+    def hashes(self, plan: SynthesisPlan) -> NearCopyHashes | None:
+        """Of the training images of a plan's adapter; None: no adapter, or one without hashes.
+
+        Raises:
+            NotFound: If the adapter has been deleted meanwhile.
+            DataLoss: If its hashes are damaged.
+        """
+        adapter = plan.adapter
+        if adapter is None or not adapter.has_hashes:
+            return None
+        key = (plan.tenant, adapter.adapter_id, adapter.digest)
+        with self._lock:
+            found = self._hashes.get(key)
+        if found is None:
+            data = self._store.read(plan.tenant, ADAPTERS, adapter.adapter_id, NEAR_COPY_HASHES)
+            found = NearCopyHashes.from_json(data)
+        with self._lock:
+            self._hashes[key] = found
+            self._hashes.move_to_end(key)
+            while len(self._hashes) > _NUM_KEPT:
+                self._hashes.popitem(last=False)
+        return found
+
+
+def next_attempt(plan: SynthesisPlan, order: Order) -> Order | None:
+    """What to draw in place of a near-copy; None after ``MAX_ATTEMPTS``."""
+    attempt = order.attempt + 1
+    if attempt >= MAX_ATTEMPTS:
+        return None
+    seed = plan.image_seed(order.class_id, order.index, attempt)
+    return replace(order, image_seed=seed, attempt=attempt)
+
+
+def only_copies(plan: SynthesisPlan, order: Order) -> FailedPrecondition:
+    """Why there is no image at an order's index."""
+    assert plan.adapter is not None
+    problem = (
+        f"drew {MAX_ATTEMPTS} near-copies of its training images and nothing else "
+        f"for image {order.index} ({order.class_id})"
+    )
+    remedy = "fit an adapter again with fewer steps or on more images, or send another seed"
+    return FailedPrecondition(plan.adapter.name, problem, remedy)

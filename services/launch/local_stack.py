@@ -1,0 +1,339 @@
+"""The supervisor of one local stack: Ray Serve with three applications, and the Envoy edge.
+
+Started by `cytosynth.stack.stack.up`; writes down what it is doing, and ends everything it started
+when it is told to (SIGTERM) or when a part is lost that it cannot bring back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from cytosynth.stack import processes as stack_processes
+from cytosynth.stack.probe import probe_services
+from cytosynth.stack.state import TOKEN_VARIABLE, StackFiles, StackInfo
+from services.common.rpc.reflection import GRPC_SERVICER_FUNCTIONS
+from services.common.serve_patches.proxy_setup import LISTEN_HOST_VARIABLE
+from services.common.settings import CommonSettings, SettingsError, refuse_unknown_variables
+from services.edge.render import SERVICES, EdgeConfig, EdgeTls
+from services.launch.edge_process import EdgeFailed, EdgeProcess
+from services.launch.ray_environment import ray_environment
+
+LOOPBACK = "127.0.0.1"
+OBJECT_STORE_BYTES = 128 * 1024 * 1024
+LOGICAL_CPUS = 16
+"""What Ray counts with. The stack is one machine's: its processes share the real cores."""
+RAY_TRIES = 3
+"""Ray gives its own processes 30 s to start, which a machine busy with other work can exceed."""
+RAY_ESSENTIALS = {"gcs_server", "raylet"}
+logger = logging.getLogger("cytosynth.stack")
+
+
+class StackFailed(Exception):
+    """The stack cannot go on; the message is for its user."""
+
+
+class _Stop(BaseException):
+    """Somebody asked the stack to stop."""
+
+
+# Read by the command line, the process table and Serve's proxy.
+_OTHER_VARIABLES = (
+    "CYTOSYNTH_ADDRESS",
+    "CYTOSYNTH_TENANT",
+    "CYTOSYNTH_TLS_DIR",
+    TOKEN_VARIABLE,
+    LISTEN_HOST_VARIABLE,
+)
+
+
+@dataclass(frozen=True)
+class _Ports:
+    serve_grpc: int
+    serve_http: int
+    internal: int
+    admin: int
+    edge_metrics: int
+
+
+def build_apps() -> dict[str, Any]:
+    """The three applications, each with its settings from the environment.
+
+    Raises:
+        SettingsError: a variable is wrong, or nothing reads it.
+    """
+    apps = {}
+    variables = set(_OTHER_VARIABLES)
+    for name in SERVICES:
+        config = import_module(f"services.{name}.config")
+        settings = getattr(config, f"{name.capitalize()}Settings").load()
+        variables.update(settings.variables())
+        apps[name] = import_module(f"services.{name}.app").build_app(settings)
+    refuse_unknown_variables(variables)
+    return apps
+
+
+class Supervisor:
+    """Starts the parts in order, watches them, and ends them."""
+
+    def __init__(self, files: StackFiles, info: StackInfo, apps: str) -> None:
+        self._files, self._info, self._apps = files, info, apps
+        self._settings = CommonSettings.load()
+        self._ports = _Ports(*_free_ports(5))
+        self._edge = EdgeProcess(files.envoy_config, files.envoy_log)
+        self._ray_started = False
+
+    def run(self) -> None:
+        """Returns never: ends by _Stop or StackFailed."""
+        self._set_environment()
+        self._tell("starting the edge")
+        self._start_edge()
+        self._tell("starting Ray")
+        self._start_ray()
+        _listen_for_stop()  # Ray has put a handler of its own in the place of ours
+        self._tell("loading the services")
+        self._start_apps()
+        self._wait_for_answers()
+        self._tell("ready", phase="ready")
+        self._watch()
+
+    def stop(self, in_order: bool) -> None:
+        """Ends every process of the stack but this one.
+
+        Args:
+            in_order: Whether the parts are well, so that running jobs can be given back first.
+        """
+        self._tell("stopping", phase="stopping")
+        if in_order and self._ray_started:
+            self._drain_jobs()
+        self._edge.stop()
+        if self._ray_started:
+            threading.Thread(target=self._stop_ray, daemon=True).start()
+            time.sleep(0.1)
+            for _ in range(150):
+                if not self._ray_started:
+                    break
+                time.sleep(0.1)
+        self._end_processes()
+        if self._info.runtime_dir:
+            shutil.rmtree(self._info.runtime_dir, ignore_errors=True)
+
+    def _end_processes(self, but: int | None = None) -> None:
+        token, session = self._files.token, os.getpid()
+        left = stack_processes.stack_processes(token, session, self._files.root)
+        stack_processes.end([one for one in left if one.pid != but], grace_seconds=2.0)
+
+    def _drain_jobs(self) -> None:
+        # Before the edge goes: a job that pulls synthetic images would take its end for a loss.
+        from services.trainer.config import TrainerSettings
+        from services.trainer.jobs.runner import drain_runners
+
+        try:
+            settings = TrainerSettings.load()
+            if settings.drain_seconds:
+                self._tell("waiting for running jobs to save a checkpoint")
+                drain_runners(settings.num_runners, settings.drain_seconds)
+        except Exception:
+            logger.exception("the job runners were not drained; their leases will lapse")
+
+    def _stop_ray(self) -> None:
+        import ray
+
+        ray.shutdown()
+        self._ray_started = False
+
+    def _tell(self, activity: str, **changes: Any) -> None:
+        if activity != self._info.activity or changes:
+            logger.info("%s", activity)
+            self._info = self._files.write(self._info, activity=activity, **changes)
+
+    def _set_environment(self) -> None:
+        os.environ.setdefault("CYTOSYNTH_GENERATOR_ADDRESS", f"{LOOPBACK}:{self._ports.internal}")
+        limit = self._settings.max_message_bytes
+        os.environ.update(ray_environment(self._files.ray_token, LOOPBACK, limit))
+
+    def _start_edge(self) -> None:
+        info = self._info
+        tls = None
+        if info.tls:
+            assert info.ca_path is not None
+            folder = info.ca_path.parent
+            tls = EdgeTls(folder / "server.pem", folder / "server.key", info.ca_path)
+        config = EdgeConfig(
+            upstreams=dict.fromkeys(SERVICES, (LOOPBACK, self._ports.serve_grpc)),
+            port=info.port,
+            host=info.host,
+            admin_port=self._ports.admin,
+            metrics_port=self._ports.edge_metrics,
+            internal_port=self._ports.internal,
+            tls=tls,
+            client_certificates=info.client_certificates,
+            access_log_path=str(self._files.access_log),
+            max_message_bytes=self._settings.max_message_bytes,
+            traces_endpoint=self._settings.traces_endpoint,
+        )
+        self._edge.start(config)
+
+    def _start_ray(self) -> None:
+        import ray
+        from ray import serve
+        from ray.serve.config import HTTPOptions, gRPCOptions
+
+        assert self._info.runtime_dir is not None
+        # Unix sockets want short paths; the link lets the files lie in the state directory.
+        self._files.ray.mkdir(parents=True, exist_ok=True)
+        link = self._info.runtime_dir / "ray"
+        link.symlink_to(self._files.ray)
+        self._ray_started = True
+        options = {
+            "address": "local",
+            "num_cpus": LOGICAL_CPUS,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+            "log_to_driver": False,
+            "_node_ip_address": LOOPBACK,
+            "_temp_dir": str(link),
+        }
+        for tries_left in reversed(range(RAY_TRIES)):
+            try:
+                ray.init(**options)
+                break
+            except Exception:
+                if not tries_left:
+                    raise
+                logger.warning("Ray did not start in time; trying again", exc_info=True)
+                ray.shutdown()
+                self._end_processes(but=self._edge.pid)
+        [node] = ray.nodes()
+        self._info = self._files.write_metrics_targets(
+            self._info,
+            f"{LOOPBACK}:{self._ports.edge_metrics}",
+            f"{LOOPBACK}:{node['MetricsExportPort']}",
+        )
+        serve.start(
+            http_options=HTTPOptions(host=LOOPBACK, port=self._ports.serve_http),
+            grpc_options=gRPCOptions(
+                port=self._ports.serve_grpc,
+                grpc_servicer_functions=list(GRPC_SERVICER_FUNCTIONS),
+            ),
+        )
+
+    def _start_apps(self) -> None:
+        from ray import serve
+
+        module, _, function = self._apps.partition(":")
+        targets = [
+            serve.RunTarget(target=app, name=name, route_prefix=f"/{name}")
+            for name, app in getattr(import_module(module), function)().items()
+        ]
+        serve.run_many(
+            targets,
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+        while True:
+            self._check_parts()
+            applications = serve.status().applications
+            for name, app in applications.items():
+                if app.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                    causes = [one.message for one in app.deployments.values() if one.message]
+                    raise StackFailed(f"The {name} does not start: " + "\n".join(causes))
+            waiting = sorted(name for name, app in applications.items() if app.status != "RUNNING")
+            if applications and not waiting:
+                return
+            self._tell(f"loading {', '.join(waiting)}")
+            time.sleep(0.25)
+
+    def _wait_for_answers(self) -> None:
+        while True:
+            self._check_parts()
+            waiting = [service for service in probe_services(self._info) if not service.ready]
+            if not waiting:
+                return
+            self._tell(f"waiting for {waiting[0].name}: {waiting[0].detail}")
+            time.sleep(0.25)
+
+    def _watch(self) -> None:
+        while True:
+            self._check_parts()
+            time.sleep(0.5)
+
+    def _check_parts(self) -> None:
+        self._edge.check()
+        if self._ray_started:
+            import ray
+
+            dead = {name for name, _ in ray._private.worker._global_node.dead_processes()}
+            if lost := dead & RAY_ESSENTIALS:
+                raise StackFailed(f"Ray lost its {' and '.join(sorted(lost))}.")
+
+
+def _free_ports(count: int) -> list[int]:
+    listeners = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
+    ports = [listener.getsockname()[1] for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    return ports
+
+
+def _listen_for_stop() -> None:
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+
+
+def _stop(signal_number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise _Stop
+
+
+def main() -> int:
+    """Runs the stack of a state directory until it is told to stop."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("state_dir", type=Path)
+    parser.add_argument("--apps", default="services.launch.local_stack:build_apps")
+    arguments = parser.parse_args()
+    sys.stdin.read()  # until `up` has written the state
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    _listen_for_stop()
+    files = StackFiles(arguments.state_dir)
+    info = files.read()
+    if info is None:
+        logger.error("%s is missing: start the stack with 'cytosynth up'", files.state)
+        return 2
+    supervisor, in_order = None, False
+    try:
+        supervisor = Supervisor(files, info, arguments.apps)
+        supervisor.run()
+    except _Stop:
+        logger.info("asked to stop")
+        in_order = True
+        return 0
+    except (StackFailed, EdgeFailed, SettingsError) as error:
+        logger.error("%s", error)
+        return 1
+    except Exception:
+        logger.exception("the stack failed")
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if supervisor:
+            supervisor.stop(in_order)
+        files.state.unlink(missing_ok=True)
+        logger.info("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    os._exit(main())

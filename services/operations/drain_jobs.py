@@ -1,0 +1,80 @@
+"""Stops the work on all jobs for a while, without losing any of it.
+
+    python -m services.operations.drain_jobs --reason "upgrade to 1.4"   # waits until none is run
+    python -m services.operations.drain_jobs --status
+    python -m services.operations.drain_jobs --resume
+    python -m services.operations.drain_jobs --this-host    # only here, for good: a pod's preStop
+
+It is written into the job database, so it holds for every runner on it, of whichever cluster. Each
+saves a checkpoint and gives its job back; jobs that clients create meanwhile wait. ``--this-host``
+is written into the file ``CYTOSYNTH_DRAIN_FILE``, which the runners of one host look at: another
+host takes their jobs up at once, without waiting for a lease to lapse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from services.common.database.jobs import JobDatabase
+from services.trainer.config import TrainerSettings
+
+_LOOK_SECONDS = 0.2
+
+
+def wait_until_drained(database: JobDatabase, seconds: float, host: str = "") -> int:
+    """Waits until no runner (of ``host``) has a job; gives how many still do after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while (held := database.num_held(host)) and time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
+    return held
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 if what was asked is so, 1 if jobs are still worked on, 2 for bad input."""
+    parser = argparse.ArgumentParser(prog="python -m services.operations.drain_jobs")
+    parser.add_argument("--reason", default="", help="written down for whoever asks")
+    parser.add_argument("--wait-seconds", type=float, default=120.0)
+    parser.add_argument("--resume", action="store_true", help="take jobs up again")
+    parser.add_argument("--status", action="store_true", help="say how it is, change nothing")
+    parser.add_argument("--this-host", action="store_true", help="only the runners of this host")
+    options = parser.parse_args(arguments)
+    settings = TrainerSettings.load()
+    if options.this_host and not settings.drain_file:
+        parser.error("--this-host: set CYTOSYNTH_DRAIN_FILE, to the runners too, and start them")
+    database = JobDatabase(settings.database_url)
+    try:
+        if options.this_host and settings.drain_file:
+            settings.drain_file.touch()
+            held = wait_until_drained(database, options.wait_seconds, socket.gethostname())
+            _say(f"drain of this host; {held} jobs are worked on")
+            return 1 if held else 0
+        if options.resume:
+            ended = database.end_drain()
+            _say("jobs are taken up again" if ended else "there was no drain")
+            return 0
+        if not options.status:
+            database.start_drain(options.reason)
+            wait_until_drained(database, options.wait_seconds)
+        drain, held = database.drain(), database.num_held()
+    finally:
+        database.close()
+    if drain is None:
+        _say(f"no drain; {held} jobs are worked on")
+        return 0
+    since = datetime.fromtimestamp(drain.create_time, UTC).isoformat(timespec="seconds")
+    reason = f" ({drain.reason})" if drain.reason else ""
+    _say(f"drain since {since}{reason}; {held} jobs are worked on")
+    return 1 if held else 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

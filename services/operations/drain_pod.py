@@ -1,0 +1,62 @@
+"""`python -m services.operations.drain_pod`: a Ray pod's preStop; waits until its calls have ended.
+
+The pod has left its Service by then; Ray's own metrics say what still runs in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import re
+import sys
+import time
+
+SERIES = re.compile(
+    r"^ray_serve_(?:num_ongoing_grpc_requests|replica_processing_queries)(?:\{[^}]*\})? (\S+)", re.M
+)
+
+
+def num_running(metrics: str) -> int:
+    """Calls and streams that this pod's proxy and replicas work on, from Prometheus's text."""
+    return round(sum(float(value) for value in SERIES.findall(metrics)))
+
+
+def drain(port: int, notice_seconds: float, longest_seconds: float) -> int:
+    """Returns how many calls are left after `longest_seconds`, or 0 as soon as there are none.
+
+    Args:
+        port: of Ray's metrics on this pod.
+        notice_seconds: until callers know; longer than the 10 s between two of Ray's reports.
+        longest_seconds: what still runs then is lost; callers resume or ask again.
+    """
+    ends = time.monotonic() + longest_seconds
+    time.sleep(notice_seconds)
+    while (left := num_running(_metrics(port))) and time.monotonic() < ends:
+        time.sleep(2.0)
+    return left
+
+
+def _metrics(port: int) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/metrics")
+        return connection.getresponse().read().decode()
+    except OSError:  # Ray has ended: nothing runs
+        return ""
+    finally:
+        connection.close()
+
+
+def main() -> int:
+    """Waits; always 0, as the pod ends anyway."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--notice-seconds", type=float, default=15.0)
+    parser.add_argument("--longest-seconds", type=float, default=580.0)
+    arguments = parser.parse_args()
+    drain(arguments.port, arguments.notice_seconds, arguments.longest_seconds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""The job ``fit_adapter``: few-shot images of a dataset become an Adapter in the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from services.common import resource_names
+from services.common.errors import FailedPrecondition
+from services.common.images.near_duplicates import NEAR_COPY_HASHES, NearCopyHashes
+from services.common.models.diffusion_bases import Base, resolve_base
+from services.common.resource_names import ADAPTERS, DATASETS
+from services.common.store.artifacts import ArtifactStore
+from services.common.store.code_version import code_version
+from services.trainer.adapters.recipe import AdapterSettings
+from services.trainer.config import TrainerSettings
+from services.trainer.datasets.leakage import check_blind, training_phashes
+from services.trainer.datasets.reading import (
+    dataset_id_of,
+    load_images,
+    side_digests,
+    usable_classes,
+)
+
+if TYPE_CHECKING:
+    from services.trainer.jobs.context import JobContext
+
+
+def validate(
+    spec: dict[str, Any], store: ArtifactStore, tenant: str, settings: TrainerSettings
+) -> dict[str, Any]:
+    """Checks a request before there is a job.
+
+    Args:
+        spec: ``dataset`` (resource name), ``base`` (name or empty), ``settings`` (what was set).
+
+    Returns:
+        The spec with the base named and the settings resolved, as the job gets it.
+
+    Raises:
+        InvalidArgument: Naming the field that is wrong.
+        NotFound: If there is no such dataset.
+        FailedPrecondition: If the dataset cannot train an adapter of this base.
+    """
+    recipe = AdapterSettings.from_spec(spec.get("settings") or {})
+    dataset_id = dataset_id_of(store, tenant, spec["dataset"], "dataset")
+    base = resolve_base(spec.get("base") or settings.default_base, settings.models_dir)
+    dataset = store.get_manifest(tenant, DATASETS, dataset_id)
+    _check_base_is_blind(base, dataset)
+    num_images = sum(map(len, side_digests(dataset, "train").values()))
+    return {
+        "dataset": spec["dataset"],
+        "base": base.name,
+        "base_revision": base.revision,
+        "settings": recipe.for_images(num_images).to_dict(),
+    }
+
+
+def run(spec: dict[str, Any], ctx: JobContext) -> str:
+    """Trains and stores the adapter; ``spec`` as ``validate`` gave it.
+
+    Returns:
+        The adapter's id.
+    """
+    from services.trainer.adapters.membership_inference import audit_adapter, audit_counts
+    from services.trainer.adapters.training import SHARED, train_adapter
+
+    recipe = AdapterSettings.from_spec(spec["settings"])
+    dataset_id = resource_names.parse(DATASETS, spec["dataset"], "dataset")
+    base = resolve_base(spec["base"], ctx.settings.models_dir)
+    if base.revision != spec["base_revision"]:
+        raise FailedPrecondition(base.name, "the base has changed since the request", "ask again")
+    dataset = ctx.store.get_manifest(ctx.tenant, DATASETS, dataset_id)
+    _check_base_is_blind(base, dataset)
+    size = base.image_size_px or 512
+    data = load_images(ctx.store, ctx.tenant, dataset_id, "train", size, ctx.settings)
+    fitted = train_adapter(
+        data.images,
+        data.class_ids,
+        base,
+        recipe,
+        ctx.progress,
+        ctx.checkpoints,
+        device=ctx.settings.torch_device(),
+    )
+    # Held-out images are read here for the first time, when nothing of the adapter can change any
+    # more. All that leaves this audit is a few figures in the manifest; nothing is chosen by them.
+    most = audit_counts(side_digests(dataset, "train"), side_digests(dataset, "test"))
+    membership = audit_adapter(
+        base,
+        fitted.files,
+        load_images(ctx.store, ctx.tenant, dataset_id, "train", size, ctx.settings, most),
+        load_images(ctx.store, ctx.tenant, dataset_id, "test", size, ctx.settings, most),
+        ctx.progress,
+        recipe.seed,
+        ctx.settings.torch_device(),
+    )
+    metrics = dict(fitted.metrics)
+    if membership["auc"] is not None:
+        metrics["membership_auc"] = membership["auc"]
+    draft = ctx.store.new_draft(ctx.tenant, ADAPTERS, ctx.artifact_id)
+    draft.discard()  # what a runner that was lost in this place may have left
+    for path, content in fitted.files.items():
+        draft.write(path, content)
+    draft.write(NEAR_COPY_HASHES, NearCopyHashes.of(data.images).to_json())
+    class_ids = usable_classes(dataset)
+    draft.commit(
+        {
+            "parents": [spec["dataset"]],
+            "base": base.name,
+            "base_revision": base.revision,
+            "settings": recipe.to_dict(),
+            "seed": recipe.seed,
+            "code_version": code_version(),
+            "metrics": metrics,
+            "digests": sorted(data.digests),
+            "phashes": training_phashes(dataset),
+            "body": {
+                "dataset": spec["dataset"],
+                "layout": "per_class" if recipe.per_class else SHARED,
+                "class_ids": class_ids,
+                "lora": recipe.lora.to_dict(),
+                "center_crop": dataset["body"]["center_crop"],
+                "privacy": {"membership_inference": membership},
+            },
+        }
+    )
+    return ctx.artifact_id
+
+
+def _check_base_is_blind(base: Base, dataset: dict[str, Any]) -> None:
+    remedy = "use a base that has not seen them, for example cyto-small-phantoms"
+    check_blind(f"base {base.name}", base.manifest, dataset, remedy)

@@ -1,0 +1,232 @@
+"""Membership inference: can one tell from an adapter which images it was trained on?
+
+The attack compares how well the base denoises an image with and without the adapter. An image that
+the adapter has learned by heart gains more than one it has never seen:
+
+- The denoising loss at middle noise tells members best (Matsumoto et al. 2023, "Membership
+  Inference Attacks against Diffusion Models"; Carlini et al. 2023, "Extracting Training Data from
+  Diffusion Models", section 5.2).
+- Images differ in how hard they are. The loss under the base, which has seen neither side, takes
+  that out (difficulty calibration, Watson et al. 2022), and so does comparing within a class.
+- Beside the AUC stands the share of members found while few others are accused (true positive
+  rate at 5 % and 1 % false positives, Carlini et al. 2022, "Membership Inference Attacks From
+  First Principles").
+
+It knows the prompt and both sets of weights, as somebody with the artifact would, and not the
+order or noise of training; stronger attacks train many adapters (shadow models) first. An AUC of
+0.5 says that this attack learns nothing, not that there is nothing to learn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence, Sized
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from services.common.images.cell_classes import class_prompt
+from services.common.models import lora
+from services.common.models.diffusion_bases import Base, load_pipeline
+from services.trainer.adapters.diffusion_loss import predict, target_and_weight
+from services.trainer.adapters.latents import encode_images
+from services.trainer.adapters.training import SHARED
+from services.trainer.compute.mixed_precision import mixed_precision
+from services.trainer.datasets.reading import LabelledImages
+
+if TYPE_CHECKING:
+    from services.common.models.pipelines import Pipeline
+    from services.trainer.jobs.context import ProgressFn
+
+PHASE_AUDIT = "auditing the adapter"
+METHOD = (
+    "gain in denoising loss, base less base + adapter, mean over 5 noise levels "
+    "(0.3 to 0.7 of the schedule), within classes; threshold attack"
+)
+MAX_IMAGES = 96
+"""Members, and non-members, at most: the interval is then about 0.08 to each side."""
+_NOISE_LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7)
+"""Shares of the training timesteps. At less noise the small bases' adapters give nothing away, and
+a mean over such levels would flatter them (docs/lab-notebook.md)."""
+_BATCH_SIZE = 32
+_NUM_RESAMPLES = 2000
+
+
+def audit_counts(members: Mapping[str, Sized], non_members: Mapping[str, Sized]) -> dict[str, int]:
+    """Images of each class on either side: as many members as others, ``MAX_IMAGES`` at most.
+
+    With equal numbers the attack cannot win by telling classes apart.
+
+    Args:
+        members: Training images by class id.
+        non_members: Held-out images by class id.
+    """
+    most = {each: min(len(m), len(non_members.get(each, ()))) for each, m in members.items()}
+    limits = range(1, 1 + max(most.values(), default=0))
+    fitting = [limit for limit in limits if _total(most, limit) <= MAX_IMAGES]
+    # More classes than images may be used: one of each, of the first classes.
+    limit = fitting[-1] if fitting else 1
+    chosen = {each: min(num, limit) for each, num in most.items() if num}
+    return dict(sorted(chosen.items())[:MAX_IMAGES])
+
+
+def _total(most: Mapping[str, int], limit: int) -> int:
+    return sum(min(num, limit) for num in most.values())
+
+
+def audit_adapter(
+    base: Base,
+    files: Mapping[str, bytes],
+    members: LabelledImages,
+    non_members: LabelledImages,
+    progress: ProgressFn,
+    seed: int = 0,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """How well the attack tells members from non-members.
+
+    Args:
+        base: What the adapter was trained on.
+        files: LoRA file by path: ``shared/…`` or ``<class_id>/…``.
+        members: Training images at the base's side, as many of each class as ``non_members`` has.
+        non_members: Held-out images.
+        progress: Called for every batch; what it raises ends the audit.
+        seed: Of noise and resamples.
+        device: torch device.
+
+    Returns:
+        ``auc`` with its 95 % interval ``low``, ``high``; ``tpr_at_5_fpr``, ``tpr_at_1_fpr``;
+        ``num_members``, ``num_non_members``, ``method``. ``auc`` is None, with a ``reason``,
+        where there are fewer than two images on a side or a loss is not finite.
+    """
+    counts = {"num_members": len(members.images), "num_non_members": len(non_members.images)}
+    if min(counts.values()) < 2:
+        reason = "fewer than two training or held-out images of the same classes"
+        return {"auc": None, "reason": reason, **counts, "method": METHOD}
+    progress(PHASE_AUDIT, 0, 0, {})
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    images = np.concatenate([members.images, non_members.images])
+    class_ids = (*members.class_ids, *non_members.class_ids)
+    scores = gains(load_pipeline(base, device, dtype), files, images, class_ids, progress, seed)
+    if not np.isfinite(scores).all():
+        return {"auc": None, "reason": "a loss is not finite", **counts, "method": METHOD}
+    scores = _within_classes(scores, class_ids)
+    found = attack_figures(scores[: len(members.images)], scores[len(members.images) :], seed)
+    return {**found, **counts, "method": METHOD}
+
+
+@torch.no_grad()
+def gains(
+    pipeline: Pipeline,
+    files: Mapping[str, bytes],
+    images: np.ndarray,
+    class_ids: Sequence[str],
+    progress: ProgressFn,
+    seed: int,
+) -> np.ndarray:
+    """By how much the adapter lowers the denoising loss of each image, (N,); arguments as above.
+
+    Images are looked at upright. In training they came in eight orientations, the upright one as
+    often as any other.
+    """
+    latents = encode_images(pipeline, images, class_ids, progress, num_views=1).mean[:, 0]
+    everyone = list(range(len(images)))
+    rows_of = {
+        path: [row for row in everyone if path.split("/")[0] in (SHARED, class_ids[row])]
+        for path in sorted(files)
+    }
+    num_steps = len(_NOISE_LEVELS) * sum(len(_batches(r)) for r in (everyone, *rows_of.values()))
+    steps = iter(range(num_steps))
+
+    def losses(rows: list[int]) -> np.ndarray:
+        def tick() -> None:
+            progress(PHASE_AUDIT, next(steps), num_steps, {})
+
+        return _losses(pipeline, latents[rows], [class_ids[row] for row in rows], seed, tick)
+
+    found = losses(everyone)
+    for path, rows in rows_of.items():
+        lora.load_lora(pipeline, files[path])
+        found[rows] -= losses(rows)
+        lora.remove_lora(pipeline)
+    return found
+
+
+def _losses(
+    pipeline: Pipeline,
+    latents: torch.Tensor,
+    class_ids: Sequence[str],
+    seed: int,
+    tick: Callable[[], None],
+) -> np.ndarray:
+    """Denoising loss of each latent (N, C, h, w), mean over noise levels: (N,).
+
+    Every image gets the same noise, with and without the adapter, so that differences are theirs.
+    """
+    device = pipeline.unet.device
+    alphas_cumprod = pipeline.scheduler.alphas_cumprod.float()
+    total = np.zeros(len(latents))
+    for level in _NOISE_LEVELS:
+        timestep = int(level * len(alphas_cumprod))
+        digest = hashlib.sha256(f"{seed}\n{timestep}".encode()).digest()
+        generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7], "big"))
+        noise_of_all = torch.randn(latents.shape[1:], generator=generator)
+        for rows in _batches(list(range(len(latents)))):
+            tick()
+            clean = latents[rows]
+            alpha = alphas_cumprod[timestep].expand(len(rows), 1, 1, 1)
+            noise = noise_of_all.expand_as(clean)
+            noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+            kind = pipeline.scheduler.config.prediction_type
+            target, _ = target_and_weight(kind, clean, noise, alpha, 0.0)
+            timesteps = torch.full((len(rows),), timestep, device=device)
+            prompts = [class_prompt(class_ids[row]) for row in rows]
+            with mixed_precision(device):
+                predicted = predict(pipeline, noisy.to(device), timesteps, prompts)
+            error = (predicted.float() - target.to(device)).square().mean(dim=(1, 2, 3))
+            total[rows] += error.cpu().numpy()
+    return total / len(_NOISE_LEVELS)
+
+
+def _batches(rows: list[int]) -> list[list[int]]:
+    return [rows[start : start + _BATCH_SIZE] for start in range(0, len(rows), _BATCH_SIZE)]
+
+
+def _within_classes(scores: np.ndarray, class_ids: Sequence[str]) -> np.ndarray:
+    """Scores less the mean of their class, over members and as many others alike."""
+    names = np.array(class_ids)
+    centred = scores.copy()
+    for class_id in set(class_ids):
+        centred[names == class_id] -= scores[names == class_id].mean()
+    return centred
+
+
+def attack_figures(members: np.ndarray, others: np.ndarray, seed: int) -> dict[str, float]:
+    """AUC, its 95 % bootstrap interval, and true positive rates at few false positives.
+
+    Args:
+        members: Scores of members, (M,); higher means "was trained on".
+        others: Scores of non-members, (N,).
+        seed: Of the resamples of both sides.
+    """
+    labels = np.repeat([1, 0], [len(members), len(others)])
+    scores = np.concatenate([members, others])
+    false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
+    # A resample's AUC: the share of its pairs in which the member scores higher (Mann-Whitney).
+    wins = (members[:, None] > others) + 0.5 * (members[:, None] == others)
+    rng = np.random.default_rng(seed)
+    times_a, times_b = (
+        rng.multinomial(num, np.full(num, 1 / num), _NUM_RESAMPLES) for num in wins.shape
+    )
+    resampled = np.einsum("rm,mn,rn->r", times_a, wins, times_b, optimize=True) / wins.size
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    found = {
+        "auc": roc_auc_score(labels, scores),
+        "low": low,
+        "high": high,
+        "tpr_at_5_fpr": true[false <= 0.05].max(),
+        "tpr_at_1_fpr": true[false <= 0.01].max(),
+    }
+    return {name: round(float(value), 4) for name, value in found.items()}

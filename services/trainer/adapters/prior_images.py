@@ -1,0 +1,124 @@
+"""Cells that the base draws by itself, stained like the training images: prior preservation.
+
+A few images do not show all that cells of a class can look like, and an adapter that sees nothing
+else forgets what its base knew about them (DreamBooth, Ruiz et al. 2023, section 3.3). So it also
+trains on the base's own cells. They take the colours of the training images first, and lose what
+detail those do not show, as the base's laboratory is what the adapter is to replace: a cell those
+of a training image of its class (eosinophils are red), on the background of any training image
+(the few images of a class often share one, which must not become a mark of the class).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from services.common.images.cell_classes import class_prompt, narrower_classes
+from services.common.models.pipelines import decode_latents
+from services.trainer.augmentation.sharpness import match_sharpness
+from services.trainer.augmentation.stain_transfer import CellStains, cell_stains_of, restain
+
+if TYPE_CHECKING:
+    from services.common.models.pipelines import Pipeline
+    from services.trainer.jobs.context import ProgressFn
+
+PHASE_PRIOR = "drawing cells of the base"
+_NUM_STEPS, _GUIDANCE_SCALE = 8, 2.0
+_BATCH_SIZE = 16
+
+
+def known_classes(
+    class_ids: Sequence[str], known: Sequence[str] | None
+) -> dict[str, tuple[str, ...]]:
+    """By what names the base knows these classes; those that it does not know are left out.
+
+    Args:
+        class_ids: Of the training images.
+        known: The base's; None where it does not say, as general bases do not.
+    """
+    names = {each: narrower_classes(each) for each in sorted(set(class_ids))}
+    found = {each: tuple(n for n in names[each] if n in (known or ())) for each in names}
+    return {class_id: ids for class_id, ids in found.items() if ids}
+
+
+@torch.no_grad()
+def draw_prior_images(
+    pipeline: Pipeline,
+    names: Mapping[str, Sequence[str]],
+    num_per_class: int,
+    training_images: np.ndarray,
+    training_class_ids: Sequence[str],
+    seed: int,
+    progress: ProgressFn,
+) -> tuple[np.ndarray, list[str]]:
+    """Draws cells of the base.
+
+    Args:
+        pipeline: The base, no adapter on it.
+        names: What to ask for, by class id; several take turns.
+        num_per_class: Images of each class.
+        training_images: uint8 (N, S, S, 3); whose stains they get, each of the class as likely,
+            whose backgrounds, each as likely, and the sharpness of all of them.
+        training_class_ids: N of them, every class of ``names`` among them.
+        seed: Of everything that is drawn.
+        progress: Called for every batch; what it raises ends the drawing.
+
+    Returns:
+        Images, uint8 (M, S, S, 3), and their M class ids.
+    """
+    asked = [
+        (class_id, names[class_id][i % len(names[class_id])])
+        for class_id in names
+        for i in range(num_per_class)
+    ]
+    examples = torch.from_numpy(training_images).permute(0, 3, 1, 2).float() / 255
+    stains, rng = cell_stains_of(examples), torch.Generator().manual_seed(seed)
+    members = {c: [i for i, t in enumerate(training_class_ids) if t == c] for c in names}
+    images: list[torch.Tensor] = []
+    with _few_steps(pipeline):
+        for start in range(0, len(asked), _BATCH_SIZE):
+            progress(PHASE_PRIOR, start, len(asked), {})
+            part = asked[start : start + _BATCH_SIZE]
+            seeds = torch.randint(2**62, (len(part),), generator=rng).tolist()
+            drawn = _draw(pipeline, [class_prompt(name) for _, name in part], seeds)
+            images.append(_restained(drawn, [members[each] for each, _ in part], stains, rng))
+    alike = match_sharpness(torch.cat(images), examples)
+    pixels = (alike * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return pixels, [class_id for class_id, _ in asked]
+
+
+def _draw(pipeline: Pipeline, prompts: list[str], seeds: list[int]) -> torch.Tensor:
+    drawn = pipeline(
+        prompt=prompts,
+        num_inference_steps=_NUM_STEPS,
+        guidance_scale=_GUIDANCE_SCALE,
+        generator=[torch.Generator().manual_seed(each) for each in seeds],
+        output_type="latent",
+    ).images
+    return (decode_latents(pipeline, drawn).float() / 2 + 0.5).clamp(0, 1).cpu()
+
+
+def _restained(
+    images: torch.Tensor, members: list[list[int]], stains: CellStains, rng: torch.Generator
+) -> torch.Tensor:
+    """Each in the stain of one of its ``members``, on the background of any training image."""
+    behind = torch.randint(len(stains.background), (len(images),), generator=rng)
+    of_class = [own[int(torch.randint(len(own), (1,), generator=rng))] for own in members]
+    return restain(images, stains.background[behind], stains.stained[of_class])
+
+
+@contextmanager
+def _few_steps(pipeline: Pipeline) -> Iterator[None]:
+    """With a solver that needs few steps (UniPC, Zhao et al. 2023) instead of its own."""
+    from diffusers import UniPCMultistepScheduler
+
+    before = pipeline.scheduler
+    pipeline.scheduler = UniPCMultistepScheduler.from_config(before.config)
+    try:
+        yield
+    finally:
+        pipeline.scheduler = before

@@ -1,0 +1,131 @@
+"""One classifier from images to answers: built, trained, tested. What it is kept as is another's.
+
+Imports torch; the trainer's front does not load it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from services.common.models.classifier_config import ClassifierConfig
+from services.common.models.classifiers import build_model, probabilities
+from services.common.models.clip_bases import ClipBase
+from services.common.models.image_classifier import ImageClassifier
+from services.common.models.resnet_bases import ResNetBase
+from services.common.models.resnet_classifier import load_initial_weights
+from services.trainer.classifiers.pretrained import classifier_base
+from services.trainer.classifiers.recipe import ClassifierRecipe
+from services.trainer.classifiers.training import (
+    Checkpoints,
+    LabelledImages,
+    ProgressFn,
+    SyntheticImages,
+    train,
+)
+from services.trainer.compute.thread_local_rng import RandomOfThread
+from services.trainer.config import TrainerSettings
+from services.trainer.datasets import reading as datasets
+from services.trainer.evaluation.metrics import Predictions
+
+PHASE_TEST = "testing classifier"
+_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class TestedClassifier:
+    """A trained model, the figures of its training and its answers on the test images."""
+
+    model: ImageClassifier
+    figures: dict[str, float]
+    predictions: Predictions
+
+
+def classifier_config(
+    recipe: ClassifierRecipe, class_ids: list[str], settings: TrainerSettings
+) -> tuple[ClassifierConfig, ClipBase | ResNetBase | None]:
+    """What the recipe builds, and the base it starts from."""
+    base = classifier_base(recipe, settings.models_dir)
+    clip = base if isinstance(base, ClipBase) else None
+    config = ClassifierConfig(
+        architecture=recipe.architecture,
+        class_ids=tuple(class_ids),
+        image_size=recipe.image_size or (clip.image_size_px if clip else 0) or 224,
+        clip_base=recipe.clip_base,
+        clip_revision=clip.revision if clip else "",
+        lora_rank=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_mlp=recipe.lora_mlp,
+    )
+    return config, base
+
+
+def labelled(images: datasets.LabelledImages, class_ids: tuple[str, ...]) -> LabelledImages:
+    """A side of a dataset with positions in ``class_ids`` as labels."""
+    position = {class_id: i for i, class_id in enumerate(class_ids)}
+    labels = np.array([position[class_id] for class_id in images.class_ids], dtype=np.int64)
+    return LabelledImages(images.images, labels)
+
+
+def initial_model(
+    recipe: ClassifierRecipe, config: ClassifierConfig, settings: TrainerSettings
+) -> ImageClassifier:
+    """A fresh classifier: random weights by the recipe's seed, or those of its base."""
+    with RandomOfThread(recipe.seed):
+        model = build_model(config, settings.models_dir)
+    base = classifier_base(recipe, settings.models_dir)
+    if isinstance(base, ResNetBase):
+        load_initial_weights(model, base)
+    return model
+
+
+def train_and_test(
+    model: ImageClassifier,
+    recipe: ClassifierRecipe,
+    config: ClassifierConfig,
+    real: LabelledImages,
+    synthetic: SyntheticImages | None,
+    load_test: Callable[[], datasets.LabelledImages],
+    settings: TrainerSettings,
+    progress: ProgressFn,
+    checkpoints: Checkpoints,
+) -> TestedClassifier:
+    """Trains a classifier and asks it about the locked test images.
+
+    Args:
+        model: Fresh; trained in place.
+        recipe: How to train; its seed decides about everything that is drawn.
+        config: What to build.
+        real: Few-shot images, uint8 (N, S, S, 3) with S ``config.image_size``.
+        synthetic: Synthetic images, or None.
+        load_test: Gives the locked side, of the same size; not read before training is over.
+        settings: Models folder and device.
+        progress: Called once a step; may raise to stop.
+        checkpoints: Saved to when due, and resumed from.
+    """
+    device = torch.device(settings.torch_device())
+    figures = train(model, real, synthetic, recipe, device, progress, checkpoints)
+    return TestedClassifier(model, figures, predict(model, config, load_test(), settings, progress))
+
+
+def predict(
+    model: ImageClassifier,
+    config: ClassifierConfig,
+    test: datasets.LabelledImages,
+    settings: TrainerSettings,
+    progress: ProgressFn,
+) -> Predictions:
+    """Answers on the locked test images, in the arithmetic in which the classifier serves."""
+    device, answers = torch.device(settings.torch_device()), []
+    for start in range(0, len(test.images), _BATCH_SIZE):
+        progress(PHASE_TEST, start, len(test.images), {})
+        answers.append(probabilities(model, test.images[start : start + _BATCH_SIZE], device))
+    return Predictions(
+        class_ids=config.class_ids,
+        digests=test.digests,
+        labels=labelled(test, config.class_ids).labels,
+        probabilities=np.concatenate(answers),
+    )

@@ -1,0 +1,47 @@
+"""The pretrained model that a classifier starts from: a CLIP base, a ResNet base or none.
+
+Light to import: the trainer's front checks requests with it and never trains.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from services.common.models.clip_bases import FIELD as CLIP_FIELD
+from services.common.models.clip_bases import ClipBase, resolve_clip_base
+from services.common.models.resnet_bases import FIELD as RESNET_FIELD
+from services.common.models.resnet_bases import ResNetBase, resolve_resnet_base
+from services.trainer.classifiers.recipe import ClassifierRecipe
+
+
+def classifier_base(
+    recipe: ClassifierRecipe, models_dir: Path, field: str = ""
+) -> ClipBase | ResNetBase | None:
+    """What the recipe starts from; None: random weights.
+
+    Args:
+        recipe: Whose.
+        models_dir: Folder of the embedded models.
+        field: Request field, for errors; empty: that of a classifier's request.
+
+    Raises:
+        InvalidArgument: If there is no such base, or it is of another architecture.
+        FailedPrecondition: If its manifest says not where its weights lie.
+    """
+    if recipe.clip_base:
+        return resolve_clip_base(recipe.clip_base, models_dir, field or CLIP_FIELD)
+    if recipe.resnet_base:
+        name, architecture = recipe.resnet_base, recipe.architecture
+        return resolve_resnet_base(name, architecture, models_dir, field or RESNET_FIELD)
+    return None
+
+
+def describe_base(base: ClipBase | ResNetBase) -> tuple[str, str]:
+    """What errors call it, and which one to use instead if it has seen test images."""
+    if isinstance(base, ClipBase):
+        return (
+            f"CLIP base {base.name}",
+            "use a CLIP base that has not, for example cyto-clip-phantoms",
+        )
+    remedy = "use a ResNet base that has not, or leave it empty"
+    return f"ResNet base {base.name}", remedy

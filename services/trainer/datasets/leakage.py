@@ -1,0 +1,60 @@
+"""Whether what a model was trained on holds locked test images of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from services.common.errors import FailedPrecondition
+from services.common.images.near_duplicates import NEAR_COPY_BITS
+from services.trainer.datasets.reading import side_digests
+
+
+def check_blind(
+    subject: str, manifest: Mapping[str, Any], dataset: Mapping[str, Any], remedy: str
+) -> None:
+    """Makes sure that one model has not seen the locked test images of a dataset.
+
+    Args:
+        subject: What to call the model.
+        manifest: The model's.
+        dataset: The dataset's manifest.
+        remedy: What to do instead.
+
+    Raises:
+        FailedPrecondition: If it has seen one of them, or a near-copy of one.
+    """
+    locked = [each for side in side_digests(dict(dataset), "test").values() for each in side]
+    num_same = len(set(locked) & set(manifest.get("digests", ())))
+    if num_same:
+        problem = f"was trained on {num_same} of the {len(locked)} locked test images"
+        raise FailedPrecondition(subject, problem, remedy)
+    images = dataset["body"]["images"]
+    num_near = num_near_copies(
+        [images[digest]["phash"] for digest in locked], manifest.get("phashes", ())
+    )
+    if num_near:
+        problem = (
+            f"was trained on near-copies of {num_near} of the {len(locked)} locked test images"
+        )
+        raise FailedPrecondition(subject, problem, remedy)
+
+
+def training_phashes(dataset: Mapping[str, Any]) -> list[str]:
+    """Perceptual hashes of a dataset's training images, for the manifest of what learns them."""
+    images = dataset["body"]["images"]
+    sides = side_digests(dict(dataset), "train").values()
+    return sorted({images[digest]["phash"] for side in sides for digest in side})
+
+
+def num_near_copies(hashes: list[str], known: list[str] | tuple[str, ...]) -> int:
+    """How many of ``hashes`` are within ``NEAR_COPY_BITS`` of one of ``known`` (16 hex digits)."""
+    if not hashes or not known:
+        return 0
+    ours, theirs = (
+        np.array([int(each, 16) for each in group], np.uint64) for group in (hashes, known)
+    )
+    near = [np.any(np.bitwise_count(theirs ^ each) <= NEAR_COPY_BITS) for each in ours]
+    return int(np.sum(near))

@@ -1,0 +1,149 @@
+"""Reads datasets back: which images are on which side of the split, and their pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from services.common import resource_names
+from services.common.database.jobs import JobDatabase
+from services.common.deletions import delete_artifact
+from services.common.errors import NotFound
+from services.common.images.codec import center_square, decode_image
+from services.common.resource_names import DATASETS
+from services.common.store.artifacts import ArtifactStore
+from services.trainer.config import TrainerSettings
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Decoded images of one side of a dataset, sorted by class id, then digest.
+
+    Attributes:
+        images: uint8 (N, size, size, 3).
+        class_ids: Class id per image, N of them.
+        digests: SHA-256 (hex) of the stored file per image.
+    """
+
+    images: np.ndarray
+    class_ids: tuple[str, ...]
+    digests: tuple[str, ...]
+
+
+def image_path(sha256: str) -> str:
+    """Path of an image inside its dataset artifact."""
+    return f"images/{sha256}"
+
+
+def image_home(manifest: dict[str, Any]) -> str:
+    """Id of the dataset that holds the images: another one for a split that was drawn again."""
+    name = manifest["body"].get("images_of") or manifest["name"]
+    return resource_names.parse(DATASETS, name, "dataset")
+
+
+def delete_dataset(
+    store: ArtifactStore, database: JobDatabase, tenant: str, dataset_id: str
+) -> dict[str, Any]:
+    """Deletes a dataset, and before it every split that was drawn again of its images.
+
+    Returns:
+        Proof for the dataset itself, as ``ArtifactStore.delete`` gives it.
+    """
+    name = resource_names.build(DATASETS, dataset_id)
+    for manifest in store.list(tenant, DATASETS):
+        if manifest["body"].get("images_of") == name:
+            split_id = resource_names.parse(DATASETS, manifest["name"], "name")
+            delete_artifact(store, database, tenant, DATASETS, split_id)
+    return delete_artifact(store, database, tenant, DATASETS, dataset_id)
+
+
+def usable_classes(manifest: dict[str, Any]) -> list[str]:
+    """Class ids of a dataset that were not left out, sorted."""
+    classes = manifest["body"]["classes"]
+    return sorted(each for each, split in classes.items() if not split["left_out_reason"])
+
+
+def side_digests(manifest: dict[str, Any], side: Literal["train", "test"]) -> dict[str, list[str]]:
+    """SHA-256 digests of the images of one side, by usable class id."""
+    classes = manifest["body"]["classes"]
+    return {class_id: list(classes[class_id][side]) for class_id in usable_classes(manifest)}
+
+
+def load_images(
+    store: ArtifactStore,
+    tenant: str,
+    dataset_id: str,
+    side: Literal["train", "test"],
+    size: int,
+    settings: TrainerSettings,
+    most: Mapping[str, int] | None = None,
+) -> LabelledImages:
+    """Reads one side of a dataset: centre-cropped squares of ``size`` pixels.
+
+    Args:
+        store: Where it lies.
+        tenant: Whose it is.
+        dataset_id: Which one.
+        side: Which side of the split.
+        size: Side of the squares, pixels.
+        settings: Limits of images.
+        most: Read so many of each class at most, the first by digest; all where None.
+
+    Raises:
+        NotFound: If there is no such dataset.
+        DataLoss: If a stored image is missing or damaged.
+    """
+    manifest = store.get_manifest(tenant, DATASETS, dataset_id)
+    members = side_digests(manifest, side)
+    if most is not None:
+        members = {each: found[: most.get(each, 0)] for each, found in members.items()}
+    return load_members(store, tenant, manifest, members, size, settings)
+
+
+def load_members(
+    store: ArtifactStore,
+    tenant: str,
+    manifest: dict[str, Any],
+    members: Mapping[str, Sequence[str]],
+    size: int,
+    settings: TrainerSettings,
+) -> LabelledImages:
+    """Reads these images of a dataset, digests by class id; else as ``load_images``."""
+    crop, home = manifest["body"]["center_crop"], image_home(manifest)
+    arrays, class_ids, digests = [], [], []
+    for class_id, chosen in members.items():
+        for digest, data in read_in_order(store, tenant, home, chosen):
+            arrays.append(
+                center_square(decode_image(data, digest, settings.image_limits), crop, size)
+            )
+            class_ids.append(class_id)
+            digests.append(digest)
+    images = np.stack(arrays) if arrays else np.zeros((0, size, size, 3), np.uint8)
+    return LabelledImages(images, tuple(class_ids), tuple(digests))
+
+
+def dataset_id_of(store: ArtifactStore, tenant: str, name: str, field_path: str) -> str:
+    """The id in a dataset name, if the dataset exists.
+
+    Raises:
+        InvalidArgument: If ``name`` is no dataset name.
+        NotFound: If this tenant has no such dataset.
+    """
+    dataset_id = resource_names.parse(DATASETS, name, field_path)
+    if not store.exists(tenant, DATASETS, dataset_id):
+        raise NotFound(name, "upload or import it first")
+    return dataset_id
+
+
+def read_in_order(
+    store: ArtifactStore, tenant: str, dataset_id: str, digests: Sequence[str]
+) -> Iterator[tuple[str, bytes]]:
+    """Digest and encoded bytes of images that a dataset holds itself; raises as ``load_images``."""
+    for start in range(0, len(digests), 64):
+        group = digests[start : start + 64]
+        files = store.read_many(tenant, DATASETS, dataset_id, [image_path(d) for d in group])
+        for digest in group:
+            yield digest, files[image_path(digest)]

@@ -1,0 +1,113 @@
+"""A study as a page: the headline, macro-F1 against synthetic images, all arms, the protocol."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from services.trainer.reports.page import (
+    arm_label,
+    arm_numbers,
+    confusion_svg,
+    page_environment,
+    recall_svg,
+)
+from services.trainer.studies.recipe import REAL_ONLY, SWEPT_ARMS
+
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 520, 300, 46, 14, 12, 32
+
+
+def render_study(content: Mapping[str, Any], gallery: Sequence[Mapping[str, Any]]) -> str:
+    """The page as one HTML file that fetches nothing.
+
+    Args:
+        content: As ``report.json`` has it.
+        gallery: Synthetic images beside the nearest real ones (``triplet_pictures``).
+    """
+    return (
+        page_environment()
+        .get_template("study.html.j2")
+        .render(
+            report=content,
+            sweep_svg=sweep_svg,
+            recall_svg=recall_svg,
+            confusion_svg=confusion_svg,
+            shown_arms=shown_arms,
+            arm_numbers=arm_numbers(content),
+            gallery=gallery,
+            show_images=not content["settings"]["hide_images"],
+        )
+    )
+
+
+def shown_arms(by_arm: Mapping[str, Any], headline: str) -> dict[str, Any]:
+    """The two arms that the page shows in detail."""
+    return {arm: by_arm[arm] for arm in (REAL_ONLY, headline) if arm in by_arm}
+
+
+def sweep_svg(by_arm: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
+    """Macro-F1 with its interval against images per class, a line for each arm, and a legend."""
+    counts = list(settings["num_per_class"])
+    lines = {
+        arm: [(n, by_arm[f"{arm}_{n}"]) for n in counts if f"{arm}_{n}" in by_arm]
+        for arm in SWEPT_ARMS
+    }
+    lines = {arm: points for arm, points in lines.items() if points}
+    baseline = by_arm[REAL_ONLY]
+    low, high = baseline["intervals"]["macro_f1"]
+    ends = [low, high]
+    for points in lines.values():
+        ends += [end for _, figures in points for end in figures["intervals"]["macro_f1"]]
+    bottom, top = math.floor(20 * min(ends)) / 20, math.ceil(20 * max(ends)) / 20
+
+    def at_y(share: float) -> float:
+        height = _HEIGHT - _TOP - _BOTTOM
+        return _TOP + height * (top - share) / max(top - bottom, 1e-9)
+
+    def at_x(count: int) -> float:
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (counts.index(count) + 0.5) / len(counts)
+
+    parts = [
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="Macro-F1 against synthetic images per class">'
+    ]
+    for number in range(round(20 * bottom), round(20 * top) + 1):
+        y = at_y(number / 20)
+        parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH}" y2="{y:.1f}"/>')
+        parts.append(
+            f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">'
+            f"{5 * number} %</text>"
+        )
+    parts.append(
+        f'<rect class="arm0" fill-opacity="0.25" x="{_LEFT}" y="{at_y(high):.1f}" '
+        f'width="{_WIDTH - _LEFT}" height="{at_y(low) - at_y(high):.1f}"/>'
+        f'<line class="whisker" x1="{_LEFT}" x2="{_WIDTH}" y1="{at_y(baseline["macro_f1"]):.1f}" '
+        f'y2="{at_y(baseline["macro_f1"]):.1f}" stroke-dasharray="5 4"/>'
+    )
+    for count in counts:
+        parts.append(
+            f'<text class="tick" x="{at_x(count):.1f}" y="{_HEIGHT - 10}" text-anchor="middle">'
+            f"{count}</text>"
+        )
+    for number, (arm, points) in enumerate(lines.items(), 1):
+        # Beside one another, so that arms of equal figures can be told apart.
+        shift = 7 * (number - (len(lines) + 1) / 2)
+        path = " ".join(f"{at_x(n) + shift:.1f},{at_y(f['macro_f1']):.1f}" for n, f in points)
+        color = f"var(--arm{number})"
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
+        for count, figures in points:
+            x, (end, start) = at_x(count) + shift, figures["intervals"]["macro_f1"]
+            parts.append(
+                f"<g><title>{arm_label(arm)}, {count}: {100 * figures['macro_f1']:.1f} %</title>"
+                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{at_y(start):.1f}" y2="{at_y(end):.1f}" '
+                f'stroke="{color}" stroke-width="2"/>'
+                f'<circle cx="{x:.1f}" cy="{at_y(figures["macro_f1"]):.1f}" r="4" fill="{color}"/>'
+                "</g>"
+            )
+    parts.append("</svg>")
+    legend = "".join(
+        f'<span><span class="dot arm{number}"></span>{arm_label(arm)}</span>'
+        for number, arm in enumerate(lines, 1)
+    )
+    return f'<div class="legend">{legend}</div>' + "".join(parts)

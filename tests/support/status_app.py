@@ -1,0 +1,143 @@
+"""A small Ray Serve app whose handlers fail in every way; run as a process of its own.
+
+Usage: ``python -m tests.support.status_app <grpc port> <http port> <temp dir>``; prints
+``ready`` and lives until its standard input closes.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions, gRPCOptions
+
+from cytosynth.classifier.v1 import classifier_pb2
+from cytosynth.trainer.v1 import trainer_pb2
+from services.common import errors
+from services.common.logs import configure_logging
+from services.common.rpc.handlers import (
+    bidi_stream,
+    client_stream,
+    metrics_observer,
+    server_stream,
+    set_observer,
+    unary,
+)
+
+
+def _fail(how: str) -> None:
+    match how:
+        case "invalid":
+            raise errors.InvalidArgument("model", "is wrong", "send another")
+        case "missing":
+            raise errors.NotFound("classifiers/none", "list them")
+        case "busy":
+            raise errors.ResourceExhausted("the queue is full", "wait", 1.5)
+        case "bug":
+            raise RuntimeError("secret /srv/path at 10.0.0.1:4242")
+        case "long":
+            raise errors.InvalidArgument("model", "ü" * 100_000)
+        case "dead":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@serve.deployment
+class Inner:
+    async def work(self, how: str) -> str:
+        _fail(how)
+        return how
+
+
+@serve.deployment(max_ongoing_requests=16)
+class Front:
+    def __init__(self, inner: serve.handle.DeploymentHandle, marks: str) -> None:
+        configure_logging()
+        set_observer(metrics_observer(serve.metrics))
+        self._inner, self._marks = inner, Path(marks)
+
+    @unary(classifier_pb2.ClassifyResponse)
+    async def Classify(self, request, call):
+        if request.model.startswith("inner-"):
+            await self._inner.work.remote(request.model.removeprefix("inner-"))
+        if request.model == "sleep":
+            try:
+                await asyncio.sleep(60)
+            finally:
+                (self._marks / "unary-cleaned").touch()
+        _fail(request.model)
+        return classifier_pb2.ClassifyResponse(model=f"{call.tenant} {call.request_id}")
+
+    @server_stream
+    async def WatchJob(self, request, call):
+        how, _, count = request.name.partition(":")
+        try:
+            for step in range(int(count or 0)):
+                answer = trainer_pb2.WatchJobResponse()
+                answer.job.progress.step = step
+                answer.job.name = "x" * (100_000 if how == "large" else 0)
+                yield answer
+            if how == "sleep":
+                await asyncio.sleep(60)
+            _fail(how)
+        finally:
+            (self._marks / f"stream-cleaned-{how}").touch()
+
+    @client_stream(trainer_pb2.UploadDatasetResponse)
+    async def UploadDataset(self, requests, call):
+        count, committed = 0, False
+        try:
+            async for request in requests:
+                count += 1
+                committed = request.HasField("commit")
+                _fail(request.header.display_name)
+            if not committed:
+                raise errors.InvalidArgument("commit", "is missing", "send it last")
+        finally:
+            (self._marks / f"upload-{'done' if committed else 'cut'}-{count}").touch()
+        response = trainer_pb2.UploadDatasetResponse()
+        response.dataset.display_name = str(count)
+        return response
+
+    @bidi_stream
+    async def ClassifyStream(self, requests, call):
+        try:
+            async for request in requests:
+                _fail(request.model)
+                yield classifier_pb2.ClassifyStreamResponse(model=request.model)
+        finally:
+            (self._marks / "bidi-cleaned").touch()
+
+
+def main(grpc_port: int, http_port: int, temp_dir: str) -> None:
+    stubs = "cytosynth.{0}.v1.{0}_pb2_grpc.add_{1}ServiceServicer_to_server"
+    ray.init(
+        address="local",
+        num_cpus=3,
+        include_dashboard=False,
+        object_store_memory=80 * 1024 * 1024,
+        _temp_dir=temp_dir,
+        log_to_driver=True,
+    )
+    serve.start(
+        http_options=HTTPOptions(host="127.0.0.1", port=http_port),
+        grpc_options=gRPCOptions(
+            port=grpc_port,
+            grpc_servicer_functions=[
+                "services.common.serve_patches.proxy_errors.install",
+                stubs.format("classifier", "Classifier"),
+                stubs.format("trainer", "Trainer"),
+            ],
+        ),
+    )
+    serve.run(Front.bind(Inner.bind(), temp_dir), name="app", route_prefix="/app")
+    print("ready", flush=True)
+    sys.stdin.read()
+    serve.shutdown()
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

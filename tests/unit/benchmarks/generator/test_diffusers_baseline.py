@@ -1,0 +1,28 @@
+"""The script that the generator is measured against draws with the base that ships."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.generator.diffusers_baseline import BATCH, DTYPES, SeedRecipe
+from benchmarks.generator.in_process import MODELS
+from benchmarks.generator.run import BASE, make_adapters
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_batch_is_png_files_of_cells(tmp_path: Path, dtype: str) -> None:
+    [(class_id, weights)] = make_adapters(["lymphocyte"]).items()
+    script = SeedRecipe(MODELS / BASE, {class_id: weights}, dtype, 1)
+    with torch.inference_mode():
+        script.draw(script.load(tmp_path, weights), class_id, tmp_path, num_steps=8)
+    files = sorted(tmp_path.glob("*.png"))
+    assert len(files) == BATCH
+    for file in files:
+        pixels = np.asarray(Image.open(file), np.float32)
+        assert pixels.shape == (64, 64, 3)
+        # A stained nucleus in a pale smear: the middle is darker than the corners.
+        corners = pixels[[0, 0, -1, -1], [0, -1, 0, -1]].mean()
+        assert pixels[24:40, 24:40].mean() < corners - 30

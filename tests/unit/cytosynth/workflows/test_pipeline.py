@@ -1,0 +1,170 @@
+"""The whole story against toy services: what is asked, in which order, and how it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cytosynth.client import Client, JobFailed
+from cytosynth.workflows.demo import demo_options
+from cytosynth.workflows.pipeline import Options, tell
+from cytosynth.workflows.progress import Listener
+from services.common.errors import FailedPrecondition
+from tests.support.fakes_server import ToyServices, toy_services
+
+
+@pytest.fixture
+def toy() -> Iterator[ToyServices]:
+    with toy_services() as services:
+        yield services
+
+
+@pytest.fixture
+def client(toy: ToyServices) -> Iterator[Client]:
+    with Client(toy.address) as connected:
+        yield connected
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    for class_id in ("blast", "mono"):
+        (tmp_path / "cells" / class_id).mkdir(parents=True)
+        for number in range(4):
+            (tmp_path / "cells" / class_id / f"{number}.png").write_bytes(bytes([number, 1]))
+    return Options(
+        data=tmp_path / "cells",
+        out=tmp_path / "out",
+        class_shots={"blast": 2, "mono": 1},
+        num_per_class=7,
+        base="toy",
+        clip_base="toy-clip",
+        max_test_per_class=3,
+        seed=5,
+    )
+
+
+def test_every_part_is_asked_for_once(toy: ToyServices, client: Client, options: Options) -> None:
+    outcome = tell(client, options)
+    header = toy.trainer.uploads[0].header
+    assert header is not None
+    assert dict(header.split.class_shots) == {"blast": 2, "mono": 1}
+    assert (header.split.seed, header.split.max_test_per_class) == (5, 3)
+    adapter, *fits, report = toy.trainer.requests
+    assert (adapter.dataset, adapter.base, adapter.settings.preset) == ("datasets/d1", "toy", "cpu")
+    arms = [
+        (fit.settings.architecture, fit.settings.clip_base, fit.synthetic.num_per_class)
+        for fit in fits
+    ]
+    assert arms == [
+        ("resnet18", "", 0),
+        ("resnet18", "", 7),
+        ("clip", "toy-clip", 0),
+        ("clip", "toy-clip", 7),
+    ]
+    assert {fit.synthetic.adapter for fit in fits if fit.HasField("synthetic")} == {"adapters/a1"}
+    assert [(arm.model, arm.arm) for arm in report.arms] == [
+        ("resnet18", "real_only"),
+        ("resnet18", "real_plus_synthetic"),
+        ("clip", "real_only"),
+        ("clip", "real_plus_synthetic"),
+    ]
+    assert outcome.report["arms"]["clip"]["real_only"]["macro_f1"] == 0.7
+    assert outcome.html_path.is_file()
+    assert outcome.adapter == "adapters/a1"
+
+
+def test_the_report_has_the_seconds_of_the_phases(client: Client, options: Options) -> None:
+    outcome = tell(client, options, start_seconds=12.5)
+    assert outcome.report["seconds"]["start_services"] == 12.5
+    assert set(outcome.seconds) == {
+        "start_services",
+        "upload",
+        "fit_adapter",
+        "fit_resnet18_real_only",
+        "fit_resnet18_real_plus_synthetic",
+        "fit_clip_real_only",
+        "fit_clip_real_plus_synthetic",
+        "classify",
+        "report",
+    }
+
+
+def test_the_paper_preset_is_the_same_story_with_larger_models(
+    toy: ToyServices, client: Client, options: Options
+) -> None:
+    tell(client, dataclasses.replace(options, preset="paper"))
+    fits = toy.trainer.requests[1:-1]
+    assert [fit.settings.architecture for fit in fits] == ["resnet50", "resnet50", "clip", "clip"]
+    assert fits[1].synthetic.sampler.preset == "paper"
+
+
+def test_repeated_runs_have_their_own_seeds(
+    toy: ToyServices, client: Client, options: Options
+) -> None:
+    tell(client, dataclasses.replace(options, num_runs=2))
+    assert [fit.settings.seed for fit in toy.trainer.requests[1:-1]] == [5, 6] * 4
+
+
+def test_a_story_that_failed_goes_on_where_it_was(
+    toy: ToyServices, client: Client, options: Options
+) -> None:
+    toy.trainer.job_errors["fit_classifier"] = FailedPrecondition("disk", "is full", "free some")
+    with pytest.raises(JobFailed, match="disk: is full; free some"):
+        tell(client, options)
+    assert len(toy.trainer.requests) == 2  # The adapter, and the classifier that failed.
+    tell(client, options)
+    kinds = [type(request).__name__ for request in toy.trainer.requests]
+    assert kinds.count("CreateAdapterRequest") == 1  # It was found again, not made again.
+    assert kinds.count("CreateClassifierRequest") == 5  # The failed one has a successor.
+    keys = {upload.header.idempotency_key for upload in toy.trainer.uploads if upload.header}
+    assert len(keys) == 1
+
+
+def test_a_finished_story_or_another_one_starts_anew(
+    toy: ToyServices, client: Client, options: Options
+) -> None:
+    tell(client, options)
+    tell(client, options)
+    tell(client, dataclasses.replace(options, seed=6))
+    keys = {upload.header.idempotency_key for upload in toy.trainer.uploads if upload.header}
+    assert len(keys) == 3
+
+
+def test_an_interrupted_job_is_cancelled(
+    toy: ToyServices, client: Client, options: Options
+) -> None:
+    class Impatient(Listener):
+        def job(self, job: object) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tell(client, options, Impatient())
+    assert client.list_jobs()[0].state == "CANCELLED"
+    tell(client, options)
+    assert client.list_jobs()[0].state == "SUCCEEDED"
+
+
+def test_a_damaged_run_file_is_started_anew(client: Client, options: Options) -> None:
+    options.out.mkdir()
+    (options.out / "run.json").write_text('{"run_id": 3')
+    tell(client, options)
+    assert json.loads((options.out / "run.json").read_text())["finished"] is True
+
+
+def test_the_demo_hospital_is_long_tailed_and_the_same_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cytosynth.workflows.demo.IMAGES_PER_CLASS", 3)
+    options = demo_options(tmp_path / "demo")
+    images = {path: path.read_bytes() for path in options.data.rglob("*.png")}
+    assert {path.parent.name for path in images} == set(options.class_shots)
+    assert len(images) == 3 * len(options.class_shots)
+    assert sorted(options.class_shots.values()) == [4, 6, 8, 10, 14, 16]
+    assert options.num_per_class >= 100
+    (options.data / "lymphocyte/0001.png").write_bytes(b"an earlier demo, cut off")
+    demo_options(tmp_path / "demo")
+    assert images == {path: path.read_bytes() for path in options.data.rglob("*.png")}

@@ -1,0 +1,95 @@
+"""The checks of manifests notice when a planted one is not refused, or for another reason."""
+
+from __future__ import annotations
+
+import http.server
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[4]
+sys.path.insert(0, str(ROOT / "tools"))
+
+manifests = pytest.importorskip("manifests")
+
+
+def test_planted_file_must_fail_for_its_reason_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "planted.yaml"
+    path.write_text("# fails: Pod/a: policy: x\nkind: Pod\n")
+    assert manifests._unexpected(path, {"Pod/a: policy: x"}) == []
+    (missed,) = manifests._unexpected(path, set())
+    assert missed.startswith("was not refused for")
+    both = manifests._unexpected(path, {"Pod/a: policy: x", "Pod/a: policy: y"})
+    assert both == ["was refused for another reason: Pod/a: policy: y"]
+
+
+def test_planted_file_without_a_reason_is_a_problem(tmp_path: Path) -> None:
+    path = tmp_path / "planted.yaml"
+    path.write_text("kind: Pod\n")
+    (problem,) = manifests._unexpected(path, {"anything"})
+    assert problem.startswith("states no reason")
+
+
+def test_edge_manifest_is_what_the_template_renders() -> None:
+    assert manifests.edge_problems() == []
+
+
+def test_cluster_builder_refuses_args_and_unknown_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    from services.common.settings import SettingsError
+    from services.launch import cluster_apps
+
+    with pytest.raises(SettingsError, match="not args"):
+        cluster_apps.classifier({"device": "cpu"})
+    monkeypatch.setenv("CYTOSYNTH_CLASSIFIER_DEVISE", "cpu")
+    with pytest.raises(SettingsError, match="CYTOSYNTH_CLASSIFIER_DEVICE"):
+        cluster_apps.classifier({})
+
+
+@pytest.fixture
+def ray_metrics() -> Iterator[tuple[int, list[int]]]:
+    """A server of Ray's metrics that counts down the calls that run."""
+    left = [3, 1, 0]
+
+    class Metrics(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            running = left.pop(0) if len(left) > 1 else left[0]
+            self.send_response(200)
+            self.end_headers()
+            text = f'ray_serve_num_ongoing_grpc_requests{{node_id="a"}} {running}.0\nother 7\n'
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metrics)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1], left
+    server.shutdown()
+
+
+def test_pod_drains_until_no_call_runs(
+    ray_metrics: tuple[int, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from services.operations import drain_pod
+
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    port, left = ray_metrics
+    assert drain_pod.drain(port, 0, 60) == 0
+    assert left == [0]
+
+
+def test_dev_secrets_fit_what_the_pods_read(tmp_path: Path) -> None:
+    sys.path.insert(0, str(ROOT / "deploy/k8s/overlays/dev"))
+    import make_secrets
+
+    from services.common.settings import CommonSettings
+
+    first, second = make_secrets.all_secrets(), make_secrets.all_secrets()
+    assert first["cytosynth-redis"] != second["cytosynth-redis"]
+    CommonSettings(database_url=first["cytosynth-database"]["url"])
+    assert first["cytosynth-database"]["password"] in first["cytosynth-database"]["url"]
+    assert {"tls.crt", "tls.key"} <= set(first["edge-tls"])
+    assert first["edge-client-ca"]["ca.crt"].startswith("-----BEGIN CERTIFICATE-----")

