@@ -28,7 +28,7 @@ class Load:
         """Makes adapter and classifier; returns when the traffic runs.
 
         The adapter is fitted to what its base draws, for one step: it draws nearly the same
-        again, which the gate for near-copies must withhold.
+        again, which the gate for near-duplicates must withhold.
         """
         client, counts = self._client, dict.fromkeys(CLASSES, _NUM_DRAWN)
         self._cells = [(cell.class_id, cell.data) for cell in client.synthesize(counts, seed=_SEED)]

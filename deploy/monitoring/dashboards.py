@@ -353,10 +353,10 @@ EDGE = Board(
 PRIVACY = Board(
     "privacy",
     "privacy & quality",
-    "Near-copies withheld, and whether predictions still mean what they meant.",
+    "Near-duplicates withheld, and whether predictions still mean what they meant.",
     [
         Panel(
-            "Withheld near-copies, share of the last hour",
+            "Withheld near-duplicates, share of the last hour",
             {"{{tenant}}": "tenant:cytosynth_withheld:ratio_rate1h"},
             "percentunit",
             limit=0.1,

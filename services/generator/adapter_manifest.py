@@ -12,7 +12,7 @@ import hashlib
 from dataclasses import dataclass
 
 from services.common.errors import DataLoss, FailedPrecondition, InvalidArgument
-from services.common.images.near_duplicates import NEAR_COPY_HASHES
+from services.common.images.near_duplicates import NEAR_DUPLICATE_HASHES
 from services.common.models.diffusion_bases import Base
 from services.common.models.lora import WEIGHTS_FILE
 from services.common.resource_names import ADAPTERS, build
@@ -71,7 +71,7 @@ def describe_adapter(store: ArtifactStore, tenant: str, adapter_id: str) -> Adap
             class_ids=tuple(body["class_ids"]),
             base=str(manifest["base"]),
             base_revision=str(manifest["base_revision"]),
-            has_hashes=NEAR_COPY_HASHES in manifest["files"],
+            has_hashes=NEAR_DUPLICATE_HASHES in manifest["files"],
         )
     except KeyError as missing:
         problem = f"{build(ADAPTERS, adapter_id)}: its manifest has no {missing}"
@@ -83,7 +83,7 @@ def describe_adapter(store: ArtifactStore, tenant: str, adapter_id: str) -> Adap
 
 def _digest(files: dict[str, str]) -> str:
     deciding = sorted(
-        item for item in files.items() if item[0].endswith((WEIGHTS_FILE, NEAR_COPY_HASHES))
+        item for item in files.items() if item[0].endswith((WEIGHTS_FILE, NEAR_DUPLICATE_HASHES))
     )
     lines = "".join(f"{path}\0{digest}\n" for path, digest in deciding)
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Near-copies of an adapter's training images are not let out, but drawn again from another seed.
+"""Withholds near-duplicates of an adapter's training images and generates them again.
 
 Whether an image is one hangs on its pixels and the adapter alone, and the seed of attempt k on
 class, request seed, index and k.  So the image that is let out in the end is the same on every
@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import replace
 
 from services.common.errors import FailedPrecondition
-from services.common.images.near_duplicates import NEAR_COPY_HASHES, NearCopyHashes
+from services.common.images.near_duplicates import NEAR_DUPLICATE_HASHES, NearDuplicateHashes
 from services.common.images.seeds import MAX_ATTEMPTS
 from services.common.resource_names import ADAPTERS
 from services.common.store.artifacts import ArtifactStore
@@ -23,14 +23,14 @@ _NUM_KEPT = 64
 """Adapters whose hashes stay in memory: 64 bytes per training image."""
 
 
-class NearCopyGate:
-    """Tells the near-copies among the images of a replica."""
+class NearDuplicateFilter:
+    """Tells the near-duplicates among the images of a replica."""
 
     def __init__(self, store: ArtifactStore) -> None:
         self._store, self._lock = store, threading.Lock()
-        self._hashes: OrderedDict[tuple[str, str, str], NearCopyHashes] = OrderedDict()
+        self._hashes: OrderedDict[tuple[str, str, str], NearDuplicateHashes] = OrderedDict()
 
-    def hashes(self, plan: SynthesisPlan) -> NearCopyHashes | None:
+    def hashes(self, plan: SynthesisPlan) -> NearDuplicateHashes | None:
         """Of the training images of a plan's adapter; None: no adapter, or one without hashes.
 
         Raises:
@@ -44,8 +44,10 @@ class NearCopyGate:
         with self._lock:
             found = self._hashes.get(key)
         if found is None:
-            data = self._store.read(plan.tenant, ADAPTERS, adapter.adapter_id, NEAR_COPY_HASHES)
-            found = NearCopyHashes.from_json(data)
+            data = self._store.read(
+                plan.tenant, ADAPTERS, adapter.adapter_id, NEAR_DUPLICATE_HASHES
+            )
+            found = NearDuplicateHashes.from_json(data)
         with self._lock:
             self._hashes[key] = found
             self._hashes.move_to_end(key)
@@ -55,7 +57,7 @@ class NearCopyGate:
 
 
 def next_attempt(plan: SynthesisPlan, order: Order) -> Order | None:
-    """What to draw in place of a near-copy; None after ``MAX_ATTEMPTS``."""
+    """What to draw in place of a near-duplicate; None after ``MAX_ATTEMPTS``."""
     attempt = order.attempt + 1
     if attempt >= MAX_ATTEMPTS:
         return None
@@ -67,7 +69,7 @@ def only_copies(plan: SynthesisPlan, order: Order) -> FailedPrecondition:
     """Why there is no image at an order's index."""
     assert plan.adapter is not None
     problem = (
-        f"drew {MAX_ATTEMPTS} near-copies of its training images and nothing else "
+        f"drew {MAX_ATTEMPTS} near-duplicates of its training images and nothing else "
         f"for image {order.index} ({order.class_id})"
     )
     remedy = "fit an adapter again with fewer steps or on more images, or send another seed"

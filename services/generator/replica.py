@@ -137,7 +137,7 @@ class _SamplerMetrics:
         for counter, by_tenant, tags in (
             (self._evaluations, tally.evaluations, {}),
             (self._withheld, tally.not_finite, {"reason": "not_finite"}),
-            (self._withheld, tally.near_copies, {"reason": "near_copy"}),
+            (self._withheld, tally.near_duplicates, {"reason": "near_copy"}),
             (self._hits, tally.adapter_hits, {}),
             (self._misses, tally.adapter_misses, {}),
         ):

@@ -1,9 +1,9 @@
 """Draws shards: the right base, the right adapters, every image from its own seed.
 
 One engine per base does the work on a thread of its own, and one per base with its accelerator
-merged; encoding has other threads, and so has the search for near-copies of training images, which
-are drawn again. A reader takes the images of a shard in order, and no more is drawn ahead of it
-than its window.
+merged; encoding has other threads, and so has the search for near-duplicates of training images,
+which are drawn again. A reader takes the images of a shard in order, and no more is drawn ahead
+of it than its window.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 
 from services.common.errors import FailedPrecondition
 from services.common.images.codec import encode_image
-from services.common.images.near_duplicates import NearCopyHashes
+from services.common.images.near_duplicates import NearDuplicateHashes
 from services.common.models.diffusion_bases import (
     Base,
     TinyDecoder,
@@ -38,7 +38,7 @@ from services.generator.engine.adapter_cache import AdapterBank, Weights
 from services.generator.engine.denoiser import Sampler
 from services.generator.engine.engine import Engine, Order, Recipe, StepRecord, Stream
 from services.generator.engine.solver import Solver, bespoke_steps, build_solver
-from services.generator.near_duplicate_filter import NearCopyGate, next_attempt, only_copies
+from services.generator.near_duplicate_filter import NearDuplicateFilter, next_attempt, only_copies
 from services.generator.plan import (
     DrawnImage,
     ImageTask,
@@ -70,7 +70,7 @@ class Drawer:
         self._engines: OrderedDict[_EngineKey, Engine] = OrderedDict()
         self._lock = threading.Lock()
         self._encoder = ThreadPoolExecutor(4, "encode")
-        self._gate = NearCopyGate(store)
+        self._gate = NearDuplicateFilter(store)
 
     async def warm_up(self) -> None:
         """Load the default base and draw once, so that the first request finds all ready."""
@@ -109,7 +109,7 @@ class Drawer:
             NotFound: If the adapter has been deleted meanwhile.
             DataLoss: If the adapter does not fit the base.
             FailedPrecondition: If this replica's base or set-up is not the plan's, or if the
-                adapter draws nothing but near-copies of its training images.
+                adapter draws nothing but near-duplicates of its training images.
             Unavailable: If the engine has stopped; the rest can be drawn elsewhere.
         """
         engine, solver, hashes = await asyncio.to_thread(self._prepare, shard.plan)
@@ -126,7 +126,7 @@ class Drawer:
         finally:
             engine.cancel(stream)
 
-    def _prepare(self, plan: SynthesisPlan) -> tuple[Engine, Solver, NearCopyHashes | None]:
+    def _prepare(self, plan: SynthesisPlan) -> tuple[Engine, Solver, NearDuplicateHashes | None]:
         """May load a base, and takes tenths of a second for a new solver of many steps."""
         base, sampler = self._base_of(plan), plan.sampler
         hashes = self._gate.hashes(plan)
@@ -143,7 +143,7 @@ class Drawer:
         self,
         engine: Engine,
         solver: Solver,
-        hashes: NearCopyHashes | None,
+        hashes: NearDuplicateHashes | None,
         shard: Shard,
         reader: Reader,
     ) -> Stream:

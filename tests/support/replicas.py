@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from services.common.images.codec import decode_image
-from services.common.images.near_duplicates import NEAR_COPY_HASHES, NearCopyHashes
+from services.common.images.near_duplicates import NEAR_DUPLICATE_HASHES, NearDuplicateHashes
 from services.common.models import lora
 from services.common.models.diffusion_bases import resolve_base
 from services.common.store.artifacts import ArtifactStore
@@ -56,13 +56,13 @@ class Replicas:
         adapter_id: str,
         layout: str,
         files: dict[str, bytes],
-        hashes: NearCopyHashes | None = None,
+        hashes: NearDuplicateHashes | None = None,
     ) -> None:
         draft = self.store.new_draft("local", "adapters", adapter_id)
         for folder, data in files.items():
             draft.write(f"{folder}/{lora.WEIGHTS_FILE}", data)
         if hashes is not None:
-            draft.write(NEAR_COPY_HASHES, hashes.to_json())
+            draft.write(NEAR_DUPLICATE_HASHES, hashes.to_json())
         body = {"layout": layout, "class_ids": list(CLASSES)}
         draft.commit({"base": "tiny", "base_revision": self.base.revision, "body": body})
 

@@ -155,7 +155,7 @@ def sha256_hex(data: bytes) -> str:
 
 
 def perceptual_hash(array: RgbImage) -> str:
-    """64-bit DCT hash (pHash), 16 hex digits; near-copies differ in few bits."""
+    """64-bit DCT hash (pHash), 16 hex digits; near-duplicates differ in few bits."""
     return str(imagehash.phash(Image.fromarray(array)))
 
 

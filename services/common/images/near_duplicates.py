@@ -1,4 +1,4 @@
-"""Finds images that are near-copies of training images, by perceptual hash.
+"""Finds images that are near-duplicates of training images, by perceptual hash.
 
 An adapter keeps the hashes of its training images (``near_copy_hashes.json``), so that what draws
 with it can tell a copy without holding an image of a patient.
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from services.common.errors import DataLoss
 from services.common.images.codec import RgbImage, center_square, perceptual_hash
 
-NEAR_COPY_HASHES = "near_copy_hashes.json"
+NEAR_DUPLICATE_HASHES = "near_copy_hashes.json"
 """File of an adapter with the hashes of its training images."""
-NEAR_COPY_BITS = 6
-"""Perceptual hashes (64 bits) at most this far apart count as near-copies. Among 5,600 white
+NEAR_DUPLICATE_BITS = 6
+"""Perceptual hashes (64 bits) at most this far apart count as near-duplicates. Among 5,600 white
 blood cells of three laboratories, re-crops of one cell differ by 2 to 6 bits and different cells
 by 8 or more; a false alarm keeps two images on one side of a split, or has one drawn again."""
 HASH_PX = 64
-"""Side at which images are compared for near-copies, pixels."""
+"""Side at which images are compared for near-duplicates, pixels."""
 METHOD = "64-bit perceptual hash against every training image in its 8 orientations"
 
 
@@ -50,34 +50,34 @@ def nearest_bits(image: RgbImage, known: NDArray[np.uint64]) -> int:
     return int(np.bitwise_count(known ^ own).min(initial=64))
 
 
-def is_near_copy(image: RgbImage, known: NDArray[np.uint64]) -> bool:
-    """Whether an image (H, W, 3) is at most ``NEAR_COPY_BITS`` away from one of ``known``."""
-    return nearest_bits(image, known) <= NEAR_COPY_BITS
+def is_near_duplicate(image: RgbImage, known: NDArray[np.uint64]) -> bool:
+    """Whether an image (H, W, 3) is at most ``NEAR_DUPLICATE_BITS`` away from one of ``known``."""
+    return nearest_bits(image, known) <= NEAR_DUPLICATE_BITS
 
 
 @dataclass(frozen=True)
-class NearCopyHashes:
+class NearDuplicateHashes:
     """The training images of an adapter, as far as a copy of one has to be told.
 
     Attributes:
         known: Hashes (uint64) in all orientations, at ``size_px``.
         size_px: Side at which images are hashed, pixels.
-        max_bits: Most differing bits of a near-copy. With the hashes, and not taken from this
+        max_bits: Most differing bits of a near-duplicate. With the hashes, and not taken from this
             module: the file decides which images an adapter draws, today and later.
     """
 
     known: NDArray[np.uint64]
     size_px: int = HASH_PX
-    max_bits: int = NEAR_COPY_BITS
+    max_bits: int = NEAR_DUPLICATE_BITS
 
     @staticmethod
-    def of(images: np.ndarray) -> NearCopyHashes:
+    def of(images: np.ndarray) -> NearDuplicateHashes:
         """Of square training images, uint8 (N, S, S, 3)."""
         squares = [center_square(image, 1.0, HASH_PX) for image in images]
-        return NearCopyHashes(np.unique(training_hashes(np.array(squares))))
+        return NearDuplicateHashes(np.unique(training_hashes(np.array(squares))))
 
     def find(self, image: RgbImage) -> bool:
-        """Whether a square image (S, S, 3) is a near-copy of a training image."""
+        """Whether a square image (S, S, 3) is a near-duplicate of a training image."""
         return nearest_bits(center_square(image, 1.0, self.size_px), self.known) <= self.max_bits
 
     def to_json(self) -> bytes:
@@ -91,7 +91,7 @@ class NearCopyHashes:
         return json.dumps(content, sort_keys=True).encode()
 
     @staticmethod
-    def from_json(data: bytes) -> NearCopyHashes:
+    def from_json(data: bytes) -> NearDuplicateHashes:
         """What ``to_json`` wrote.
 
         Raises:
@@ -100,7 +100,7 @@ class NearCopyHashes:
         try:
             content = json.loads(data)
             known = np.array([int(text, 16) for text in content["hashes"]], np.uint64)
-            return NearCopyHashes(known, int(content["size_px"]), int(content["max_bits"]))
+            return NearDuplicateHashes(known, int(content["size_px"]), int(content["max_bits"]))
         except (ValueError, KeyError, TypeError, OverflowError) as error:
-            problem = f"an adapter's {NEAR_COPY_HASHES} cannot be read"
+            problem = f"an adapter's {NEAR_DUPLICATE_HASHES} cannot be read"
             raise DataLoss(problem, "fit the adapter again") from error

@@ -6,7 +6,7 @@ import hashlib
 import json
 
 MAX_ATTEMPTS = 8
-"""Draws of one image, at most, while they come out as near-copies of training images."""
+"""Draws of one image, at most, while they come out as near-duplicates of training images."""
 
 
 def image_seed(class_id: str, request_seed: int, index: int, attempt: int = 0) -> int:
@@ -19,7 +19,7 @@ def image_seed(class_id: str, request_seed: int, index: int, attempt: int = 0) -
         class_id: Class of the image.
         request_seed: Seed of the whole request.
         index: Its place in the request.
-        attempt: How often it has come out as a near-copy of a training image.
+        attempt: How often it has come out as a near-duplicate of a training image.
     """
     parts = [class_id, request_seed, index, *([attempt] if attempt else [])]
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)

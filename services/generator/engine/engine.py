@@ -135,14 +135,14 @@ class Tally:
     Attributes:
         evaluations: Of the UNet.
         not_finite: Images withheld, as the model gave NaN or infinity; their streams fail.
-        near_copies: Images withheld, as they are copies of training images.
+        near_duplicates: Images withheld, as they are copies of training images.
         adapter_hits: Images begun, whose weights were there.
         adapter_misses: Weights that had to be loaded.
     """
 
     evaluations: Counter[str] = field(default_factory=Counter)
     not_finite: Counter[str] = field(default_factory=Counter)
-    near_copies: Counter[str] = field(default_factory=Counter)
+    near_duplicates: Counter[str] = field(default_factory=Counter)
     adapter_hits: Counter[str] = field(default_factory=Counter)
     adapter_misses: Counter[str] = field(default_factory=Counter)
 
@@ -239,7 +239,7 @@ class Engine:
         """
 
         def change() -> None:
-            self._tally.near_copies[stream.tenant] += 1
+            self._tally.near_duplicates[stream.tenant] += 1
             if again is not None and not stream.dropped:
                 stream.num_out -= 1
                 stream.orders.appendleft(again)

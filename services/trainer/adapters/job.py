@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.common import resource_names
 from services.common.errors import FailedPrecondition
-from services.common.images.near_duplicates import NEAR_COPY_HASHES, NearCopyHashes
+from services.common.images.near_duplicates import NEAR_DUPLICATE_HASHES, NearDuplicateHashes
 from services.common.models.diffusion_bases import Base, resolve_base
 from services.common.resource_names import ADAPTERS, DATASETS
 from services.common.store.artifacts import ArtifactStore
@@ -101,7 +101,7 @@ def run(spec: dict[str, Any], ctx: JobContext) -> str:
     draft.discard()  # what a runner that was lost in this place may have left
     for path, content in fitted.files.items():
         draft.write(path, content)
-    draft.write(NEAR_COPY_HASHES, NearCopyHashes.of(data.images).to_json())
+    draft.write(NEAR_DUPLICATE_HASHES, NearDuplicateHashes.of(data.images).to_json())
     class_ids = usable_classes(dataset)
     draft.commit(
         {

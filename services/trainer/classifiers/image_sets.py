@@ -232,7 +232,7 @@ def read_image_set(
 
 
 def count_withheld(plan: SyntheticPlan, store: ArtifactStore, tenant: str) -> int:
-    """How many near-copies of training images the generator withheld while it drew an ImageSet.
+    """How many near-duplicates of training images the generator withheld while it drew an ImageSet.
 
     Each image's seed says which attempt it was.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from services.common.errors import FailedPrecondition
-from services.common.images.near_duplicates import NEAR_COPY_BITS
+from services.common.images.near_duplicates import NEAR_DUPLICATE_BITS
 from services.trainer.datasets.reading import side_digests
 
 
@@ -24,7 +24,7 @@ def check_blind(
         remedy: What to do instead.
 
     Raises:
-        FailedPrecondition: If it has seen one of them, or a near-copy of one.
+        FailedPrecondition: If it has seen one of them, or a near-duplicate of one.
     """
     locked = [each for side in side_digests(dict(dataset), "test").values() for each in side]
     num_same = len(set(locked) & set(manifest.get("digests", ())))
@@ -32,12 +32,12 @@ def check_blind(
         problem = f"was trained on {num_same} of the {len(locked)} locked test images"
         raise FailedPrecondition(subject, problem, remedy)
     images = dataset["body"]["images"]
-    num_near = num_near_copies(
+    num_near = num_near_duplicates(
         [images[digest]["phash"] for digest in locked], manifest.get("phashes", ())
     )
     if num_near:
         problem = (
-            f"was trained on near-copies of {num_near} of the {len(locked)} locked test images"
+            f"was trained on near-duplicates of {num_near} of the {len(locked)} locked test images"
         )
         raise FailedPrecondition(subject, problem, remedy)
 
@@ -49,12 +49,12 @@ def training_phashes(dataset: Mapping[str, Any]) -> list[str]:
     return sorted({images[digest]["phash"] for side in sides for digest in side})
 
 
-def num_near_copies(hashes: list[str], known: list[str] | tuple[str, ...]) -> int:
-    """How many of ``hashes`` are within ``NEAR_COPY_BITS`` of one of ``known`` (16 hex digits)."""
+def num_near_duplicates(hashes: list[str], known: list[str] | tuple[str, ...]) -> int:
+    """Number of ``hashes`` (16 hex digits) within ``NEAR_DUPLICATE_BITS`` of one of ``known``."""
     if not hashes or not known:
         return 0
     ours, theirs = (
         np.array([int(each, 16) for each in group], np.uint64) for group in (hashes, known)
     )
-    near = [np.any(np.bitwise_count(theirs ^ each) <= NEAR_COPY_BITS) for each in ours]
+    near = [np.any(np.bitwise_count(theirs ^ each) <= NEAR_DUPLICATE_BITS) for each in ours]
     return int(np.sum(near))

@@ -95,7 +95,7 @@ def split_of(source: Mapping[str, Any], split: SplitSettings) -> Split:
 def spare_digests(dataset: dict[str, Any]) -> dict[str, list[str]]:
     """Images on neither side of a dataset, by usable class id, in the order of their digests.
 
-    None is of a patient who tests, or a near-copy of a test image.
+    None is of a patient who tests, or a near-duplicate of a test image.
     """
     records = _records(dataset)
     group_of = group_images(records)

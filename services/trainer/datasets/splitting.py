@@ -1,7 +1,7 @@
 """Draws the few-shot split: which real images train, which are locked away for the test.
 
 The split is a function of the images (by SHA-256) and the settings, not of the order in which
-they came. Images of one patient, and near-copies of one another, always lie on one side.
+they came. Images of one patient, and near-duplicates of one another, always lie on one side.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from itertools import pairwise
 import numpy as np
 
 from services.common.errors import InvalidArgument
-from services.common.images.near_duplicates import NEAR_COPY_BITS
+from services.common.images.near_duplicates import NEAR_DUPLICATE_BITS
 
 #: Share of a class's groups held out when a class trains on "all but the test share".
 TEST_SHARE = 0.2
@@ -86,7 +86,7 @@ class Split:
 def draw_split(images: Sequence[ImageRecord], settings: SplitSettings, path: str) -> Split:
     """Splits ``images``, of which no two share a digest.
 
-    Every class with at least two groups (patients, or images that are no near-copies) gets at
+    Every class with at least two groups (patients, or images that are no near-duplicates) gets at
     least one training and one test image; other classes are left out with the reason. Rare
     classes choose first, because a patient who trains one class cannot test another.
 
@@ -150,18 +150,18 @@ def group_images(images: Iterable[ImageRecord]) -> dict[str, str]:
     for image in ordered:
         if image.patient_id:
             join(patients.setdefault(image.patient_id, image.sha256), image.sha256)
-    for left, right in near_copies([(image.sha256, image.phash) for image in ordered]):
+    for left, right in near_duplicates([(image.sha256, image.phash) for image in ordered]):
         join(left, right)
     return {image.sha256: root(image.sha256) for image in ordered}
 
 
-def near_copies(hashes: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Pairs of keys whose perceptual hashes differ by at most ``NEAR_COPY_BITS``.
+def near_duplicates(hashes: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs of keys whose perceptual hashes differ by at most ``NEAR_DUPLICATE_BITS``.
 
     Two hashes that close agree in at least one of 7 bands of bits, so only images that share a
     band are compared: linear in practice, exact always.
     """
-    num_bands = NEAR_COPY_BITS + 1
+    num_bands = NEAR_DUPLICATE_BITS + 1
     edges = [64 * band // num_bands for band in range(num_bands + 1)]
     values = np.array([int(phash, 16) for _, phash in hashes], dtype=np.uint64)
     pairs: set[tuple[int, int]] = set()
@@ -171,7 +171,7 @@ def near_copies(hashes: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         for members in np.split(order, np.flatnonzero(np.diff(keys[order])) + 1):
             for position, left in enumerate(members[:-1]):
                 rest = members[position + 1 :]
-                near = np.bitwise_count(values[left] ^ values[rest]) <= NEAR_COPY_BITS
+                near = np.bitwise_count(values[left] ^ values[rest]) <= NEAR_DUPLICATE_BITS
                 pairs.update((int(left), int(right)) for right in rest[near])
     return [(hashes[left][0], hashes[right][0]) for left, right in sorted(pairs)]
 
@@ -198,7 +198,7 @@ def _choose_sides(
             reasons[class_id] = "it has one image, and both training and test need one"
         elif len(groups) == 1:
             reasons[class_id] = (
-                f"its {num_images} images are of one patient or near-copies of one another, "
+                f"its {num_images} images are of one patient or near-duplicates of one another, "
                 "so none can be held out"
             )
     rarest_first = sorted(

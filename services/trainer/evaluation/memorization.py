@@ -22,7 +22,7 @@ from sklearn.neighbors import NearestNeighbors
 from services.common.images.codec import center_square, encode_image, perceptual_hash
 from services.common.images.near_duplicates import (
     HASH_PX,
-    NEAR_COPY_BITS,
+    NEAR_DUPLICATE_BITS,
     orientations,
     training_hashes,
 )
@@ -139,7 +139,7 @@ def compare(
     return {
         "metric": metric,
         "num_training": len(training.images),
-        "copy_bits": NEAR_COPY_BITS,
+        "copy_bits": NEAR_DUPLICATE_BITS,
         "copy_share": COPY_SHARE,
         "overall": _figures(ours, theirs, flagged, *everyone),
         "classes": {
@@ -163,7 +163,7 @@ def flag_copies(
 ) -> NDArray[np.bool_]:
     """Which images are probably copies, (N,).
 
-    Those whose hash is within ``NEAR_COPY_BITS`` of a training image's, and those less than
+    Those whose hash is within ``NEAR_DUPLICATE_BITS`` of a training image's, and those less than
     ``COPY_SHARE`` times as far from one as the nearest held-out image is: of their class, if that
     has ``MIN_REFERENCE`` held-out images, else of all classes.
 
@@ -173,7 +173,7 @@ def flag_copies(
         theirs: Held-out real images.
         their_classes: Their class ids.
     """
-    flagged: NDArray[np.bool_] = ours.bits <= NEAR_COPY_BITS
+    flagged: NDArray[np.bool_] = ours.bits <= NEAR_DUPLICATE_BITS
     if not len(theirs.distance):
         return flagged
     names, references = np.array(our_classes), np.array(their_classes)
@@ -205,7 +205,7 @@ def _figures(
         "num_synthetic": len(mine),
         "num_held_out": len(reference),
         "num_flagged": int(flagged[of_ours].sum()),
-        "num_near_copies": int((ours.bits[of_ours] <= NEAR_COPY_BITS).sum()),
+        "num_near_copies": int((ours.bits[of_ours] <= NEAR_DUPLICATE_BITS).sum()),
         "distance": {"synthetic": _quantiles(mine), "held_out": _quantiles(reference)},
         "bits": {
             "synthetic": _quantiles(ours.bits[of_ours]),
@@ -250,7 +250,7 @@ def _triplets(
     beside = _nearest_index(synthetic.features[rows], held_out.features, metric)
     found = []
     for row, kind, other in zip(rows, kinds, beside, strict=True):
-        by_hash = ours.bits[row] <= NEAR_COPY_BITS
+        by_hash = ours.bits[row] <= NEAR_DUPLICATE_BITS
         index, way = (ours.bits_index, ours.bits_way) if by_hash else (ours.index, ours.way)
         found.append(
             {

@@ -32,7 +32,7 @@ RESEARCH_USE = "Research use only — not a medical device"
 MAX_ARMS = 200
 MAX_TITLE = 200
 _MAX_LABEL = 60
-#: Synthetic images per class that are searched for near-copies of training images, at most.
+#: Synthetic images per class that are searched for near-duplicates of training images, at most.
 _MAX_SEARCHED_PER_CLASS = 500
 
 
@@ -110,7 +110,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     ctx.progress("drawing cells", 0, 0, {})
     cells = sample_cells(dataset_id, set_ids, _MAX_SEARCHED_PER_CLASS, ctx)
     content["num_synthetic"] = cells.num_synthetic
-    content["near_copies"] = cells.near_copies
+    content["near_copies"] = cells.near_duplicates
     draft = ctx.store.new_draft(ctx.tenant, REPORTS, ctx.artifact_id)
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     draft.write("report.json", text.encode())

@@ -16,8 +16,8 @@ from services.common.images.cell_classes import class_phrase
 from services.common.images.codec import center_square, decode_image, encode_image
 from services.common.images.near_duplicates import (
     METHOD,
-    NEAR_COPY_BITS,
-    is_near_copy,
+    NEAR_DUPLICATE_BITS,
+    is_near_duplicate,
     training_hashes,
 )
 from services.common.resource_names import IMAGE_SETS
@@ -47,19 +47,19 @@ class Cells:
     Attributes:
         real, synthetic: A PNG sheet (data URI) by class id.
         num_synthetic: Synthetic images in all image sets.
-        near_copies: How many synthetic images are near-copies of training images.
+        near_duplicates: How many synthetic images are near-duplicates of training images.
     """
 
     real: dict[str, str] = field(default_factory=dict)
     synthetic: dict[str, str] = field(default_factory=dict)
     num_synthetic: int = 0
-    near_copies: dict[str, Any] = field(default_factory=dict)
+    near_duplicates: dict[str, Any] = field(default_factory=dict)
 
 
 def sample_cells(
     dataset_id: str, image_set_ids: list[str], max_searched_per_class: int, ctx: JobContext
 ) -> Cells:
-    """Sheets of training and of synthetic cells, and a count of near-copies among the latter.
+    """Sheets of training and of synthetic cells, and a count of near-duplicates among the latter.
 
     The first images are shown, not the best.
     """
@@ -83,15 +83,15 @@ def sample_cells(
                 array = center_square(decode_image(data, f"image {number}"), 1.0, _TILE_PX)
                 arrays.append(array)
                 num_searched += 1
-                num_copies += is_near_copy(array, known)
+                num_copies += is_near_duplicate(array, known)
             synthetic.setdefault(class_id, sheet(arrays[:_TILES]))
-    near_copies = {
+    near_duplicates = {
         "num_near_copies": num_copies,
         "num_searched": num_searched,
-        "max_bits": NEAR_COPY_BITS,
+        "max_bits": NEAR_DUPLICATE_BITS,
         "method": METHOD,
     }
-    return Cells(sheets, synthetic, num_synthetic, near_copies if image_set_ids else {})
+    return Cells(sheets, synthetic, num_synthetic, near_duplicates if image_set_ids else {})
 
 
 def sheet(arrays: list[np.ndarray]) -> str:

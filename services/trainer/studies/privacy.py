@@ -18,13 +18,13 @@ def privacy_content(draws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Args:
         draws: Of each draw of the study ``num_synthetic`` (images in its ImageSet),
-            ``num_redrawn`` (near-copies that the generator withheld and drew again),
-            ``num_withheld`` (near-copies that the study found all the same and left out),
+            ``num_redrawn`` (near-duplicates that the generator withheld and drew again),
+            ``num_withheld`` (near-duplicates that the study found all the same and left out),
             ``membership_inference`` (of the adapter's manifest, or None) and ``nearest``
             (``nearest_training.compare`` of the images that were used, or None).
 
     Returns:
-        ``near_copies``: counts over all draws; ``num_released``, near-copies among the images
+        ``near_copies``: counts over all draws; ``num_released``, near-duplicates among the images
         used, is counted once more by ``compare``, and None where that was not called.
         ``membership_inference``: ``mean`` of the draws' AUC with its 95 % interval, None
         where no draw has one; ``goal``, ``reaches_goal``, ``per_draw``. ``nearest``: ``overall``

@@ -15,7 +15,7 @@ import numpy as np
 from services.common import resource_names
 from services.common.errors import FailedPrecondition
 from services.common.images.codec import center_square, decode_image, sha256_hex
-from services.common.images.near_duplicates import HASH_PX, is_near_copy, training_hashes
+from services.common.images.near_duplicates import HASH_PX, is_near_duplicate, training_hashes
 from services.common.models.classifier_config import ClassifierConfig
 from services.common.models.image_classifier import ImageClassifier
 from services.common.resource_names import ADAPTERS, DATASETS, IMAGE_SETS
@@ -225,7 +225,7 @@ class StudyDraw:
         return synthetic_plan(spec, self.class_ids, self._ctx.store, self._ctx.tenant)
 
     def _withheld(self) -> dict[str, list[int]]:
-        """Numbers, within their class, of the synthetic images that are near-copies.
+        """Numbers, within their class, of the synthetic images that are near-duplicates.
 
         Raises:
             FailedPrecondition: If a synthetic image is one of the locked test images.
@@ -249,7 +249,7 @@ class StudyDraw:
                 image = center_square(decode_image(data, f"synthetic image {number}"), 1.0, HASH_PX)
                 if not len(known):
                     known = training_hashes(self._side("train", HASH_PX).images)
-                if is_near_copy(image, known):
+                if is_near_duplicate(image, known):
                     withheld[class_id].append(number)
         if num_tested:
             problem = f"{num_tested} of its locked test images are synthetic"

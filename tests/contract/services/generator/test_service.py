@@ -31,7 +31,7 @@ from PIL import Image
 from cytosynth.common.v1 import image_pb2
 from cytosynth.generator.v1 import generator_pb2 as pb
 from cytosynth.generator.v1 import generator_pb2_grpc
-from services.common.images.near_duplicates import NEAR_COPY_HASHES, NearCopyHashes
+from services.common.images.near_duplicates import NEAR_DUPLICATE_HASHES, NearDuplicateHashes
 from services.common.models.diffusion_bases import resolve_base
 from services.common.store.artifacts import ArtifactStore
 from tests.support import fakes
@@ -105,8 +105,8 @@ def write_adapters(store: ArtifactStore, base_folder: Path, revision: str) -> No
             for path, data in weights[folder].items():
                 draft.write(f"{folder}/{path}", data)
         if adapter_id == "copying":  # whatever it draws counts as a copy
-            hashes = NearCopyHashes(np.zeros(1, np.uint64), max_bits=64)
-            draft.write(NEAR_COPY_HASHES, hashes.to_json())
+            hashes = NearDuplicateHashes(np.zeros(1, np.uint64), max_bits=64)
+            draft.write(NEAR_DUPLICATE_HASHES, hashes.to_json())
         manifest = {"base": "tiny", "base_revision": revision, **changed}
         draft.commit({**manifest, "body": {"layout": layout, "class_ids": known}})
 

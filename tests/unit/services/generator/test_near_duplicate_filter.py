@@ -12,7 +12,11 @@ import numpy as np
 import pytest
 
 from services.common.errors import DataLoss, FailedPrecondition, NotFound
-from services.common.images.near_duplicates import NEAR_COPY_BITS, NEAR_COPY_HASHES, NearCopyHashes
+from services.common.images.near_duplicates import (
+    NEAR_DUPLICATE_BITS,
+    NEAR_DUPLICATE_HASHES,
+    NearDuplicateHashes,
+)
 from services.generator import near_duplicate_filter
 from services.generator.adapter_manifest import describe_adapter
 from services.generator.engine.engine import StepRecord
@@ -33,9 +37,9 @@ def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
     replicas.close()
 
 
-def plant(replicas: Replicas, adapter_id: str, *images: np.ndarray) -> NearCopyHashes:
+def plant(replicas: Replicas, adapter_id: str, *images: np.ndarray) -> NearDuplicateHashes:
     """Stores adapter "one" again, as if it had been fitted to these images."""
-    hashes = NearCopyHashes.of(np.stack(images).astype(np.uint8))
+    hashes = NearDuplicateHashes.of(np.stack(images).astype(np.uint8))
     replicas.write(adapter_id, "shared", {"shared": replicas.loras[0]}, hashes)
     return hashes
 
@@ -46,12 +50,12 @@ def free(replicas: Replicas, **fields: object) -> list[DrawnImage]:
     return images
 
 
-def is_copy(image: DrawnImage, hashes: NearCopyHashes) -> bool:
+def is_copy(image: DrawnImage, hashes: NearDuplicateHashes) -> bool:
     return hashes.find(pixels(image).astype(np.uint8))
 
 
 @pytest.fixture(scope="module")
-def gated(replicas: Replicas) -> tuple[SynthesisPlan, NearCopyHashes, list[DrawnImage]]:
+def gated(replicas: Replicas) -> tuple[SynthesisPlan, NearDuplicateHashes, list[DrawnImage]]:
     """A plan with a planted copy, lying on its side, and what is drawn in the end."""
     planted = np.rot90(pixels(free(replicas)[PLANTED]))
     hashes = plant(replicas, "gated", planted)
@@ -61,7 +65,7 @@ def gated(replicas: Replicas) -> tuple[SynthesisPlan, NearCopyHashes, list[Drawn
 
 
 def test_a_copy_is_drawn_again_and_its_neighbours_are_what_they_were(
-    replicas: Replicas, gated: tuple[SynthesisPlan, NearCopyHashes, list[DrawnImage]]
+    replicas: Replicas, gated: tuple[SynthesisPlan, NearDuplicateHashes, list[DrawnImage]]
 ) -> None:
     plan, hashes, images = gated
     before = free(replicas)
@@ -79,7 +83,7 @@ def test_a_copy_is_drawn_again_and_its_neighbours_are_what_they_were(
 
 
 def test_what_is_drawn_again_is_the_same_on_every_replica_and_from_any_cut(
-    replicas: Replicas, gated: tuple[SynthesisPlan, NearCopyHashes, list[DrawnImage]]
+    replicas: Replicas, gated: tuple[SynthesisPlan, NearDuplicateHashes, list[DrawnImage]]
 ) -> None:
     plan, _, images = gated
     for drawer in reversed(replicas.drawers):
@@ -92,7 +96,7 @@ def test_what_is_drawn_again_is_the_same_on_every_replica_and_from_any_cut(
 @pytest.mark.parametrize("image_format", ["JPEG", "WEBP"])
 def test_the_file_format_decides_nothing(
     replicas: Replicas,
-    gated: tuple[SynthesisPlan, NearCopyHashes, list[DrawnImage]],
+    gated: tuple[SynthesisPlan, NearDuplicateHashes, list[DrawnImage]],
     image_format: str,
 ) -> None:
     _, _, images = gated
@@ -102,7 +106,7 @@ def test_the_file_format_decides_nothing(
 
 
 def test_copies_are_counted_for_their_tenant(
-    replicas: Replicas, gated: tuple[SynthesisPlan, NearCopyHashes, list[DrawnImage]]
+    replicas: Replicas, gated: tuple[SynthesisPlan, NearDuplicateHashes, list[DrawnImage]]
 ) -> None:
     plan, _, images = gated
     records = list[StepRecord]()
@@ -111,7 +115,7 @@ def test_copies_are_counted_for_their_tenant(
     [engine] = drawer.engines
     engine.close()
     num_drawn = sum(record.num_images_finished for record in records)
-    num_withheld = sum(record.tally.near_copies["local"] for record in records)
+    num_withheld = sum(record.tally.near_duplicates["local"] for record in records)
     assert num_withheld == num_drawn - 9 >= 1
     tried = [
         plan.image_seed(CLASSES[0], PLANTED, k) for k in range(near_duplicate_filter.MAX_ATTEMPTS)
@@ -155,14 +159,14 @@ def test_a_reader_that_leaves_ends_what_is_drawn_again(
     replicas: Replicas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(near_duplicate_filter, "MAX_ATTEMPTS", 10**9)
-    anything = NearCopyHashes(np.zeros(1, np.uint64), max_bits=64)
+    anything = NearDuplicateHashes(np.zeros(1, np.uint64), max_bits=64)
     replicas.write("endless", "shared", {"shared": replicas.loras[0]}, anything)
     plan, records = replicas.plan("endless"), list[StepRecord]()
     drawer = Drawer(replicas.settings, replicas.store, records.append)
 
     async def run() -> None:
         reading = asyncio.ensure_future(anext(drawer.draw(Shard(plan, 0, 9))))
-        while sum(record.tally.near_copies["local"] for record in list(records)) < 30:
+        while sum(record.tally.near_duplicates["local"] for record in list(records)) < 30:
             await asyncio.sleep(0.01)
         assert not reading.done()
         reading.cancel()
@@ -194,7 +198,7 @@ def test_an_adapter_of_old_is_served_and_one_with_damaged_hashes_is_not(
     assert not replicas.plan("one").adapter.has_hashes  # type: ignore[union-attr]
     draft = replicas.store.new_draft("local", "adapters", "damaged")
     draft.write("shared/pytorch_lora_weights.safetensors", replicas.loras[0])
-    draft.write(NEAR_COPY_HASHES, b'{"hashes": ["not hex"]}')
+    draft.write(NEAR_DUPLICATE_HASHES, b'{"hashes": ["not hex"]}')
     body = {"layout": "shared", "class_ids": list(CLASSES)}
     draft.commit({"base": "tiny", "base_revision": replicas.base.revision, "body": body})
     with pytest.raises(DataLoss, match="fit the adapter again"):
@@ -222,9 +226,9 @@ def test_hashes_are_part_of_an_adapter_s_digest(replicas: Replicas) -> None:
 
 def test_hashes_are_read_as_they_were_written() -> None:
     images = np.random.default_rng(0).integers(0, 255, (3, 80, 80, 3)).astype(np.uint8)
-    hashes = NearCopyHashes.of(images)
-    read = NearCopyHashes.from_json(hashes.to_json())
+    hashes = NearDuplicateHashes.of(images)
+    read = NearDuplicateHashes.from_json(hashes.to_json())
     assert (read.known == hashes.known).all() and len(read.known) == 24
-    assert (read.size_px, read.max_bits) == (64, NEAR_COPY_BITS)
+    assert (read.size_px, read.max_bits) == (64, NEAR_DUPLICATE_BITS)
     assert all(read.find(np.rot90(image)[:, ::-1]) for image in images)
-    assert not NearCopyHashes.of(images[:0]).find(images[0])
+    assert not NearDuplicateHashes.of(images[:0]).find(images[0])

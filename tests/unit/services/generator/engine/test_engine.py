@@ -203,7 +203,7 @@ def test_an_image_that_is_withheld_keeps_its_place_in_the_window(studio: Studio)
         assert stream.num_out == 2 and len(withheld) == 2 * num_images
         studio.engine.taken(stream, 2)
     assert studio.leaks() == (0, 0, 0)
-    wait_until(lambda: sum(r.tally.near_copies["a"] for r in studio.records) == 12)
+    wait_until(lambda: sum(r.tally.near_duplicates["a"] for r in studio.records) == 12)
     expected = studio.submit(
         [replace(order, image_seed=order.image_seed + 200) for order in orders]
     )

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from services.common.errors import Cancelled
-from services.common.images.near_duplicates import NEAR_COPY_HASHES, NearCopyHashes
+from services.common.images.near_duplicates import NEAR_DUPLICATE_HASHES, NearDuplicateHashes
 from services.common.models import lora
 from services.common.models.diffusion_bases import load_pipeline, resolve_base
 from services.common.store.artifacts import ArtifactStore
@@ -207,8 +207,10 @@ def test_a_fitted_adapter_carries_its_figure_and_the_hashes_of_its_images(tmp_pa
     assert found["num_members"] == found["num_non_members"] == 18
     assert 0 <= found["low"] <= found["auc"] <= found["high"] <= 1
     assert manifest["metrics"]["membership_auc"] == found["auc"]
-    hashes = NearCopyHashes.from_json(store.read(TENANT, "adapters", adapter, NEAR_COPY_HASHES))
+    hashes = NearDuplicateHashes.from_json(
+        store.read(TENANT, "adapters", adapter, NEAR_DUPLICATE_HASHES)
+    )
     size = resolve_base("tiny", settings.models_dir).image_size_px
     trained = load_images(store, TENANT, dataset.split("/")[1], "train", size, settings).images
-    assert len(trained) == 18 and hashes.to_json() == NearCopyHashes.of(trained).to_json()
+    assert len(trained) == 18 and hashes.to_json() == NearDuplicateHashes.of(trained).to_json()
     assert all(hashes.find(np.rot90(image)) for image in trained)

@@ -275,7 +275,9 @@ def test_model_that_has_seen_a_test_image_is_refused(
     assert caught.value.subject == subject and caught.value.remedy
 
 
-def test_a_near_copy_of_a_test_image_counts_as_seen(settings: Any, store: ArtifactStore) -> None:
+def test_a_near_duplicate_of_a_test_image_counts_as_seen(
+    settings: Any, store: ArtifactStore
+) -> None:
     dataset = upload_dataset(store, settings)
     manifest = store.get_manifest(TENANT, "datasets", dataset.split("/")[1])
     body = manifest["body"]
@@ -285,7 +287,9 @@ def test_a_near_copy_of_a_test_image_counts_as_seen(settings: Any, store: Artifa
     fakes.write_tiny_clip(settings.models_dir, phashes=[far])
     fit_classifier.validate(spec, store, TENANT, settings)
     fakes.write_tiny_clip(settings.models_dir, phashes=[far, near])
-    with pytest.raises(FailedPrecondition, match=r"near-copies of \d+ of the 24 locked") as caught:
+    with pytest.raises(
+        FailedPrecondition, match=r"near-duplicates of \d+ of the 24 locked"
+    ) as caught:
         fit_classifier.validate(spec, store, TENANT, settings)
     assert caught.value.subject == "CLIP base tiny-clip" and caught.value.remedy
 

@@ -8,14 +8,14 @@ import random
 import pytest
 
 from services.common.errors import InvalidArgument
-from services.common.images.near_duplicates import NEAR_COPY_BITS
+from services.common.images.near_duplicates import NEAR_DUPLICATE_BITS
 from services.trainer.datasets.splitting import (
     ImageRecord,
     Split,
     SplitSettings,
     draw_split,
     group_images,
-    near_copies,
+    near_duplicates,
 )
 
 
@@ -117,7 +117,7 @@ def test_shots_come_from_several_patients() -> None:
     assert len({patient_of[digest] for digest in split.classes[0].test}) == 5
 
 
-def test_near_copies_stay_on_one_side() -> None:
+def test_near_duplicates_stay_on_one_side() -> None:
     images = []
     for pair in range(20):
         value = int(hashlib.sha256(f"pair {pair}".encode()).hexdigest()[:16], 16)
@@ -131,7 +131,7 @@ def test_near_copies_stay_on_one_side() -> None:
     assert not train & {group_of[digest] for digest in split.test}
 
 
-def test_near_copies_are_found_exactly() -> None:
+def test_near_duplicates_are_found_exactly() -> None:
     rng = random.Random(0)
     base = [rng.getrandbits(64) for _ in range(40)]
     values = base + [
@@ -142,9 +142,9 @@ def test_near_copies_are_found_exactly() -> None:
         (str(i), str(j))
         for i in range(len(values))
         for j in range(i + 1, len(values))
-        if (values[i] ^ values[j]).bit_count() <= NEAR_COPY_BITS
+        if (values[i] ^ values[j]).bit_count() <= NEAR_DUPLICATE_BITS
     ]
-    assert near_copies(hashes) == expected
+    assert near_duplicates(hashes) == expected
     assert 5 < len(expected) < 40
 
 

@@ -166,7 +166,7 @@ def test_unknown_patients_are_said(unknown: int, said: str) -> None:
     assert text.startswith(said) and bool(text) == bool(unknown)
 
 
-def test_near_copies_are_found_in_any_orientation(written: dict[str, str]) -> None:
+def test_near_duplicates_are_found_in_any_orientation(written: dict[str, str]) -> None:
     near = json.loads(written["report.json"])["near_copies"]
     assert near["num_searched"] == 12
     assert near["num_near_copies"] >= 1

@@ -276,7 +276,7 @@ def test_further_real_images_are_of_no_patient_who_tests_and_no_copy_of_a_test_i
         "a": image("trains", far[0]),
         "b": image("tests", far[1]),
         "c": image("tests", far[2]),
-        "d": image("", f"{(0xFFFF << 16) ^ 1:016x}"),  # a near-copy of b
+        "d": image("", f"{(0xFFFF << 16) ^ 1:016x}"),  # a near-duplicate of b
         "e": image("trains", far[3]),
     }
     split = {"train": ["a"], "test": ["b"], "left_out_reason": ""}
@@ -445,7 +445,7 @@ def test_a_synthetic_image_in_the_test_set_stops_the_study(
         study.run(spec, job_context(store, settings))
 
 
-def test_near_copies_of_training_images_are_withheld_and_counted(
+def test_near_duplicates_of_training_images_are_withheld_and_counted(
     settings: Any,
     store: ArtifactStore,
     generator: FakeGenerator,
@@ -484,7 +484,7 @@ def test_near_copies_of_training_images_are_withheld_and_counted(
     compared = content["quality"]["overall"]
     assert compared["n_synthetic"] == compared["n_real"] == [10], "those withheld are left out"
     page = store.read(TENANT, "reports", "job-1", "report.html").decode()
-    assert "Of 12 synthetic images 2 were near-copies" in page
+    assert "Of 12 synthetic images 2 were near-duplicates" in page
     assert trained["resnet18", 0, "9+10"] == 1 and trained["resnet18", 0, "10+0"] == 1
 
 
