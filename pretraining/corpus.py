@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cytosynth.cell_classes import class_phrase, class_prompt
 from cytosynth.phantoms import CELL_TYPES, render_phantom, sample_laboratory
-from services.common.images.cell_classes import class_phrase, class_prompt
 
 SIZE_PX = 64
 REAL_SHARE = 6

@@ -11,8 +11,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from cytosynth.cell_classes import class_prompt
 from pretraining.native_bfloat16 import native_bfloat16
-from services.common.images.cell_classes import class_prompt
 from services.common.models.diffusion_bases import Base, load_pipeline, resolve_base
 from services.common.models.pipelines import encode_prompts
 from services.generator.engine.denoiser import starting_noise

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from services.common.images.cell_classes import class_prompt
+from cytosynth.cell_classes import class_prompt
 from services.common.models.lora import WEIGHTS_FILE
 from services.common.models.pipelines import decode_latents
 from services.generator.presets import PRESETS

@@ -27,7 +27,7 @@ from benchmarks.gpu.workload import (
     of_base,
 )
 from benchmarks.scaling.cost import UNET_TFLOP, tflop_per_image
-from services.common.images.cell_classes import class_prompt
+from cytosynth.cell_classes import class_prompt
 from services.common.models.lora import WEIGHTS_FILE
 from services.generator.engine.solver import build_scheduler
 from services.generator.presets import PRESETS

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
+from cytosynth.cell_classes import is_class_id
 from services.common.errors import InvalidArgument, shown
-from services.common.images.cell_classes import is_class_id
 from services.common.images.seeds import image_seed
 from services.common.models.diffusion_bases import Base
 from services.generator.adapter_manifest import AdapterRef, check_base

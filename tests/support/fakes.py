@@ -25,7 +25,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from services.common.images.cell_classes import CELL_CLASSES, class_prompt
+from cytosynth.cell_classes import CELL_CLASSES, class_prompt
 from services.common.models.bespoke_solvers import BESPOKE_SOLVER_FILE, BespokeSolver
 from services.common.models.diffusion_bases import TINY_DECODER, folder_revision
 

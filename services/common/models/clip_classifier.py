@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cytosynth.cell_classes import class_prompt
 from services.common.errors import FailedPrecondition, InvalidArgument
-from services.common.images.cell_classes import class_prompt
 from services.common.models.classifier_config import ClassifierConfig
 from services.common.models.clip_bases import FIELD, ClipBase, resolve_clip_base
 from services.common.models.construction_lock import builds_models

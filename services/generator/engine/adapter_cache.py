@@ -17,8 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cytosynth.cell_classes import class_prompt
 from services.common.errors import DataLoss, DomainError, FailedPrecondition, Unavailable
-from services.common.images.cell_classes import class_prompt
 from services.common.models.lora import encode_with_lora, read_lora
 from services.common.models.pipelines import PromptEmbeddings
 from services.generator.engine.batched_lora import LoraPair, MixedLora, PreparedAdapter

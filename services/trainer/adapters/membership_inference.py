@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from services.common.images.cell_classes import class_prompt
+from cytosynth.cell_classes import class_prompt
 from services.common.models import lora
 from services.common.models.diffusion_bases import Base, load_pipeline
 from services.trainer.adapters.diffusion_loss import predict, target_and_weight

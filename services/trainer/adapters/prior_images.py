@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from services.common.images.cell_classes import class_prompt, narrower_classes
+from cytosynth.cell_classes import class_prompt, narrower_classes
 from services.common.models.pipelines import decode_latents
 from services.trainer.augmentation.sharpness import match_sharpness
 from services.trainer.augmentation.stain_transfer import CellStains, cell_stains_of, restain

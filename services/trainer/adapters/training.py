@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
+from cytosynth.cell_classes import class_prompt
 from services.common.errors import FailedPrecondition
-from services.common.images.cell_classes import class_prompt
 from services.common.models import lora
 from services.common.models.diffusion_bases import Base, load_pipeline
 from services.trainer.adapters.diffusion_loss import predict, target_and_weight

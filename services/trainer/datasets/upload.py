@@ -14,9 +14,9 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cytosynth.cell_classes import is_class_id
 from services.common import resource_names
 from services.common.errors import AlreadyExists, InvalidArgument, ResourceExhausted
-from services.common.images.cell_classes import is_class_id
 from services.common.images.codec import (
     decode_image,
     is_marked_synthetic,

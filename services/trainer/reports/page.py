@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import numpy as np
 
-from services.common.images.cell_classes import class_phrase
+from cytosynth.cell_classes import class_phrase
 from services.common.images.codec import center_square, decode_image, encode_image
 from services.common.images.near_duplicates import (
     METHOD,

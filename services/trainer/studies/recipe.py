@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cytosynth.cell_classes import narrower_classes
 from cytosynth.phantoms import CELL_TYPES
 from services.common.errors import InvalidArgument, check_one_of
-from services.common.images.cell_classes import narrower_classes
 from services.common.models.classifier_config import ARCHITECTURES
 from services.common.models.sampler_presets import SAMPLER_PRESETS
 from services.trainer.classifiers.recipe import ClassifierRecipe, recipe_from_spec

@@ -15,8 +15,8 @@ from diffusers import StableDiffusionPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cytosynth.cell_classes import class_prompt
 from services.common.errors import DataLoss, FailedPrecondition, NotFound
-from services.common.images.cell_classes import class_prompt
 from services.common.models.diffusion_bases import load_pipeline, load_tiny_decoder, resolve_base
 from services.common.models.pipelines import decode_latents, encode_prompts
 from services.generator.engine.denoiser import starting_noise

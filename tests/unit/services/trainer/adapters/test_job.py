@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load as load_safetensors
 
+from cytosynth.cell_classes import class_prompt
 from services.common.errors import Cancelled, InvalidArgument
-from services.common.images.cell_classes import class_prompt
 from services.common.models import lora
 from services.common.models.diffusion_bases import load_pipeline, resolve_base
 from services.common.models.pipelines import encode_prompts
