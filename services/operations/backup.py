@@ -23,7 +23,8 @@ import sqlalchemy as sa
 from services.common.errors import DataLoss, NotFound
 from services.common.resource_names import KINDS, build
 from services.common.settings import CommonSettings
-from services.common.store.artifacts import DELETING, MANIFEST, ArtifactStore
+from services.common.store.artifact_folder import DELETING, MANIFEST
+from services.common.store.artifacts import ArtifactStore
 from services.common.store.files import StoreFiles
 
 _READ_AT_ONCE = 16

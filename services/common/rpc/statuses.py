@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from services.common import errors
+from services.common.storage_errors import storage_error
 
 DOMAIN = "cytosynth"
 # gRPC refuses trailers above 8 KiB. A message is in them up to three times, once with
@@ -93,7 +94,11 @@ def _as_domain_error(error: BaseException) -> errors.DomainError | None:
         return errors.ResourceExhausted(
             "the service is busy and its queue is full", "try again later", 2.0
         )
-    return None
+    found = storage_error(error)
+    if found is not None:
+        # Which file or host it was, only the server's log may tell.
+        _logger.error("storage failed: %s", found, exc_info=error)
+    return found
 
 
 # By name, so that neither this module nor its tests need Ray.

@@ -87,6 +87,14 @@ class StoreFiles:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
 
+    def rename(self, path: str, new_path: str) -> None:
+        """Renames a file; takes no room on a local disk. Raises FileNotFoundError."""
+        if self.is_local:
+            os.replace(self.full_path(path), self.full_path(new_path))
+        else:
+            self.write(new_path, self.read(path))
+            self.remove(path)
+
     def remove(self, path: str) -> None:
         """Removes a file."""
         self._fs.rm_file(self.full_path(path))

@@ -19,7 +19,7 @@ from services.common.images.near_duplicates import HASH_PX, is_near_duplicate, t
 from services.common.models.classifier_config import ClassifierConfig
 from services.common.models.image_classifier import ImageClassifier
 from services.common.resource_names import ADAPTERS, DATASETS, IMAGE_SETS
-from services.common.store.artifacts import Draft
+from services.common.store.drafts import Draft
 from services.trainer.adapters import job as fit_adapter
 from services.trainer.classifiers.fit import (
     classifier_config,

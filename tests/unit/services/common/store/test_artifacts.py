@@ -209,13 +209,13 @@ def test_deletion_cut_short_hides_the_artifact_and_is_completed(store, monkeypat
     make(store)
     removed, remove = [], store._files.remove
 
-    def remove_two_then_die(path: str) -> None:
-        if len(removed) == 2:
+    def remove_one_then_die(path: str) -> None:
+        if len(removed) == 1:
             raise OSError("power cut")
         removed.append(path)
         remove(path)
 
-    monkeypatch.setattr(store._files, "remove", remove_two_then_die)
+    monkeypatch.setattr(store._files, "remove", remove_one_then_die)
     with pytest.raises(OSError, match="power cut"):
         store.delete("local", "adapters", "a1")
     assert not store.exists("local", "adapters", "a1")

@@ -14,7 +14,8 @@ import pytest
 from services.common.database.jobs import Job, JobDatabase, LeaseLost, migrate
 from services.common.errors import Cancelled, FailedPrecondition, Unavailable
 from services.common.resource_names import ADAPTERS, JOBS
-from services.common.store.artifacts import DELETING, ArtifactStore
+from services.common.store.artifact_folder import DELETING
+from services.common.store.artifacts import ArtifactStore
 from services.trainer.config import TrainerSettings
 from services.trainer.jobs import lifecycle as jobs
 from services.trainer.jobs.checkpoints import Checkpoints
