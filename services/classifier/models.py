@@ -6,6 +6,7 @@ as ``production`` means now, and can be rolled back.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from services.classifier.config import ClassifierSettings
 from services.common import resource_names
 from services.common.database.aliases import Alias, AliasDatabase
-from services.common.errors import NotFound
+from services.common.errors import FailedPrecondition, NotFound
 from services.common.models.classifier_config import ClassifierConfig
 from services.common.resource_names import ALIASES, CLASSIFIERS
 from services.common.store.artifacts import ArtifactStore
@@ -102,8 +103,11 @@ class ModelRegistry:
     def list_models(self, tenant: str) -> list[ModelInfo]:
         """The tenant's versions, newest first."""
         aliases = self._aliases.list_aliases(tenant)
-        manifests = self._store.list(tenant, CLASSIFIERS)
-        return [self._info(tenant, manifest, aliases) for manifest in manifests]
+        models = []
+        for manifest in self._store.list(tenant, CLASSIFIERS):
+            with contextlib.suppress(NotFound):  # deleted in between
+                models.append(self._info(tenant, manifest, aliases))
+        return models
 
     def set_alias(self, tenant: str, alias_name: str, model_name: str) -> Alias:
         """Points an alias at a version.
@@ -120,7 +124,18 @@ class ModelRegistry:
     def rollback_alias(self, tenant: str, alias_name: str) -> Alias:
         """Points an alias back at what it meant before; raises NotFound, FailedPrecondition."""
         alias = resource_names.parse(ALIASES, alias_name, "name")
+        previous = self._aliases.get_alias(tenant, alias).previous_classifier_id
+        if previous and not self._store.exists(tenant, CLASSIFIERS, previous):
+            raise FailedPrecondition(
+                alias_name,
+                f"its earlier classifier {resource_names.build(CLASSIFIERS, previous)} was deleted",
+                f"point it at another one: `cytosynth alias set {alias} classifiers/…`",
+            )
         return self._aliases.rollback_alias(tenant, alias)
+
+    def delete_alias(self, tenant: str, alias_name: str) -> None:
+        """Removes an alias; raises NotFound."""
+        self._aliases.delete_alias(tenant, resource_names.parse(ALIASES, alias_name, "name"))
 
     def list_aliases(self, tenant: str) -> list[Alias]:
         """The tenant's aliases by name."""

@@ -95,6 +95,14 @@ class ClassifierService:
         alias = await asyncio.to_thread(self._registry.rollback_alias, call.tenant, request.name)
         return pb.RollbackAliasResponse(alias=_alias(alias))
 
+    @unary(pb.DeleteAliasResponse)
+    async def DeleteAlias(
+        self, request: pb.DeleteAliasRequest, call: Call
+    ) -> pb.DeleteAliasResponse:
+        """Remove an alias."""
+        await asyncio.to_thread(self._registry.delete_alias, call.tenant, request.name)
+        return pb.DeleteAliasResponse()
+
     @unary(pb.ListAliasesResponse)
     async def ListAliases(
         self, request: pb.ListAliasesRequest, call: Call
@@ -145,7 +153,11 @@ def _model(info: ModelInfo) -> pb.Model:
         architecture=body["architecture"],
         class_ids=body["class_ids"],
         create_time=_timestamp(datetime.fromisoformat(info.manifest["create_time"])),
-        metrics=info.manifest["metrics"],
+        metrics={
+            name: value
+            for name, value in info.manifest["metrics"].items()
+            if isinstance(value, int | float)
+        },
         manifest_digest=info.manifest_digest,
         aliases=[build(ALIASES, alias) for alias in info.aliases],
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -17,8 +17,7 @@ from services.common.rpc.handlers import to_status
 from services.trainer.datasets.splitting import SplitSettings
 from services.trainer.datasets.upload import DatasetHeader
 
-_ADAPTER_FIELDS = tuple(pb.AdapterSettings.DESCRIPTOR.fields_by_name)
-_CLASSIFIER_FIELDS = tuple(pb.ClassifierSettings.DESCRIPTOR.fields_by_name)
+_Message = TypeVar("_Message", bound=Message)
 
 
 def plain(message: Message) -> dict[str, Any]:
@@ -87,8 +86,8 @@ def adapter_message(manifest: Mapping[str, Any], digest: str) -> pb.Adapter:
         dataset=body["dataset"],
         class_ids=body["class_ids"],
         create_time=timestamp(manifest["create_time"]),
-        settings=pb.AdapterSettings(**_only(manifest["settings"], _ADAPTER_FIELDS)),
-        metrics=manifest["metrics"],
+        settings=_known(pb.AdapterSettings, manifest["settings"]),
+        metrics=_figures(manifest["metrics"]),
         manifest_digest=digest,
     )
 
@@ -99,16 +98,29 @@ def classifier_message(manifest: Mapping[str, Any], digest: str) -> pb.Classifie
     message = pb.Classifier(
         name=manifest["name"],
         dataset=body["dataset"],
-        settings=pb.ClassifierSettings(**_only(manifest["settings"], _CLASSIFIER_FIELDS)),
-        image_set=body["image_set"],
+        settings=_known(pb.ClassifierSettings, manifest["settings"]),
+        image_set=body.get("image_set", ""),
         class_ids=body["class_ids"],
         create_time=timestamp(manifest["create_time"]),
-        metrics=manifest["metrics"],
+        metrics=_figures(manifest["metrics"]),
         manifest_digest=digest,
     )
-    if body["synthetic"]:
-        message.synthetic.CopyFrom(pb.SyntheticSpec(**body["synthetic"]))
+    if body.get("synthetic"):
+        message.synthetic.CopyFrom(_known(pb.SyntheticSpec, body["synthetic"]))
     return message
+
+
+def report_message(manifest: Mapping[str, Any], digest: str) -> pb.Report:
+    """A report's manifest as the API shows it."""
+    body = manifest["body"]
+    return pb.Report(
+        name=manifest["name"],
+        kind="study" if "draws" in body else "report",
+        dataset=body["dataset"],
+        title=manifest["settings"].get("title", ""),
+        create_time=timestamp(manifest["create_time"]),
+        manifest_digest=digest,
+    )
 
 
 def proof_message(proof: Mapping[str, Any]) -> pb.DeletionProof:
@@ -151,5 +163,22 @@ def timestamp(text: str) -> Timestamp:
     return stamp
 
 
-def _only(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: values[name] for name in names if values.get(name) is not None}
+def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics that are numbers; a manifest may hold one that could not be computed."""
+    return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+
+
+def _known(message_type: type[_Message], values: Mapping[str, Any]) -> _Message:
+    """A message of those values that it has fields for; a manifest may hold further ones."""
+    message = message_type()
+    for name, field in message_type.DESCRIPTOR.fields_by_name.items():
+        value = values.get(name)
+        if value is None:
+            continue
+        if isinstance(getattr(message, name), Message):
+            getattr(message, name).CopyFrom(_known(type(getattr(message, name)), value))
+        elif field.is_repeated:
+            getattr(message, name).extend(value)
+        else:
+            setattr(message, name, value)
+    return message

@@ -11,7 +11,7 @@ from typing import Any
 from cytosynth.common.v1 import job_pb2
 from cytosynth.trainer.v1 import trainer_pb2 as pb
 from services.common import resource_names
-from services.common.database.jobs import Job, JobDatabase
+from services.common.database.jobs import MAX_LISTED, Job, JobDatabase
 from services.common.deletions import delete_artifact
 from services.common.errors import InvalidArgument, NotFound
 from services.common.resource_names import ADAPTERS, CLASSIFIERS, DATASETS, JOBS, REPORTS
@@ -20,6 +20,7 @@ from services.common.store.artifacts import ArtifactStore
 from services.trainer import messages
 from services.trainer.adapters import job as fit_adapter
 from services.trainer.classifiers import job as fit_classifier
+from services.trainer.classifiers.deletion import refuse_aliased
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets.import_folder import import_folder
 from services.trainer.datasets.reading import delete_dataset
@@ -144,6 +145,17 @@ class TrainerService:
             classifiers=[messages.classifier_message(*each) for each in found]
         )
 
+    @unary(pb.DeleteClassifierResponse)
+    async def DeleteClassifier(
+        self, request: pb.DeleteClassifierRequest, call: Call
+    ) -> pb.DeleteClassifierResponse:
+        """Delete a classifier with proof, unless an alias points at it."""
+        id = resource_names.parse(CLASSIFIERS, request.name, "name")
+        await asyncio.to_thread(refuse_aliased, self._database, call.tenant, id)
+        return pb.DeleteClassifierResponse(
+            proof=await self._delete(CLASSIFIERS, request.name, call)
+        )
+
     @unary(pb.CreateReportResponse)
     async def CreateReport(
         self, request: pb.CreateReportRequest, call: Call
@@ -159,6 +171,21 @@ class TrainerService:
         """Check the request and make a job of it."""
         job = await self._create("study", study.validate, request, call)
         return pb.CreateStudyResponse(job=messages.job_message(job))
+
+    @unary(pb.ListReportsResponse)
+    async def ListReports(
+        self, request: pb.ListReportsRequest, call: Call
+    ) -> pb.ListReportsResponse:
+        """List the caller's reports, newest first."""
+        found = await self._artifacts(REPORTS, call)
+        return pb.ListReportsResponse(reports=[messages.report_message(*each) for each in found])
+
+    @unary(pb.DeleteReportResponse)
+    async def DeleteReport(
+        self, request: pb.DeleteReportRequest, call: Call
+    ) -> pb.DeleteReportResponse:
+        """Delete a report with proof."""
+        return pb.DeleteReportResponse(proof=await self._delete(REPORTS, request.name, call))
 
     @server_stream
     async def DownloadReport(
@@ -185,7 +212,11 @@ class TrainerService:
             raise InvalidArgument("state", f"is {request.state}", "send a JobState")
         name = job_pb2.JobState.Name(request.state).removeprefix("JOB_STATE_")
         state = None if name == "UNSPECIFIED" else name
-        found = await asyncio.to_thread(self._database.list, call.tenant, state)
+        if not 0 <= request.page_size <= MAX_LISTED:
+            problem = f"is {request.page_size}"
+            raise InvalidArgument("page_size", problem, f"send 0 to {MAX_LISTED}")
+        limit = request.page_size or MAX_LISTED
+        found = await asyncio.to_thread(self._database.list, call.tenant, state, limit)
         return pb.ListJobsResponse(jobs=map(messages.job_message, found))
 
     @unary(pb.CancelJobResponse)

@@ -65,6 +65,11 @@ class ClassifierServiceStub:
                 request_serializer=cytosynth_dot_classifier_dot_v1_dot_classifier__pb2.RollbackAliasRequest.SerializeToString,
                 response_deserializer=cytosynth_dot_classifier_dot_v1_dot_classifier__pb2.RollbackAliasResponse.FromString,
                 _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/cytosynth.classifier.v1.ClassifierService/DeleteAlias',
+                request_serializer=cytosynth_dot_classifier_dot_v1_dot_classifier__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=cytosynth_dot_classifier_dot_v1_dot_classifier__pb2.DeleteAliasResponse.FromString,
+                _registered_method=True)
         self.ListAliases = channel.unary_unary(
                 '/cytosynth.classifier.v1.ClassifierService/ListAliases',
                 request_serializer=cytosynth_dot_classifier_dot_v1_dot_classifier__pb2.ListAliasesRequest.SerializeToString,
@@ -118,6 +123,13 @@ class ClassifierServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteAlias(self, request, context):
+        """Removes an alias; the classifier behind it stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAliases(self, request, context):
         """Lists the caller's aliases.
         """
@@ -157,6 +169,11 @@ def add_ClassifierServiceServicer_to_server(servicer, server):
                     servicer.RollbackAlias,
                     request_deserializer=cytosynth_dot_classifier_dot_v1_dot_classifier__pb2.RollbackAliasRequest.FromString,
                     response_serializer=cytosynth_dot_classifier_dot_v1_dot_classifier__pb2.RollbackAliasResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=cytosynth_dot_classifier_dot_v1_dot_classifier__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=cytosynth_dot_classifier_dot_v1_dot_classifier__pb2.DeleteAliasResponse.SerializeToString,
             ),
             'ListAliases': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAliases,
@@ -327,6 +344,33 @@ class ClassifierService:
             '/cytosynth.classifier.v1.ClassifierService/RollbackAlias',
             cytosynth_dot_classifier_dot_v1_dot_classifier__pb2.RollbackAliasRequest.SerializeToString,
             cytosynth_dot_classifier_dot_v1_dot_classifier__pb2.RollbackAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cytosynth.classifier.v1.ClassifierService/DeleteAlias',
+            cytosynth_dot_classifier_dot_v1_dot_classifier__pb2.DeleteAliasRequest.SerializeToString,
+            cytosynth_dot_classifier_dot_v1_dot_classifier__pb2.DeleteAliasResponse.FromString,
             options,
             channel_credentials,
             insecure,

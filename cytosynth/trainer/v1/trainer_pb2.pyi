@@ -374,6 +374,18 @@ class ListClassifiersResponse(_message.Message):
     classifiers: _containers.RepeatedCompositeFieldContainer[Classifier]
     def __init__(self, classifiers: _Optional[_Iterable[_Union[Classifier, _Mapping]]] = ...) -> None: ...
 
+class DeleteClassifierRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DeleteClassifierResponse(_message.Message):
+    __slots__ = ("proof",)
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    proof: DeletionProof
+    def __init__(self, proof: _Optional[_Union[DeletionProof, _Mapping]] = ...) -> None: ...
+
 class ReportArm(_message.Message):
     __slots__ = ("model", "arm", "classifier")
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -478,6 +490,44 @@ class CreateStudyResponse(_message.Message):
     job: _job_pb2.Job
     def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...
 
+class Report(_message.Message):
+    __slots__ = ("name", "kind", "dataset", "title", "create_time", "manifest_digest")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: str
+    dataset: str
+    title: str
+    create_time: _timestamp_pb2.Timestamp
+    manifest_digest: str
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., dataset: _Optional[str] = ..., title: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., manifest_digest: _Optional[str] = ...) -> None: ...
+
+class ListReportsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListReportsResponse(_message.Message):
+    __slots__ = ("reports",)
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
+    reports: _containers.RepeatedCompositeFieldContainer[Report]
+    def __init__(self, reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ...) -> None: ...
+
+class DeleteReportRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DeleteReportResponse(_message.Message):
+    __slots__ = ("proof",)
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    proof: DeletionProof
+    def __init__(self, proof: _Optional[_Union[DeletionProof, _Mapping]] = ...) -> None: ...
+
 class DownloadReportRequest(_message.Message):
     __slots__ = ("name",)
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -505,10 +555,12 @@ class GetJobResponse(_message.Message):
     def __init__(self, job: _Optional[_Union[_job_pb2.Job, _Mapping]] = ...) -> None: ...
 
 class ListJobsRequest(_message.Message):
-    __slots__ = ("state",)
+    __slots__ = ("state", "page_size")
     STATE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     state: _job_pb2.JobState
-    def __init__(self, state: _Optional[_Union[_job_pb2.JobState, str]] = ...) -> None: ...
+    page_size: int
+    def __init__(self, state: _Optional[_Union[_job_pb2.JobState, str]] = ..., page_size: _Optional[int] = ...) -> None: ...
 
 class ListJobsResponse(_message.Message):
     __slots__ = ("jobs",)

@@ -95,6 +95,11 @@ class TrainerServiceStub:
                 request_serializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.ListClassifiersRequest.SerializeToString,
                 response_deserializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.ListClassifiersResponse.FromString,
                 _registered_method=True)
+        self.DeleteClassifier = channel.unary_unary(
+                '/cytosynth.trainer.v1.TrainerService/DeleteClassifier',
+                request_serializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.DeleteClassifierRequest.SerializeToString,
+                response_deserializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.DeleteClassifierResponse.FromString,
+                _registered_method=True)
         self.CreateReport = channel.unary_unary(
                 '/cytosynth.trainer.v1.TrainerService/CreateReport',
                 request_serializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateReportRequest.SerializeToString,
@@ -104,6 +109,16 @@ class TrainerServiceStub:
                 '/cytosynth.trainer.v1.TrainerService/CreateStudy',
                 request_serializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateStudyRequest.SerializeToString,
                 response_deserializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateStudyResponse.FromString,
+                _registered_method=True)
+        self.ListReports = channel.unary_unary(
+                '/cytosynth.trainer.v1.TrainerService/ListReports',
+                request_serializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.ListReportsRequest.SerializeToString,
+                response_deserializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.ListReportsResponse.FromString,
+                _registered_method=True)
+        self.DeleteReport = channel.unary_unary(
+                '/cytosynth.trainer.v1.TrainerService/DeleteReport',
+                request_serializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.DeleteReportRequest.SerializeToString,
+                response_deserializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.DeleteReportResponse.FromString,
                 _registered_method=True)
         self.DownloadReport = channel.unary_stream(
                 '/cytosynth.trainer.v1.TrainerService/DownloadReport',
@@ -215,6 +230,14 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteClassifier(self, request, context):
+        """Deletes a classifier and its weights; answers with proof of what is gone. Refused with
+        FAILED_PRECONDITION while an alias points at it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateReport(self, request, context):
         """Starts writing a report that compares classifiers on the locked test set.
         """
@@ -225,6 +248,19 @@ class TrainerServiceServicer:
     def CreateStudy(self, request, context):
         """Starts a study: several draws of a dataset, each with an adapter, synthetic images and
         classifiers of all arms. Its result is a report.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReports(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteReport(self, request, context):
+        """Deletes a report and its files; answers with proof of what is gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -326,6 +362,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     request_deserializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.ListClassifiersRequest.FromString,
                     response_serializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.ListClassifiersResponse.SerializeToString,
             ),
+            'DeleteClassifier': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteClassifier,
+                    request_deserializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.DeleteClassifierRequest.FromString,
+                    response_serializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.DeleteClassifierResponse.SerializeToString,
+            ),
             'CreateReport': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateReport,
                     request_deserializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateReportRequest.FromString,
@@ -335,6 +376,16 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.CreateStudy,
                     request_deserializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateStudyRequest.FromString,
                     response_serializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateStudyResponse.SerializeToString,
+            ),
+            'ListReports': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReports,
+                    request_deserializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.ListReportsRequest.FromString,
+                    response_serializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.ListReportsResponse.SerializeToString,
+            ),
+            'DeleteReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteReport,
+                    request_deserializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.DeleteReportRequest.FromString,
+                    response_serializer=cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.DeleteReportResponse.SerializeToString,
             ),
             'DownloadReport': grpc.unary_stream_rpc_method_handler(
                     servicer.DownloadReport,
@@ -698,6 +749,33 @@ class TrainerService:
             _registered_method=True)
 
     @staticmethod
+    def DeleteClassifier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cytosynth.trainer.v1.TrainerService/DeleteClassifier',
+            cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.DeleteClassifierRequest.SerializeToString,
+            cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.DeleteClassifierResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateReport(request,
             target,
             options=(),
@@ -741,6 +819,60 @@ class TrainerService:
             '/cytosynth.trainer.v1.TrainerService/CreateStudy',
             cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateStudyRequest.SerializeToString,
             cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.CreateStudyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReports(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cytosynth.trainer.v1.TrainerService/ListReports',
+            cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.ListReportsRequest.SerializeToString,
+            cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.ListReportsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cytosynth.trainer.v1.TrainerService/DeleteReport',
+            cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.DeleteReportRequest.SerializeToString,
+            cytosynth_dot_trainer_dot_v1_dot_trainer__pb2.DeleteReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -81,6 +81,16 @@ class AliasDatabase:
                     break
         return self.get_alias(tenant, alias)
 
+    def delete_alias(self, tenant: str, alias: str) -> None:
+        """Removes an alias; its history stays. Raises NotFound."""
+        columns = alias_history.c
+        update = alias_history.update().where(
+            columns.tenant == tenant, columns.alias == alias, columns.rollback_time.is_(None)
+        )
+        with self._engine.begin() as connection:
+            if not connection.execute(update.values(rollback_time=self._clock())).rowcount:
+                raise _not_found(alias)
+
     def get_alias(self, tenant: str, alias: str) -> Alias:
         """What the alias means now; raises NotFound."""
         history = self._history(tenant, alias)
@@ -91,7 +101,11 @@ class AliasDatabase:
     def list_aliases(self, tenant: str) -> list[Alias]:
         """The tenant's aliases by name."""
         columns = alias_history.c
-        query = sa.select(columns.alias).where(columns.tenant == tenant).distinct()
+        query = (
+            sa.select(columns.alias)
+            .where(columns.tenant == tenant, columns.rollback_time.is_(None))
+            .distinct()
+        )
         with self._engine.connect() as connection:
             names = sorted(connection.scalars(query))
         return [self.get_alias(tenant, name) for name in names]

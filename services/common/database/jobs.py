@@ -165,12 +165,12 @@ class JobDatabase(OperatorDatabase):
             raise NotFound(f"jobs/{id}", "list jobs to see what there is")
         return _job(row)
 
-    def list(self, tenant: str, state: str | None = None) -> list[Job]:
-        """The tenant's jobs, newest first, at most 1000."""
+    def list(self, tenant: str, state: str | None = None, limit: int = MAX_LISTED) -> list[Job]:
+        """The tenant's jobs, newest first, at most ``limit``."""
         query = sa.select(jobs).where(jobs.c.tenant == tenant)
         if state is not None:
             query = query.where(jobs.c.state == state)
-        query = query.order_by(jobs.c.create_time.desc(), jobs.c.id.desc()).limit(MAX_LISTED)
+        query = query.order_by(jobs.c.create_time.desc(), jobs.c.id.desc()).limit(limit)
         with self._engine.connect() as connection:
             return [_job(row) for row in connection.execute(query)]
 

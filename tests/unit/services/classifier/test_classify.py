@@ -132,6 +132,30 @@ def test_names_are_checked(registry: ModelRegistry) -> None:
         registry.set_alias(TENANT, "aliases/production", "aliases/candidate")
 
 
+def test_an_alias_does_not_roll_back_to_a_deleted_classifier(
+    registry: ModelRegistry, settings: ClassifierSettings
+) -> None:
+    for number in (1, 2):
+        registry.set_alias(TENANT, "aliases/production", f"classifiers/model-{number}")
+    ArtifactStore(settings.store_uri).delete(TENANT, "classifiers", "model-1")
+    with pytest.raises(FailedPrecondition, match=r"model-1 was deleted.*alias set production"):
+        registry.rollback_alias(TENANT, "aliases/production")
+    assert registry.resolve(TENANT, "aliases/production", "model") == "model-2"
+    registry.delete_alias(TENANT, "aliases/production")
+    assert registry.list_aliases(TENANT) == []
+
+
+def test_a_classifier_deleted_while_they_are_listed_is_left_out(
+    registry: ModelRegistry, settings: ClassifierSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ArtifactStore(settings.store_uri)
+    listed = store.list(TENANT, "classifiers")
+    store.delete(TENANT, "classifiers", "model-2")
+    monkeypatch.setattr(ArtifactStore, "list", lambda *_: listed)
+    ids = [info.classifier_id for info in registry.list_models(TENANT)]
+    assert ids == ["model-3", "model-1"]
+
+
 def test_models_are_listed_newest_first_and_by_tenant(registry: ModelRegistry) -> None:
     listed = [info.classifier_id for info in registry.list_models(TENANT)]
     assert listed == ["model-3", "model-2", "model-1"]

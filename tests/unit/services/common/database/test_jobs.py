@@ -293,6 +293,24 @@ def test_aliases_are_per_tenant(database):
         database.rollback_alias("local", "z")
 
 
+def test_a_deleted_alias_means_nothing_until_it_is_set_again(database):
+    for id in ("c1", "c2"):
+        database.set_alias("local", "production", id)
+    database.delete_alias("local", "production")
+    assert database.list_aliases("local") == []
+    for call in (database.get_alias, database.rollback_alias, database.delete_alias):
+        with pytest.raises(NotFound, match="aliases/production"):
+            call("local", "production")
+    assert database.set_alias("local", "production", "c3").previous_classifier_id is None
+
+
+def test_a_limit_keeps_the_newest_jobs(database, clock):
+    for number in range(3):
+        clock.now += 1
+        database.create("local", "fit_adapter", {"number": number}, f"k{number}")
+    assert [job.spec["number"] for job in database.list("local", limit=2)] == [2, 1]
+
+
 def test_alias_set_by_many_at_once_keeps_every_change(database):
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda n: database.set_alias("local", "production", f"c{n}"), range(12)))
