@@ -66,7 +66,7 @@ class GeneratorSettings(CommonSettings):
     Apart from it: two adapters on their way, and for each slot the adapter that it uses now.
     """
     generator_max_loaded_bases: int = Field(3, ge=1)
-    """Base models kept in a replica; one with its accelerator counts as another."""
+    """Base models kept in a replica; one with its distillation LoRA counts as another."""
     generator_recovery_seconds: float = Field(120.0, gt=0)
     """How long a stream replays lost shards without a new image before it gives up."""
 

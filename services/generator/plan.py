@@ -183,10 +183,10 @@ def make_plan(
 
 
 def extra_revisions(base: Base, sampler: SamplerSettings) -> tuple[tuple[str, str], ...]:
-    """Revisions of the base's tiny decoder, accelerator and solver, where the sampler uses them."""
+    """Revisions of the base's decoder, distillation LoRA and solver that the sampler uses."""
     used = {
         "decoder_revision": base.tiny_decoder if sampler.decoder == "tiny" else None,
-        "accelerator_revision": base.accelerator if sampler.accelerated else None,
+        "accelerator_revision": base.distillation_lora if sampler.accelerated else None,
         "solver_revision": base.bespoke_solver if sampler.scheduler == BESPOKE else None,
     }
     return tuple((name, extra.revision) for name, extra in used.items() if extra)

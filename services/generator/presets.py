@@ -38,7 +38,7 @@ class SamplerSettings:
             (Kynkäänniemi et al. 2024).
         guidance_stop: Share of the steps from which on it acts no more.
         decoder: One of ``DECODERS``; both draw the same cell.
-        accelerated: With the base's accelerator (``services/common/models/distilled_loras.py``).
+        accelerated: With the base's distillation LoRA.
     """
 
     num_steps: int
@@ -93,15 +93,15 @@ def preset_of(name: str, base: Base) -> SamplerSettings:
     """The preset as a base draws it.
 
     "fast" is the base's bespoke solver if it has one; "draft" is "fast" with a base that has no
-    accelerator.
+    distillation LoRA.
 
     Raises:
         InvalidArgument: If there is no preset of this name.
     """
     check_one_of("sampler.preset", name, SAMPLER_PRESETS)
     if name == "draft":
-        if base.accelerator is not None:
-            return replace(PRESETS[name], num_steps=base.accelerator.num_steps)
+        if base.distillation_lora is not None:
+            return replace(PRESETS[name], num_steps=base.distillation_lora.num_steps)
         name = "fast"
     if name == "fast" and base.bespoke_solver is not None:
         return _bespoke(base.bespoke_solver)

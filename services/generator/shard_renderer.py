@@ -1,9 +1,9 @@
 """Draws shards: the right base, the right adapters, every image from its own seed.
 
-One engine per base does the work on a thread of its own, and one per base with its accelerator
-merged; encoding has other threads, and so has the search for near-duplicates of training images,
-which are drawn again. A reader takes the images of a shard in order, and no more is drawn ahead
-of it than its window.
+One engine per base does the work on a thread of its own, and one per base with its distillation
+LoRA merged; encoding has other threads, and so has the search for near-duplicates of training
+images, which are drawn again. A reader takes the images of a shard in order, and no more is drawn
+ahead of it than its window.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from services.common.models.diffusion_bases import (
     load_tiny_decoder,
     resolve_base,
 )
-from services.common.models.distilled_loras import Accelerator
+from services.common.models.distilled_loras import DistillationLora
 from services.common.resource_names import ADAPTERS
 from services.common.store.artifacts import ArtifactStore
 from services.generator.config import GeneratorSettings
@@ -51,8 +51,8 @@ from services.generator.reorder_buffer import Reader
 from services.generator.shards import Shard
 
 _logger = logging.getLogger(__name__)
-_EngineKey: TypeAlias = tuple[str, str, TinyDecoder | None, Accelerator | None]
-"""Name and revision of a base, its tiny decoder, and the accelerator merged into its UNet."""
+_EngineKey: TypeAlias = tuple[str, str, TinyDecoder | None, DistillationLora | None]
+"""Name and revision of a base, its tiny decoder, and the distillation LoRA merged into its UNet."""
 
 
 class Drawer:
@@ -78,7 +78,7 @@ class Drawer:
         name, models_dir = self._settings.default_base, self._settings.models_dir
         base = resolve_base(name, models_dir, "default_base")
         samplers = [SamplerSettings(2, 2.0, "dpmpp_2m")]
-        if base.accelerator is not None:
+        if base.distillation_lora is not None:
             samplers.append(preset_of("draft", base))
         for sampler in samplers:
             plan = SynthesisPlan(
@@ -208,12 +208,12 @@ class Drawer:
         return base
 
     def _engine_of(self, base: Base, sampler: SamplerSettings) -> Engine:
-        accelerator = base.accelerator if sampler.accelerated else None
+        distillation_lora = base.distillation_lora if sampler.accelerated else None
         with self._lock:
-            key = (base.name, base.revision, base.tiny_decoder, accelerator)
+            key = (base.name, base.revision, base.tiny_decoder, distillation_lora)
             if key not in self._engines:
                 self._give_up_idle()
-                self._engines[key] = self._start(base, accelerator)
+                self._engines[key] = self._start(base, distillation_lora)
             self._engines.move_to_end(key)
             return self._engines[key]
 
@@ -225,9 +225,9 @@ class Drawer:
                 del self._engines[key]
                 engine.close()
 
-    def _start(self, base: Base, accelerator: Accelerator | None) -> Engine:
+    def _start(self, base: Base, distillation_lora: DistillationLora | None) -> Engine:
         dtype = getattr(torch, self._execution.dtype)
-        pipeline = load_pipeline(base, self._device, accelerator=accelerator)
+        pipeline = load_pipeline(base, self._device, distillation_lora=distillation_lora)
         num_bytes = self._settings.generator_adapter_memory_mb * 2**20
         num_states = 2 * self._execution.num_slots
         sampler = Sampler(

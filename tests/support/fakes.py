@@ -229,9 +229,9 @@ def random_lora(folder: Path, seed: int, rank: int = 4, scale: float = 0.5) -> d
         return {file.name: file.read_bytes()}
 
 
-def write_accelerator(folder: Path, num_steps: int = 2, seed: int = 9) -> Path:
-    """Give the base in ``folder`` a random accelerator beside it; returns the LoRA file."""
-    beside = folder.parent / f"{folder.name}-accelerator"
+def write_distillation_lora(folder: Path, num_steps: int = 2, seed: int = 9) -> Path:
+    """Give the base in ``folder`` a random distillation LoRA beside it; returns the LoRA file."""
+    beside = folder.parent / f"{folder.name}-distilled"
     beside.mkdir(exist_ok=True)
     [(name, data)] = random_lora(folder, seed, scale=0.3).items()
     (beside / name).write_bytes(data)

@@ -34,7 +34,7 @@ class Replicas:
         fakes.write_tiny_decoder(models_dir / "tiny")
         self.bespoke = fakes.bespoke_solver()
         fakes.write_bespoke_solver(models_dir / "tiny", self.bespoke)
-        self.accelerator = fakes.write_accelerator(models_dir / "tiny").read_bytes()
+        self.distillation_lora = fakes.write_distillation_lora(models_dir / "tiny").read_bytes()
         self.settings = GeneratorSettings(
             store_uri=f"file://{root}/store",
             models_dir=models_dir,

@@ -12,7 +12,7 @@ A request can name only these, so no client makes a server read a path or downlo
 A base may have a second, smaller decoder (diffusers AutoencoderTiny, as TAESD is one): a folder
 ``vae_tiny`` beside its parts, or in ``manifest.json``
 ``"tiny_decoder": {"location": "owner/taesd", "revision": "<commit>"}``.  It may also name an
-accelerator (``accelerators.py``) and hold a solver of its own (``bespoke_solvers.py``).
+distillation LoRA (``distilled_loras.py``) and hold a solver of its own (``bespoke_solvers.py``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ from typing import TYPE_CHECKING, Any
 from services.common.errors import FailedPrecondition
 from services.common.models.bespoke_solvers import BespokeSolver, read_bespoke_solver
 from services.common.models.construction_lock import builds_models
-from services.common.models.distilled_loras import Accelerator, merge_accelerator, read_accelerator
+from services.common.models.distilled_loras import (
+    DistillationLora,
+    merge_distillation_lora,
+    read_distillation_lora,
+)
 from services.common.models.folders import check_known
 from services.common.models.pipelines import decodes_in_float32, text_encoders
 from services.common.store.file_digests import file_digest
@@ -73,7 +77,7 @@ class Base:
         revision: Digest of the files (a folder) or pinned hub revision.
         manifest: Content of ``manifest.json``; empty where there is none.
         tiny_decoder: Its second decoder, if it has one.
-        accelerator: With which its UNet needs fewer steps, if it has one.
+        distillation_lora: With which its UNet needs fewer steps, if it has one.
         bespoke_solver: Few steps fitted to it, if it has them.
     """
 
@@ -82,7 +86,7 @@ class Base:
     revision: str
     manifest: dict[str, Any] = field(default_factory=dict, hash=False)
     tiny_decoder: TinyDecoder | None = None
-    accelerator: Accelerator | None = None
+    distillation_lora: DistillationLora | None = None
     bespoke_solver: BespokeSolver | None = None
 
     @property
@@ -132,7 +136,7 @@ def resolve_base(name: str, models_dir: Path, field: str = "base") -> Base:
         revision,
         manifest,
         _tiny_decoder(folder, manifest),
-        read_accelerator(folder, manifest),
+        read_distillation_lora(folder, manifest),
         read_bespoke_solver(folder, revision),
     )
 
@@ -177,7 +181,7 @@ def load_pipeline(
     base: Base,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
-    accelerator: Accelerator | None = None,
+    distillation_lora: DistillationLora | None = None,
 ) -> Pipeline:
     """Load a base for inference: no safety checker, safetensors only, gradients off.
 
@@ -185,7 +189,7 @@ def load_pipeline(
         base: The base, from :func:`resolve_base`.
         device: torch device.
         dtype: Of the weights; float32 where None.
-        accelerator: Merged into the UNet.
+        distillation_lora: Merged into the UNet.
 
     Raises:
         FailedPrecondition: If it is no Stable Diffusion pipeline or does not load.
@@ -223,8 +227,8 @@ def load_pipeline(
         remedy = "check the model's folder or hub id on the server"
         raise FailedPrecondition(f"base {base.name}", "does not load", remedy) from error
     pipeline.set_progress_bar_config(disable=True)
-    if accelerator is not None:
-        merge_accelerator(pipeline, accelerator, base.name)
+    if distillation_lora is not None:
+        merge_distillation_lora(pipeline, distillation_lora, base.name)
     for model in (pipeline.unet, pipeline.vae, *text_encoders(pipeline)):
         model.requires_grad_(False)
         model.eval()

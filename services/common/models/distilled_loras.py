@@ -1,4 +1,4 @@
-"""Accelerators: a LoRA with which a base's UNet needs a few steps and no guidance.
+"""Distillation LoRAs: a LoRA with which a base's UNet needs a few steps and no guidance.
 
 Hyper-SD (Ren et al., arXiv 2404.13686) has such.  A base names its own in ``manifest.json``, beside
 it or on a hub::
@@ -28,8 +28,8 @@ MAX_NUM_STEPS = 50
 
 
 @dataclass(frozen=True)
-class Accelerator:
-    """A base's accelerator: where diffusers finds it, and what it was distilled to.
+class DistillationLora:
+    """A base's distillation LoRA: where diffusers finds it, and what it was distilled to.
 
     It is no part of the base's own revision: what was trained on the base still fits.
 
@@ -46,8 +46,8 @@ class Accelerator:
     num_steps: int
 
 
-def read_accelerator(base_folder: Path, manifest: dict[str, Any]) -> Accelerator | None:
-    """The accelerator that a base's manifest names, if any.
+def read_distillation_lora(base_folder: Path, manifest: dict[str, Any]) -> DistillationLora | None:
+    """The distillation LoRA that a base's manifest names, if any.
 
     Raises:
         FailedPrecondition: If its entry is incomplete or its file is not there.
@@ -67,20 +67,20 @@ def read_accelerator(base_folder: Path, manifest: dict[str, Any]) -> Accelerator
         try:
             revision = file_digest(folder / weight_name)
         except OSError as error:
-            problem = "has an accelerator whose file is not there"
+            problem = "has a distillation LoRA whose file is not there"
             raise _wrong(base_folder, problem, "weight_name") from error
-        return Accelerator(str(folder), weight_name, revision, num_steps)
+        return DistillationLora(str(folder), weight_name, revision, num_steps)
     if location.startswith((".", "/")):
-        problem = f"its manifest names an accelerator at {location}, where there is none"
+        problem = f"its manifest names a distillation LoRA at {location}, where there is none"
         remedy = 'put it there, or take "accelerator" out of its manifest.json'
         raise FailedPrecondition(base_folder.name, problem, remedy)
     if not entry.get("revision"):
-        raise _wrong(base_folder, "names an accelerator but pins no revision", "revision")
-    return Accelerator(location, weight_name, str(entry["revision"]), num_steps)
+        raise _wrong(base_folder, "names a distillation LoRA but pins no revision", "revision")
+    return DistillationLora(location, weight_name, str(entry["revision"]), num_steps)
 
 
-def merge_accelerator(pipeline: Pipeline, accelerator: Accelerator, base_name: str) -> None:
-    """Add an accelerator's weights to those of the pipeline's UNet, for good.
+def merge_distillation_lora(pipeline: Pipeline, lora: DistillationLora, base_name: str) -> None:
+    """Add a distillation LoRA's weights to those of the pipeline's UNet, for good.
 
     Raises:
         FailedPrecondition: If it does not load or does not fit.
@@ -88,12 +88,12 @@ def merge_accelerator(pipeline: Pipeline, accelerator: Accelerator, base_name: s
     from safetensors import SafetensorError
 
     unet = pipeline.unet
-    local = Path(accelerator.location).is_dir()
-    remote = {} if local else {"revision": accelerator.revision}
+    local = Path(lora.location).is_dir()
+    remote = {} if local else {"revision": lora.revision}
     try:
         state, alphas, metadata = pipeline.lora_state_dict(
-            accelerator.location,
-            weight_name=accelerator.weight_name,
+            lora.location,
+            weight_name=lora.weight_name,
             use_safetensors=True,
             return_lora_metadata=True,
             unet_config=unet.config,
@@ -107,7 +107,7 @@ def merge_accelerator(pipeline: Pipeline, accelerator: Accelerator, base_name: s
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         # The reason may hold a path: it goes to the log with the cause, not to the client.
         problem, remedy = "does not load", "check its folder or hub id on the server"
-        raise FailedPrecondition(f"accelerator of {base_name}", problem, remedy) from error
+        raise FailedPrecondition(f"distillation LoRA of {base_name}", problem, remedy) from error
     unet.requires_grad_(False)
 
 

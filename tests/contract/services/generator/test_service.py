@@ -63,7 +63,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     models_dir = root / "models"
     base_folder = fakes.write_tiny_base(models_dir, "tiny", class_ids=CLASSES)
     fakes.write_tiny_decoder(base_folder)
-    fakes.write_accelerator(base_folder)
+    fakes.write_distillation_lora(base_folder)
     fakes.write_bespoke_solver(base_folder, fakes.bespoke_solver(4, 2))
     fakes.write_tiny_base(models_dir, "other", seed=1)
     base = resolve_base("tiny", models_dir)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.common.models.diffusion_bases import Base, TinyDecoder
-from services.common.models.distilled_loras import Accelerator
+from services.common.models.distilled_loras import DistillationLora
 from services.common.models.sampler_presets import SAMPLER_PRESETS
 from services.generator.adapter_manifest import AdapterRef
 from services.generator.config import GeneratorSettings
@@ -115,8 +115,10 @@ def test_tiny_decoder_is_the_request_s_choice_and_draws_the_same_cells() -> None
     assert full.manifest_json() == plan_of().manifest_json()
 
 
-def test_draft_takes_the_steps_of_the_base_s_accelerator() -> None:
-    base = replace(BASE, accelerator=Accelerator("/models/lora", "lora.safetensors", "a1", 6))
+def test_draft_takes_the_steps_of_the_base_s_distillation_lora() -> None:
+    base = replace(
+        BASE, distillation_lora=DistillationLora("/models/lora", "lora.safetensors", "a1", 6)
+    )
     draft = plan_on(base, preset="draft")
     assert draft.sampler == SamplerSettings(6, 1.0, "ddim", accelerated=True)
     assert draft.evaluations_per_image == 6
@@ -127,7 +129,7 @@ def test_draft_takes_the_steps_of_the_base_s_accelerator() -> None:
         assert plan.manifest_json() == plan_of(preset=preset).manifest_json()
 
 
-def test_draft_is_fast_with_a_base_that_has_no_accelerator() -> None:
+def test_draft_is_fast_with_a_base_that_has_no_distillation_lora() -> None:
     draft, fast = plan_of(preset="draft"), plan_of(preset="fast")
     assert draft.manifest_json() == fast.manifest_json()
     assert fast.evaluations_per_image == 7

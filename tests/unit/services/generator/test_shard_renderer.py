@@ -107,8 +107,8 @@ def test_accelerated_images_are_those_of_diffusers_with_both_loras(
     loras = {CLASSES[0]: {"one": 0, "each": 1}, CLASSES[1]: {"one": 0, "each": 2}}
     for image in images:
         pipeline = load_pipeline(replicas.base)
-        fakes.load_lora(pipeline, replicas.accelerator, "accelerator", unet_only=True)
-        names = ["accelerator"]
+        fakes.load_lora(pipeline, replicas.distillation_lora, "distilled", unet_only=True)
+        names = ["distilled"]
         if adapter_id:
             fakes.load_lora(pipeline, replicas.loras[loras[image.class_id][adapter_id]], "class")
             names.append("class")
@@ -163,7 +163,7 @@ def test_images_of_the_bespoke_solver_are_what_its_coefficients_say(
 
 
 @pytest.mark.parametrize("preset", ["draft", "fast"])
-def test_replica_with_another_accelerator_or_solver_does_not_draw(
+def test_replica_with_another_distillation_lora_or_solver_does_not_draw(
     replicas: Replicas, preset: str
 ) -> None:
     plan = replicas.plan(None, preset=preset, num_steps=None)
