@@ -26,8 +26,9 @@ from services.common.models.classifier_config import ClassifierConfig
 from services.common.models.classifiers import build_model
 from services.common.models.resnet_bases import HEAD_PREFIX, WEIGHTS_FILE
 from services.trainer.classifiers.recipe import ClassifierRecipe, preset_recipe
-from services.trainer.classifiers.training import LabelledImages, train
-from services.trainer.jobs.checkpoints import NoCheckpoints
+from services.trainer.classifiers.training import train
+from services.trainer.classifiers.training_images import LabelledImages
+from services.trainer.compute.training_run import NoCheckpoints
 from services.trainer.studies.arm_images import Ready
 
 ARCHITECTURE = "resnet18"

@@ -27,9 +27,10 @@ from services.common.models.classifier_config import ClassifierConfig
 from services.common.models.classifiers import build_model
 from services.common.models.image_classifier import ImageClassifier
 from services.generator.presets import SamplerSettings
-from services.trainer.adapters.training import NoCheckpoints
 from services.trainer.classifiers.recipe import recipe_from_spec
-from services.trainer.classifiers.training import LabelledImages, train
+from services.trainer.classifiers.training import train
+from services.trainer.classifiers.training_images import LabelledImages
+from services.trainer.compute.training_run import NoCheckpoints
 
 JUDGE_FILE = "judge.safetensors"
 

@@ -29,9 +29,10 @@ from services.common.images.codec import center_square, decode_image, sha256_hex
 from services.common.models.classifier_config import ClassifierConfig
 from services.common.models.classifiers import build_model, probabilities
 from services.common.models.diffusion_bases import resolve_base
-from services.trainer.adapters.training import NoCheckpoints
 from services.trainer.classifiers.recipe import recipe_from_spec
-from services.trainer.classifiers.training import LabelledImages, train
+from services.trainer.classifiers.training import train
+from services.trainer.classifiers.training_images import LabelledImages
+from services.trainer.compute.training_run import NoCheckpoints
 from services.trainer.datasets.center_crop import estimate_center_crop
 from services.trainer.evaluation.metrics import Predictions, evaluate_runs, paired_difference
 

@@ -245,7 +245,7 @@ def store_requests(folder: Path) -> dict[str, Any]:
     from services.common.database.jobs import JobDatabase, migrate
     from services.common.store.artifacts import ArtifactStore
     from services.trainer.config import TrainerSettings
-    from services.trainer.jobs.checkpoints import Checkpoints
+    from services.trainer.jobs.checkpoints import JobCheckpoints
 
     uri, url = f"file://{folder}/store", f"sqlite:///{folder}/requests.db"
     migrate(url)
@@ -263,7 +263,7 @@ def store_requests(folder: Path) -> dict[str, Any]:
     jobs.create("local", "fit_adapter", {})
     job = jobs.lease("runner", 3600)
     assert job is not None
-    checkpoints = Checkpoints(store, jobs, job, "runner", 0)
+    checkpoints = JobCheckpoints(store, jobs, job, "runner", 0)
     checkpoints.save({"step": 0}, {"weights": b"w", "optimizer": b"o"})
     counted.clear()
     checkpoints.save({"step": 1}, {"weights": b"w", "optimizer": b"o"})

@@ -14,7 +14,7 @@ from services.trainer.augmentation.settings import AugmentSettings
 
 if TYPE_CHECKING:
     from services.common.models.pipelines import Pipeline
-    from services.trainer.jobs.context import ProgressFn
+    from services.trainer.compute.training_run import ProgressFn
 
 PHASE_ENCODE = "encoding images"
 MAX_ENCODED = 16_384

@@ -34,11 +34,11 @@ from services.trainer.adapters.diffusion_loss import predict, target_and_weight
 from services.trainer.adapters.latents import encode_images
 from services.trainer.adapters.training import SHARED
 from services.trainer.compute.mixed_precision import mixed_precision
-from services.trainer.datasets.reading import LabelledImages
+from services.trainer.datasets.reading import SplitImages
 
 if TYPE_CHECKING:
     from services.common.models.pipelines import Pipeline
-    from services.trainer.jobs.context import ProgressFn
+    from services.trainer.compute.training_run import ProgressFn
 
 PHASE_AUDIT = "auditing the adapter"
 METHOD = (
@@ -79,8 +79,8 @@ def _total(most: Mapping[str, int], limit: int) -> int:
 def audit_adapter(
     base: Base,
     files: Mapping[str, bytes],
-    members: LabelledImages,
-    non_members: LabelledImages,
+    members: SplitImages,
+    non_members: SplitImages,
     progress: ProgressFn,
     seed: int = 0,
     device: str = "cpu",

@@ -24,7 +24,7 @@ from services.trainer.augmentation.stain_transfer import CellStains, cell_stains
 
 if TYPE_CHECKING:
     from services.common.models.pipelines import Pipeline
-    from services.trainer.jobs.context import ProgressFn
+    from services.trainer.compute.training_run import ProgressFn
 
 PHASE_PRIOR = "drawing cells of the base"
 _NUM_STEPS, _GUIDANCE_SCALE = 8, 2.0

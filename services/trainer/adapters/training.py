@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,10 +28,10 @@ from services.trainer.adapters.latents import EncodedImages, encode_images
 from services.trainer.adapters.prior_images import draw_prior_images, known_classes
 from services.trainer.adapters.recipe import AdapterSettings
 from services.trainer.compute.mixed_precision import mixed_precision
+from services.trainer.compute.training_run import Checkpoints, ProgressFn
 
 if TYPE_CHECKING:
     from services.common.models.pipelines import Pipeline
-    from services.trainer.jobs.context import ProgressFn
 
 SHARED = "shared"
 PHASE_LOAD = "loading base model"
@@ -39,31 +39,6 @@ PHASE_TRAIN = "training adapter"
 #: Weight of the newest loss in the running mean that is reported.
 _LOSS_MOMENTUM = 0.05
 _PRIOR_VIEWS = 4
-
-
-class CheckpointStore(Protocol):
-    """Where a run keeps its state; ``save`` replaces what was there."""
-
-    def load(self) -> tuple[dict[str, Any], dict[str, bytes]] | None: ...
-
-    def due(self) -> bool: ...
-
-    def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None: ...
-
-
-class NoCheckpoints:
-    """Of a training that is done in one go."""
-
-    def load(self) -> None:
-        """Nothing was kept."""
-
-    def due(self) -> bool:
-        """Never."""
-        return False
-
-    def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
-        """Not called, as nothing is ever due."""
-        raise AssertionError("nothing is due")
 
 
 @dataclass(frozen=True)
@@ -85,7 +60,7 @@ def train_adapter(
     base: Base,
     settings: AdapterSettings,
     progress: ProgressFn,
-    checkpoints: CheckpointStore,
+    checkpoints: Checkpoints,
     device: str = "cpu",
 ) -> FittedAdapter:
     """Trains one adapter for all classes, or one per class.
@@ -134,7 +109,7 @@ class _Run:
         units: list[str],
         settings: AdapterSettings,
         progress: ProgressFn,
-        checkpoints: CheckpointStore,
+        checkpoints: Checkpoints,
     ) -> None:
         self._pipeline, self._units = pipeline, units
         self._encoded, self._prior = encoded, prior

@@ -19,16 +19,16 @@ from services.common.models.resnet_bases import ResNetBase
 from services.common.models.resnet_classifier import load_initial_weights
 from services.trainer.classifiers.pretrained import classifier_base
 from services.trainer.classifiers.recipe import ClassifierRecipe
-from services.trainer.classifiers.training import (
-    Checkpoints,
+from services.trainer.classifiers.training import train
+from services.trainer.classifiers.training_images import (
     LabelledImages,
-    ProgressFn,
     SyntheticImages,
-    train,
+    labelled,
 )
 from services.trainer.compute.thread_local_rng import RandomOfThread
+from services.trainer.compute.training_run import Checkpoints, ProgressFn
 from services.trainer.config import TrainerSettings
-from services.trainer.datasets import reading as datasets
+from services.trainer.datasets.reading import SplitImages
 from services.trainer.evaluation.metrics import Predictions
 
 PHASE_TEST = "testing classifier"
@@ -63,13 +63,6 @@ def classifier_config(
     return config, base
 
 
-def labelled(images: datasets.LabelledImages, class_ids: tuple[str, ...]) -> LabelledImages:
-    """A side of a dataset with positions in ``class_ids`` as labels."""
-    position = {class_id: i for i, class_id in enumerate(class_ids)}
-    labels = np.array([position[class_id] for class_id in images.class_ids], dtype=np.int64)
-    return LabelledImages(images.images, labels)
-
-
 def initial_model(
     recipe: ClassifierRecipe, config: ClassifierConfig, settings: TrainerSettings
 ) -> ImageClassifier:
@@ -88,7 +81,7 @@ def train_and_test(
     config: ClassifierConfig,
     real: LabelledImages,
     synthetic: SyntheticImages | None,
-    load_test: Callable[[], datasets.LabelledImages],
+    load_test: Callable[[], SplitImages],
     settings: TrainerSettings,
     progress: ProgressFn,
     checkpoints: Checkpoints,
@@ -114,7 +107,7 @@ def train_and_test(
 def predict(
     model: ImageClassifier,
     config: ClassifierConfig,
-    test: datasets.LabelledImages,
+    test: SplitImages,
     settings: TrainerSettings,
     progress: ProgressFn,
 ) -> Predictions:

@@ -85,9 +85,9 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     from services.trainer.classifiers.fit import (
         classifier_config,
         initial_model,
-        labelled,
         train_and_test,
     )
+    from services.trainer.classifiers.training_images import labelled
     from services.trainer.evaluation.metrics import evaluate
 
     if ctx.store.exists(ctx.tenant, CLASSIFIERS, ctx.artifact_id):

@@ -11,7 +11,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextvars import copy_context
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -27,19 +26,12 @@ from services.trainer.classifiers.image_sets import (
     ReceivedImage,
     SyntheticPlan,
 )
+from services.trainer.classifiers.training_images import LabelledImages
 
 _POLL_SECONDS = 0.25
 
 #: ``synthesize(class_counts, seed)`` opens a stream of images in the order of ``class_counts``.
 Synthesize = Callable[[dict[str, int], int], Iterator[Any]]
-
-
-@dataclass(frozen=True)
-class SyntheticPart:
-    """images: uint8 (N, S, S, 3); labels: int (N,), positions in the plan's class list."""
-
-    images: np.ndarray
-    labels: np.ndarray
 
 
 class SyntheticPool:
@@ -94,7 +86,7 @@ class SyntheticPool:
             del self._images
             self._file.close()
 
-    def wait_for(self, share: float) -> SyntheticPart:
+    def wait_for(self, share: float) -> LabelledImages:
         """The first rounds that make up ``share`` (0 to 1) of the set, waiting for them.
 
         Raises:
@@ -108,7 +100,7 @@ class SyntheticPool:
                     raise self._failure
                 self._on_wait(self._num_arrived, self._plan.num_images)
                 self._changed.wait(_POLL_SECONDS)
-        return SyntheticPart(self._images[:end], self._labels[:end])
+        return LabelledImages(self._images[:end], self._labels[:end])
 
     def image_set(self) -> str:
         """Name of the complete, committed ImageSet, waiting for it."""

@@ -12,9 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,40 +26,13 @@ from services.trainer.augmentation.augment import augment, mix
 from services.trainer.augmentation.settings import AugmentSettings
 from services.trainer.augmentation.stain_transfer import Stains, stains_of, transfer_stain
 from services.trainer.classifiers.recipe import ClassifierRecipe
+from services.trainer.classifiers.training_images import LabelledImages, SyntheticImages
 from services.trainer.compute.mixed_precision import mixed_precision
+from services.trainer.compute.training_run import Checkpoints, ProgressFn
 
 PHASE = "training classifier"
 #: Batches of real images over which BatchNorm statistics are taken at the end.
 _BATCHNORM_BATCHES = 24
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """images: uint8 (N, S, S, 3), RGB; labels: int (N,), positions in the class list."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-
-class SyntheticImages(Protocol):
-    """Synthetic images that may still be on their way."""
-
-    def wait_for(self, share: float) -> LabelledImages:
-        """The first ``share`` (0 to 1) of the images, waiting until they have come."""
-        ...
-
-
-class Checkpoints(Protocol):
-    """Where a run keeps its state between steps."""
-
-    def load(self) -> tuple[dict[str, Any], dict[str, bytes]] | None: ...
-
-    def due(self) -> bool: ...
-
-    def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None: ...
-
-
-ProgressFn = Callable[[str, int, int, dict[str, float]], None]
 
 
 def synthetic_share(step: int, num_steps: int) -> float:

@@ -19,7 +19,7 @@ from services.trainer.config import TrainerSettings
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class SplitImages:
     """Decoded images of one side of a dataset, sorted by class id, then digest.
 
     Attributes:
@@ -80,7 +80,7 @@ def load_images(
     size: int,
     settings: TrainerSettings,
     most: Mapping[str, int] | None = None,
-) -> LabelledImages:
+) -> SplitImages:
     """Reads one side of a dataset: centre-cropped squares of ``size`` pixels.
 
     Args:
@@ -110,7 +110,7 @@ def load_members(
     members: Mapping[str, Sequence[str]],
     size: int,
     settings: TrainerSettings,
-) -> LabelledImages:
+) -> SplitImages:
     """Reads these images of a dataset, digests by class id; else as ``load_images``."""
     crop, home = manifest["body"]["center_crop"], image_home(manifest)
     arrays, class_ids, digests = [], [], []
@@ -122,7 +122,7 @@ def load_members(
             class_ids.append(class_id)
             digests.append(digest)
     images = np.stack(arrays) if arrays else np.zeros((0, size, size, 3), np.uint8)
-    return LabelledImages(images, tuple(class_ids), tuple(digests))
+    return SplitImages(images, tuple(class_ids), tuple(digests))
 
 
 def dataset_id_of(store: ArtifactStore, tenant: str, name: str, field_path: str) -> str:

@@ -19,7 +19,7 @@ from services.trainer.jobs.draining import DrainRequest
 log = logging.getLogger(__name__)
 
 
-class Checkpoints:
+class JobCheckpoints:
     """Where a job continues from. A checkpoint is whole or it is not there."""
 
     def __init__(
@@ -97,24 +97,10 @@ def forget_checkpoints(store: ArtifactStore, tenant: str, job_id: str) -> None:
             store.new_draft(tenant, JOBS, id).discard()  # of a runner killed while it wrote
 
 
-class NoCheckpoints:
-    """For what is rather begun again."""
-
-    def load(self) -> None:
-        """There is none."""
-
-    def due(self) -> bool:
-        """Never."""
-        return False
-
-    def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
-        """Is never due."""
-
-
 class PartCheckpoints:
-    """Checkpoints of one part of the study; those of another part count as none."""
+    """JobCheckpoints of one part of the study; those of another part count as none."""
 
-    def __init__(self, checkpoints: Checkpoints, part: str) -> None:
+    def __init__(self, checkpoints: JobCheckpoints, part: str) -> None:
         self._checkpoints = checkpoints
         self._part = hashlib.sha256(part.encode()).hexdigest()[:16]
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.common.store.artifacts import ArtifactStore
+from services.trainer.compute.training_run import Checkpoints, ProgressFn
 from services.trainer.config import TrainerSettings
-from services.trainer.jobs.checkpoints import Checkpoints
-
-#: ``progress(phase, step, total_steps, metrics)``; raises Cancelled, Drained or LeaseLost.
-ProgressFn = Callable[[str, int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)

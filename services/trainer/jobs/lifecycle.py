@@ -27,7 +27,7 @@ from services.common.logs import tenant_var
 from services.common.resource_names import ADAPTERS, CLASSIFIERS, REPORTS
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.config import TrainerSettings
-from services.trainer.jobs.checkpoints import Checkpoints, forget_checkpoints
+from services.trainer.jobs.checkpoints import JobCheckpoints, forget_checkpoints
 from services.trainer.jobs.context import JobContext
 from services.trainer.jobs.draining import Drained
 from services.trainer.jobs.heartbeat import Heart
@@ -101,7 +101,7 @@ def _run(
             module, kind = KINDS[job.kind]
             if not store.exists(job.tenant, kind, job.id):
                 seconds = settings.checkpoint_seconds
-                checkpoints = Checkpoints(store, database, job, owner, seconds, heart.drain)
+                checkpoints = JobCheckpoints(store, database, job, owner, seconds, heart.drain)
                 context = JobContext(
                     job.id, job.tenant, store, settings, heart.progress, checkpoints
                 )

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from cytosynth.phantoms import render_phantom, sample_laboratory
-from services.trainer.classifiers.training import LabelledImages
+from services.trainer.classifiers.training_images import LabelledImages
 from services.trainer.studies.recipe import phantom_classes
 
 _RENDERED_PX = 64

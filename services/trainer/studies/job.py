@@ -42,7 +42,8 @@ from services.trainer.studies.recipe import (
 )
 
 if TYPE_CHECKING:
-    from services.trainer.jobs.context import JobContext, ProgressFn
+    from services.trainer.compute.training_run import ProgressFn
+    from services.trainer.jobs.context import JobContext
     from services.trainer.studies.replicate import StudyDraw
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from services.common.images.near_duplicates import orientations
-from services.trainer.datasets.reading import LabelledImages
+from services.trainer.datasets.reading import SplitImages
 from services.trainer.evaluation.feature_space import FeatureSource
 from services.trainer.evaluation.image_quality import quality_by_class
 from services.trainer.evaluation.memorization import Cells, compare, triplet_pictures
@@ -29,8 +29,8 @@ def measured_px(source: FeatureSource, synthetic_px: int) -> int:
 
 def measure_draw(
     source: FeatureSource,
-    train: LabelledImages,
-    test: LabelledImages,
+    train: SplitImages,
+    test: SplitImages,
     synthetic: tuple[np.ndarray, list[str]],
     class_ids: list[str],
     seed: int,

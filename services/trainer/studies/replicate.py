@@ -24,7 +24,6 @@ from services.trainer.adapters import job as fit_adapter
 from services.trainer.classifiers.fit import (
     classifier_config,
     initial_model,
-    labelled,
     predict,
     train_and_test,
 )
@@ -32,9 +31,10 @@ from services.trainer.classifiers.image_sets import SyntheticPlan, count_withhel
 from services.trainer.classifiers.job import open_pool, synthetic_plan
 from services.trainer.classifiers.leakage import check_contamination
 from services.trainer.classifiers.recipe import ClassifierRecipe
-from services.trainer.classifiers.training import LabelledImages, ProgressFn
-from services.trainer.datasets import reading as datasets
+from services.trainer.classifiers.training_images import LabelledImages, labelled
+from services.trainer.compute.training_run import NoCheckpoints, ProgressFn
 from services.trainer.datasets.reading import (
+    SplitImages,
     image_home,
     load_images,
     load_members,
@@ -43,7 +43,7 @@ from services.trainer.datasets.reading import (
 )
 from services.trainer.datasets.resplitting import redraw, spare_digests
 from services.trainer.evaluation.feature_space import resolve_feature_space
-from services.trainer.jobs.checkpoints import NoCheckpoints, PartCheckpoints
+from services.trainer.jobs.checkpoints import PartCheckpoints
 from services.trainer.studies.arm_images import Ready, first_of_each, joined, phantom_images
 from services.trainer.studies.measures import measure_draw, measured_px
 from services.trainer.studies.recipe import (
@@ -285,11 +285,11 @@ class StudyDraw:
                 )
             return self._sides[side, size]
 
-    def _kept(self, side: Any, size: int) -> datasets.LabelledImages:
+    def _kept(self, side: Any, size: int) -> SplitImages:
         """A side without the classes that were left out."""
         whole = self._side(side, size)
         rows = [i for i, class_id in enumerate(whole.class_ids) if class_id in self.class_ids]
-        return datasets.LabelledImages(
+        return SplitImages(
             whole.images[rows],
             tuple(whole.class_ids[i] for i in rows),
             tuple(whole.digests[i] for i in rows),

@@ -28,7 +28,7 @@ from services.trainer.adapters.membership_inference import (
 )
 from services.trainer.adapters.recipe import AdapterSettings
 from services.trainer.adapters.training import train_adapter
-from services.trainer.datasets.reading import LabelledImages, load_images
+from services.trainer.datasets.reading import SplitImages, load_images
 from tests.support.fakes import IMAGE_SIZE_PX
 from tests.support.few_shot import (
     CLASSES,
@@ -53,12 +53,12 @@ def nothing(*_: Any) -> None:
     """No progress to tell."""
 
 
-def discs(first: int, num_per_class: int = 4) -> LabelledImages:
+def discs(first: int, num_per_class: int = 4) -> SplitImages:
     """Discs of two classes with the seeds from ``first`` on."""
     class_ids = tuple(each for each in CLASSES[:2] for _ in range(num_per_class))
     seeds = list(range(first, first + num_per_class)) * 2
     images = [cell_image(c, s, IMAGE_SIZE_PX) for c, s in zip(class_ids, seeds, strict=True)]
-    return LabelledImages(np.stack(images), class_ids, ("",) * len(images))
+    return SplitImages(np.stack(images), class_ids, ("",) * len(images))
 
 
 def fit(models_dir: Path, base: str, **changes: Any) -> dict[str, bytes]:
@@ -88,10 +88,10 @@ def audit(models_dir: Path, files: dict[str, bytes], base: str = "tiny", **rest:
 @pytest.fixture
 def learned_by_heart(
     models_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[LabelledImages], dict[str, bytes]]:
+) -> Callable[[SplitImages], dict[str, bytes]]:
     """Lets an adapter denoise anything to the nearest of the given images, and the base nothing."""
 
-    def adapter_of(images: LabelledImages) -> dict[str, bytes]:
+    def adapter_of(images: SplitImages) -> dict[str, bytes]:
         pipeline = load_pipeline(resolve_base("tiny", models_dir))
         known = encode_images(pipeline, images.images, images.class_ids, nothing, 1).mean[:, 0]
 
@@ -114,13 +114,13 @@ def learned_by_heart(
 
 
 def test_members_of_an_adapter_that_learned_by_heart_are_found(
-    models_dir: Path, learned_by_heart: Callable[[LabelledImages], dict[str, bytes]]
+    models_dir: Path, learned_by_heart: Callable[[SplitImages], dict[str, bytes]]
 ) -> None:
     found = audit(models_dir, learned_by_heart(discs(0)))
     assert found["auc"] > 0.95 and found["tpr_at_1_fpr"] > 0.75, "noise hides a member or two"
     assert (found["num_members"], found["num_non_members"]) == (8, 8)
     assert audit(models_dir, learned_by_heart(discs(100)))["auc"] < 0.05, "the others are known"
-    some = LabelledImages(discs(0).images[[0, 4]], CLASSES[:2], ("", ""))
+    some = SplitImages(discs(0).images[[0, 4]], CLASSES[:2], ("", ""))
     found = audit(models_dir, learned_by_heart(some))
     assert found["low"] <= found["auc"] < 1, "two of eight"
     assert found["tpr_at_5_fpr"] >= 0.25, "and those two stand out"
@@ -146,7 +146,7 @@ def test_each_class_is_judged_with_its_own_adapter(models_dir: Path, base: str) 
 
 
 def test_too_few_images_and_losses_that_are_no_numbers_are_told(models_dir: Path) -> None:
-    alone = LabelledImages(discs(0).images[:1], CLASSES[:1], ("",))
+    alone = SplitImages(discs(0).images[:1], CLASSES[:1], ("",))
     found = audit(models_dir, {}, sides=(discs(0), alone))
     assert found["auc"] is None and "fewer than two" in found["reason"]
     not_finite = audit(models_dir, untrained(models_dir, float("nan")))

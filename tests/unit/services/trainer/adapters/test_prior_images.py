@@ -15,6 +15,7 @@ from services.trainer.adapters import training
 from services.trainer.adapters.prior_images import draw_prior_images, known_classes
 from services.trainer.adapters.recipe import AdapterSettings
 from services.trainer.augmentation.stain_transfer import cell_stains_of, stains_of
+from services.trainer.compute.training_run import NoCheckpoints
 from tests.support.fakes import IMAGE_SIZE_PX
 
 CPU = torch.device("cpu")
@@ -118,9 +119,7 @@ def test_share_of_a_batch_comes_from_the_base(
     images = np.concatenate([stained((200, 150, 90)), stained((90, 150, 200))])
     class_ids = ["basophil"] * 2 + ["unicorn"] * 2
     base = resolve_base("tiny", models_dir)
-    fitted = training.train_adapter(
-        images, class_ids, base, settings, quiet, training.NoCheckpoints()
-    )
+    fitted = training.train_adapter(images, class_ids, base, settings, quiet, NoCheckpoints())
     assert fitted.metrics["num_prior_images"] == num_images
     of_base = [views == 4 for class_id, views in seen if class_id == "basophil"]
     assert len(of_base) == 160

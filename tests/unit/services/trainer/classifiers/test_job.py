@@ -20,13 +20,13 @@ from services.common.store.artifacts import ArtifactStore
 from services.trainer.classifiers import job as fit_classifier
 from services.trainer.classifiers.recipe import ClassifierRecipe, preset_recipe, recipe_from_spec
 from services.trainer.classifiers.training import (
-    LabelledImages,
     learning_rate,
     pick_balanced,
     synthetic_share,
     synthetic_weights,
     train,
 )
+from services.trainer.classifiers.training_images import LabelledImages
 from tests.support import fakes
 from tests.support.few_shot import (
     CLASSES,

@@ -18,7 +18,7 @@ from services.common.store.artifact_folder import DELETING
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.config import TrainerSettings
 from services.trainer.jobs import lifecycle as jobs
-from services.trainer.jobs.checkpoints import Checkpoints
+from services.trainer.jobs.checkpoints import JobCheckpoints
 from services.trainer.jobs.context import JobContext
 from services.trainer.jobs.lifecycle import run_job, work
 
@@ -201,11 +201,11 @@ def test_a_lost_runner_stops_and_the_next_continues_once(database, store, settin
     assert outcomes == ["lost"]
     taken = database.get("local", job.id)
     assert (taken.state, taken.attempts, taken.error) == ("RUNNING", 2, None)
-    assert Checkpoints(store, database, taken, "runner-2", 0).load() == ({"step": 5}, {})
-    late = Checkpoints(store, database, job, OWNER, 0)
+    assert JobCheckpoints(store, database, taken, "runner-2", 0).load() == ({"step": 5}, {})
+    late = JobCheckpoints(store, database, job, OWNER, 0)
     with pytest.raises(LeaseLost):
         late.save({"step": 99}, {})
-    assert Checkpoints(store, database, taken, "runner-2", 0).load() == ({"step": 5}, {})
+    assert JobCheckpoints(store, database, taken, "runner-2", 0).load() == ({"step": 5}, {})
 
 
 def test_a_result_that_is_there_is_not_made_twice(database, store, settings, task) -> None:
@@ -223,12 +223,12 @@ def test_a_result_that_is_there_is_not_made_twice(database, store, settings, tas
 
 def test_a_damaged_checkpoint_starts_anew(database, store, settings, tmp_path: Path) -> None:
     job = leased(database, settings, {})
-    checkpoints = Checkpoints(store, database, job, OWNER, 0)
+    checkpoints = JobCheckpoints(store, database, job, OWNER, 0)
     checkpoints.save({"step": 1}, {"weights": b"good"})
     for path in (tmp_path / "store").rglob("weights"):
         path.write_bytes(b"bad")
     again = database.get("local", job.id)
-    fresh = Checkpoints(ArtifactStore(settings.store_uri), database, again, OWNER, 0)
+    fresh = JobCheckpoints(ArtifactStore(settings.store_uri), database, again, OWNER, 0)
     assert fresh.load() is None
 
 

@@ -20,7 +20,7 @@ from services.common.errors import Cancelled, FailedPrecondition, InvalidArgumen
 from services.common.images.codec import center_square, encode_image
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.classifiers import training as train_classifier
-from services.trainer.classifiers.training import LabelledImages
+from services.trainer.classifiers.training_images import LabelledImages
 from services.trainer.datasets.resplitting import redraw, spare_digests
 from services.trainer.studies import job as study
 from services.trainer.studies import recipe as study_recipe

@@ -1,0 +1,40 @@
+"""What a training is handed: where to report progress, where to keep its state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+ProgressFn = Callable[[str, int, int, dict[str, float]], None]
+"""``progress(phase, step, total_steps, metrics)``, at least once a step; may raise to stop."""
+
+
+class Checkpoints(Protocol):
+    """Where a training keeps its state between steps, and resumes from."""
+
+    def load(self) -> tuple[dict[str, Any], dict[str, bytes]] | None:
+        """State and files of the last checkpoint; None if there is none."""
+        ...
+
+    def due(self) -> bool:
+        """Whether to save now; asked after every step."""
+        ...
+
+    def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
+        """Replaces the last checkpoint by this state (JSON) and these files, by path."""
+        ...
+
+
+class NoCheckpoints:
+    """Checkpoints of a training that starts over when interrupted."""
+
+    def load(self) -> None:
+        """There is never one."""
+
+    def due(self) -> bool:
+        """Never."""
+        return False
+
+    def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
+        """Not called, as none is ever due."""
+        raise AssertionError("no checkpoint is due")
