@@ -49,7 +49,7 @@ check: setup manifest-tools ## Format, lint, types, import rules, protos, stubs,
 image-check: ## Builds the images without a Docker engine and starts them; needs root, buildah, debootstrap.
 	@deploy/images/check.sh
 
-demo: setup ## Runs the whole story on a phantom hospital into out/demo.
+demo: setup ## Runs the whole pipeline on a phantom hospital into out/demo.
 	$(BIN)/cytosynth demo --out out/demo
 
 bench: setup ## Measures whether cyto-small draws the cells it is asked for: DATA=<ImageFolder of real cells>.

@@ -8,15 +8,15 @@ from typing import Annotated
 import typer
 
 from cytosynth import traces
-from cytosynth.cli import (
-    classification_commands,
-    job_commands,
-    review_commands,
-    stack_commands,
-    story_commands,
-    study_commands,
-    synthesis_commands,
-    training_commands,
+from cytosynth.cli.commands import (
+    classification,
+    jobs,
+    pipeline,
+    review,
+    stack,
+    study,
+    synthesis,
+    training,
 )
 from cytosynth.cli.options import Caller, set_caller
 from cytosynth.cli.show import RESEARCH_USE
@@ -79,13 +79,13 @@ def root(
 
 
 for commands in (
-    story_commands,
-    study_commands,
-    review_commands,
-    stack_commands,
-    training_commands,
-    job_commands,
-    synthesis_commands,
-    classification_commands,
+    pipeline,
+    study,
+    review,
+    stack,
+    training,
+    jobs,
+    synthesis,
+    classification,
 ):
     commands.register(app)

@@ -6,7 +6,6 @@ from cytosynth.client.connection import DEFAULT_ADDRESS
 from cytosynth.client.errors import CytosynthError, FieldViolation, JobFailed
 from cytosynth.client.generator import Capabilities, GeneratorClient, SyntheticImage
 from cytosynth.client.image_tree import ImageFile, ImageTree, read_image_tree
-from cytosynth.client.jobs import JobHandle
 from cytosynth.client.records import (
     Adapter,
     Alias,
@@ -22,7 +21,8 @@ from cytosynth.client.records import (
     Synthetic,
 )
 from cytosynth.client.synthesis_folder import SynthesisFolder
-from cytosynth.client.trainer import TrainerClient
+from cytosynth.client.trainer.client import TrainerClient
+from cytosynth.client.trainer.jobs import JobHandle
 
 __all__ = [
     "DEFAULT_ADDRESS",

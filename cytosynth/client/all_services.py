@@ -12,7 +12,7 @@ from cytosynth.client.classifier import ClassifierClient
 from cytosynth.client.errors import invalid_argument
 from cytosynth.client.generator import GeneratorClient
 from cytosynth.client.synthesis_folder import OnImage, SynthesisFolder, synthesize_to_folder
-from cytosynth.client.trainer import TrainerClient
+from cytosynth.client.trainer.client import TrainerClient
 
 
 class Client(TrainerClient, GeneratorClient, ClassifierClient):

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from cytosynth.client.atomic_files import write_whole
 from cytosynth.client.errors import CytosynthError, invalid_argument
 from cytosynth.client.generator import GeneratorClient, SyntheticImage
-from cytosynth.client.report_files import write_whole
 
 METADATA_FILE = "metadata.jsonl"
 REQUEST_FILE = "synthesis.json"

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cytosynth.client.atomic_files import write_whole
 from cytosynth.client.errors import CytosynthError, invalid_argument
 from cytosynth.client.image_tree import ImageFile, ImageTree, read_image, read_image_tree
-from cytosynth.client.report_files import write_whole
 from cytosynth.review.answers import ANSWERS_FILE
 from cytosynth.review.cell_image import LARGEST_SIDE_PX, RgbImage, encode_cell, read_cell
 

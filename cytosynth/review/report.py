@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 
-from cytosynth.client.report_files import write_whole
+from cytosynth.client.atomic_files import write_whole
 from cytosynth.review.answers import CALLS, QUALITIES, Answers
 from cytosynth.review.charts import answers_svg, class_label, confusion_svg, tile
 from cytosynth.review.draw_mix import ORIGINS, REAL, SYNTHETIC, Mix, read_mix, shown_cells

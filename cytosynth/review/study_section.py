@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cytosynth.client.atomic_files import write_whole
 from cytosynth.client.errors import CytosynthError
-from cytosynth.client.report_files import write_whole
 from cytosynth.review.report import as_json
 
 BEGIN, END = "<!-- review -->", "<!-- /review -->"

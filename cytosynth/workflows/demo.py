@@ -1,4 +1,4 @@
-"""The demonstration: a phantom hospital whose stain the base has not seen, then the story."""
+"""The demonstration: the pipeline on a phantom hospital with an unseen stain."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from cytosynth.phantoms import DEMO_HOSPITAL, write_image_folder
-from cytosynth.workflows.pipeline import Options
+from cytosynth.workflows.pipeline import PipelineOptions
 
 # A long tail as in a leukaemia laboratory: common cells first, from 16 shots down to 4. Most are
 # neighbours in the maturation of neutrophils, which people confuse too.
@@ -35,11 +35,11 @@ def write_hospital(folder: Path) -> None:
     draft.rename(folder)
 
 
-def demo_options(out: Path, *, preset: str = "cpu", seed: int = 0) -> Options:
-    """Write the hospital to ``<out>/hospital`` and return the story about it."""
+def demo_options(out: Path, *, preset: str = "cpu", seed: int = 0) -> PipelineOptions:
+    """Write the hospital to ``<out>/hospital``; returns the pipeline's options for it."""
     out.mkdir(parents=True, exist_ok=True)
     write_hospital(out / "hospital")
-    return Options(
+    return PipelineOptions(
         data=out / "hospital",
         out=out,
         class_shots=SHOTS,

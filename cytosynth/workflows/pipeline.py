@@ -1,8 +1,8 @@
-"""The whole story on one page, told by a client.
+"""The whole pipeline as one client program.
 
 few-shot images -> fit_adapter -> Adapter -> synthesize -> ImageSet -> fit_classifier ->
-Classifier -> classify, evaluate -> Report. The synthetic cells are pulled by the trainer from
-the generator while it trains; the client only asks, waits and reads.
+Classifier -> classify, evaluate -> Report. The trainer pulls the synthetic cells from the
+generator while it trains; the client only asks, waits and reads.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ NUM_CELLS_TO_CLASSIFY = 16
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the story is about.
+class PipelineOptions:
+    """Data, sizes, models and seeds of one run of the pipeline.
 
     Attributes:
         data: ImageFolder tree, ``<class>/<image>``.
@@ -60,8 +60,8 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of it: the report, where it lies, and the names of everything on the way."""
+class PipelineOutcome:
+    """The report, its paths, and the names of everything made on the way."""
 
     report: Mapping[str, Any]
     html_path: Path
@@ -72,18 +72,18 @@ class Outcome:
     seconds: Mapping[str, float]
 
 
-def tell(
+def run_pipeline(
     client: Client,
-    options: Options,
+    options: PipelineOptions,
     listener: Listener | None = None,
     start_seconds: float = 0.0,
-) -> Outcome:
-    """Run the whole story; told again after an interruption it goes on where it was.
+) -> PipelineOutcome:
+    """Run all phases; run again after an interruption, continue where it stopped.
 
     Args:
         client: Services that answer.
-        options: What the story is about.
-        listener: Hears how it goes.
+        options: What to run.
+        listener: Told of phases and progress.
         start_seconds: What starting the services took, for the report.
 
     Raises:
@@ -153,7 +153,7 @@ def tell(
 
     progress.finish()
     json_path = options.out / "report.json"
-    return Outcome(
+    return PipelineOutcome(
         report=json.loads(json_path.read_text(encoding="utf-8")),
         html_path=options.out / "report.html",
         json_path=json_path,

@@ -1,4 +1,4 @@
-"""Keeps a story's place: phases, their seconds, and the keys that make it resumable."""
+"""Phases of a workflow, their seconds, and the keys that make it resumable."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from cytosynth.client import Dataset, ImageTree, Job, JobHandle
+from cytosynth.client.atomic_files import write_whole
 from cytosynth.client.errors import invalid_argument
-from cytosynth.client.report_files import write_whole
 
 RUN_FILE = "run.json"
 
 
 class Listener:
-    """Hears how the story goes; this one says nothing."""
+    """Is told of phases and progress; this one ignores them."""
 
     def begin(self, phase: str) -> None:
         """A phase begins."""
@@ -39,7 +39,7 @@ class Listener:
 
 
 class Phase:
-    """One step of the story while it runs."""
+    """One phase of a workflow while it runs."""
 
     def __init__(self, key: str, listener: Listener) -> None:
         self.key = key

@@ -1,4 +1,4 @@
-"""A study told by a client: upload the cells, ask for one job, fetch its report."""
+"""A study as one client program: upload the cells, run one job, fetch its report."""
 
 from __future__ import annotations
 

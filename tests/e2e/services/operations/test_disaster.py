@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cytosynth.client import Client
-from cytosynth.client.jobs import JobHandle
+from cytosynth.client.trainer.jobs import JobHandle
 from cytosynth.phantoms import DEMO_HOSPITAL, write_image_folder
 from cytosynth.stack import processes as stack_processes
 from cytosynth.stack import stack as local_stack

@@ -328,7 +328,7 @@ def test_models_and_aliases(cyto: Cyto) -> None:
     assert "classifiers/c1" in cyto("alias", "list")[1]
 
 
-# The story and the stack
+# The pipeline and the stack
 
 
 def test_run_ends_with_the_table_and_the_paths(cyto: Cyto, cells: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def toy() -> Iterator[ToyServices]:
 
 @pytest.fixture
 def client(toy: ToyServices, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    for module in ("generator", "jobs", "upload", "report_files"):
+    for module in ("generator", "trainer.jobs", "trainer.upload", "trainer.report_files"):
         monkeypatch.setattr(f"cytosynth.client.{module}.retry_delay", lambda failures: 0.01)
     with Client(toy.address, tenant="ward-3") as connected:
         yield connected

@@ -1,4 +1,4 @@
-"""The whole story against toy services: what is asked, in which order, and how it goes on."""
+"""The pipeline against toy services: what is asked, in which order, and how it goes on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from cytosynth.client import Client, JobFailed
 from cytosynth.workflows.demo import demo_options
-from cytosynth.workflows.pipeline import Options, tell
+from cytosynth.workflows.pipeline import PipelineOptions, run_pipeline
 from cytosynth.workflows.progress import Listener
 from services.common.errors import FailedPrecondition
 from tests.support.fakes_server import ToyServices, toy_services
@@ -30,12 +30,12 @@ def client(toy: ToyServices) -> Iterator[Client]:
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> Options:
+def options(tmp_path: Path) -> PipelineOptions:
     for class_id in ("blast", "mono"):
         (tmp_path / "cells" / class_id).mkdir(parents=True)
         for number in range(4):
             (tmp_path / "cells" / class_id / f"{number}.png").write_bytes(bytes([number, 1]))
-    return Options(
+    return PipelineOptions(
         data=tmp_path / "cells",
         out=tmp_path / "out",
         class_shots={"blast": 2, "mono": 1},
@@ -47,8 +47,10 @@ def options(tmp_path: Path) -> Options:
     )
 
 
-def test_every_part_is_asked_for_once(toy: ToyServices, client: Client, options: Options) -> None:
-    outcome = tell(client, options)
+def test_every_part_is_asked_for_once(
+    toy: ToyServices, client: Client, options: PipelineOptions
+) -> None:
+    outcome = run_pipeline(client, options)
     header = toy.trainer.uploads[0].header
     assert header is not None
     assert dict(header.split.class_shots) == {"blast": 2, "mono": 1}
@@ -77,8 +79,8 @@ def test_every_part_is_asked_for_once(toy: ToyServices, client: Client, options:
     assert outcome.adapter == "adapters/a1"
 
 
-def test_the_report_has_the_seconds_of_the_phases(client: Client, options: Options) -> None:
-    outcome = tell(client, options, start_seconds=12.5)
+def test_the_report_has_the_seconds_of_the_phases(client: Client, options: PipelineOptions) -> None:
+    outcome = run_pipeline(client, options, start_seconds=12.5)
     assert outcome.report["seconds"]["start_services"] == 12.5
     assert set(outcome.seconds) == {
         "start_services",
@@ -93,30 +95,30 @@ def test_the_report_has_the_seconds_of_the_phases(client: Client, options: Optio
     }
 
 
-def test_the_paper_preset_is_the_same_story_with_larger_models(
-    toy: ToyServices, client: Client, options: Options
+def test_the_paper_preset_is_the_same_pipeline_with_larger_models(
+    toy: ToyServices, client: Client, options: PipelineOptions
 ) -> None:
-    tell(client, dataclasses.replace(options, preset="paper"))
+    run_pipeline(client, dataclasses.replace(options, preset="paper"))
     fits = toy.trainer.requests[1:-1]
     assert [fit.settings.architecture for fit in fits] == ["resnet50", "resnet50", "clip", "clip"]
     assert fits[1].synthetic.sampler.preset == "paper"
 
 
 def test_repeated_runs_have_their_own_seeds(
-    toy: ToyServices, client: Client, options: Options
+    toy: ToyServices, client: Client, options: PipelineOptions
 ) -> None:
-    tell(client, dataclasses.replace(options, num_runs=2))
+    run_pipeline(client, dataclasses.replace(options, num_runs=2))
     assert [fit.settings.seed for fit in toy.trainer.requests[1:-1]] == [5, 6] * 4
 
 
-def test_a_story_that_failed_goes_on_where_it_was(
-    toy: ToyServices, client: Client, options: Options
+def test_a_run_that_failed_goes_on_where_it_was(
+    toy: ToyServices, client: Client, options: PipelineOptions
 ) -> None:
     toy.trainer.job_errors["fit_classifier"] = FailedPrecondition("disk", "is full", "free some")
     with pytest.raises(JobFailed, match="disk: is full; free some"):
-        tell(client, options)
+        run_pipeline(client, options)
     assert len(toy.trainer.requests) == 2  # The adapter, and the classifier that failed.
-    tell(client, options)
+    run_pipeline(client, options)
     kinds = [type(request).__name__ for request in toy.trainer.requests]
     assert kinds.count("CreateAdapterRequest") == 1  # It was found again, not made again.
     assert kinds.count("CreateClassifierRequest") == 5  # The failed one has a successor.
@@ -124,34 +126,34 @@ def test_a_story_that_failed_goes_on_where_it_was(
     assert len(keys) == 1
 
 
-def test_a_finished_story_or_another_one_starts_anew(
-    toy: ToyServices, client: Client, options: Options
+def test_a_finished_run_or_another_one_starts_anew(
+    toy: ToyServices, client: Client, options: PipelineOptions
 ) -> None:
-    tell(client, options)
-    tell(client, options)
-    tell(client, dataclasses.replace(options, seed=6))
+    run_pipeline(client, options)
+    run_pipeline(client, options)
+    run_pipeline(client, dataclasses.replace(options, seed=6))
     keys = {upload.header.idempotency_key for upload in toy.trainer.uploads if upload.header}
     assert len(keys) == 3
 
 
 def test_an_interrupted_job_is_cancelled(
-    toy: ToyServices, client: Client, options: Options
+    toy: ToyServices, client: Client, options: PipelineOptions
 ) -> None:
     class Impatient(Listener):
         def job(self, job: object) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tell(client, options, Impatient())
+        run_pipeline(client, options, Impatient())
     assert client.list_jobs()[0].state == "CANCELLED"
-    tell(client, options)
+    run_pipeline(client, options)
     assert client.list_jobs()[0].state == "SUCCEEDED"
 
 
-def test_a_damaged_run_file_is_started_anew(client: Client, options: Options) -> None:
+def test_a_damaged_run_file_is_started_anew(client: Client, options: PipelineOptions) -> None:
     options.out.mkdir()
     (options.out / "run.json").write_text('{"run_id": 3')
-    tell(client, options)
+    run_pipeline(client, options)
     assert json.loads((options.out / "run.json").read_text())["finished"] is True
 
 

@@ -13,7 +13,6 @@ from cytosynth.client.connection import ServiceClient
 from cytosynth.client.errors import invalid_argument
 from cytosynth.client.generator import sampler_settings
 from cytosynth.client.image_tree import ImageTree, read_image_tree
-from cytosynth.client.jobs import JobHandle
 from cytosynth.client.records import (
     FINAL_STATES,
     Adapter,
@@ -24,8 +23,9 @@ from cytosynth.client.records import (
     ReportArm,
     Synthetic,
 )
-from cytosynth.client.report_files import download_report
-from cytosynth.client.upload import UPLOAD_SECONDS, OnUpload, upload
+from cytosynth.client.trainer.jobs import JobHandle
+from cytosynth.client.trainer.report_files import download_report
+from cytosynth.client.trainer.upload import UPLOAD_SECONDS, OnUpload, upload
 from cytosynth.common.v1 import job_pb2
 from cytosynth.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 

@@ -1,4 +1,4 @@
-"""How the whole story looks in a terminal: phases as they end, and the table of arms."""
+"""The pipeline in a terminal: a line per finished phase, and the table of arms."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import typer
 
 from cytosynth.cli import show
 from cytosynth.client import Dataset, Job
-from cytosynth.workflows.pipeline import ARMS, Outcome
+from cytosynth.workflows.pipeline import ARMS, PipelineOutcome
 from cytosynth.workflows.progress import Listener
 
 
-class Teller(Listener):
+class PhaseView(Listener):
     """Prints a line per finished phase and moves the progress bar in between."""
 
     def __init__(self, meter: show.Meter) -> None:
@@ -48,7 +48,7 @@ def readable(phase: str) -> str:
     return phase.replace("fit_", "fit ", 1).replace("_real", " real", 1)
 
 
-def show_outcome(outcome: Outcome) -> None:
+def show_outcome(outcome: PipelineOutcome) -> None:
     """Print the arms, their macro-F1 with intervals, the difference, and the paths."""
     rows = [
         (

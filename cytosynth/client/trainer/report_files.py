@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path, PurePosixPath
 
 import grpc
 
+from cytosynth.client.atomic_files import write_whole
 from cytosynth.client.connection import Connection, retry_delay
 from cytosynth.client.errors import CytosynthError
 from cytosynth.trainer.v1 import trainer_pb2, trainer_pb2_grpc
@@ -36,22 +35,6 @@ def download_report(
     for path, content in zip(paths, contents.values(), strict=True):
         write_whole(path, bytes(content))
     return paths
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
 
 
 def _receive(

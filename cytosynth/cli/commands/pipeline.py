@@ -1,4 +1,4 @@
-"""``run``, ``demo`` and ``phantoms``: the whole story, and cells to tell it with."""
+"""``run``, ``demo`` and ``phantoms``: the whole pipeline, and cells to run it on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cytosynth.cli import show
+from cytosynth.cli.commands.training import MaxTest, Seed
 from cytosynth.cli.options import (
     Address,
     AsJson,
@@ -19,14 +20,13 @@ from cytosynth.cli.options import (
     resolve,
     split_shots,
 )
-from cytosynth.cli.training_commands import MaxTest, Seed
 
 if TYPE_CHECKING:
-    from cytosynth.cli.story_view import Teller
+    from cytosynth.cli.pipeline_view import PhaseView
     from cytosynth.client import Client
-    from cytosynth.workflows.pipeline import Options
+    from cytosynth.workflows.pipeline import PipelineOptions
 
-_PANEL = "The whole story"
+_PANEL = "Whole pipeline"
 Keep = Annotated[
     bool, typer.Option("--keep-stack", help="Leave services running that this command started.")
 ]
@@ -74,13 +74,13 @@ def run(
     Interrupted, the same command again goes on from there.
     """
     from cytosynth.client import read_image_tree
-    from cytosynth.workflows.pipeline import Options
+    from cytosynth.workflows.pipeline import PipelineOptions
 
     _check_preset(preset)
     split = split_shots(parse_shots(shots), read_image_tree(data).class_ids)
     if any(number < 1 for number in (split.get("class_shots") or {1: split.get("shots")}).values()):
         raise typer.BadParameter("at least 1 image per class", param_hint="--shots")
-    options = Options(
+    options = PipelineOptions(
         data=data,
         out=out,
         **split,
@@ -93,7 +93,7 @@ def run(
         seed=seed,
         num_runs=repeats,
     )
-    _tell(options, address, keep_stack, json)
+    _run(options, address, keep_stack, json)
 
 
 def demo(
@@ -112,7 +112,7 @@ def demo(
     keep_stack: Keep = False,
     json: AsJson = False,
 ) -> None:
-    """Run the whole story on a phantom hospital: no data, network or GPU needed."""
+    """Run the whole pipeline on a phantom hospital: no data, network or GPU needed."""
     from cytosynth.workflows.demo import demo_options
 
     _check_preset(preset)
@@ -124,7 +124,7 @@ def demo(
         typer.echo(
             f"{options.data}: a hospital of phantom cells, {len(options.class_shots)} classes"
         )
-    _tell(options, address, keep_stack, json)
+    _run(options, address, keep_stack, json)
 
 
 def phantoms(
@@ -180,12 +180,12 @@ def _check_preset(preset: str) -> None:
 
 
 @contextmanager
-def telling(
+def long_running(
     address: str | None, keep_stack: bool, quiet: bool
-) -> Iterator[tuple[Client, Teller, float]]:
-    """Services for something long: a client, who tells how it goes, the seconds of the start."""
+) -> Iterator[tuple[Client, PhaseView, float]]:
+    """Services for a long command: client, view of its phases, seconds of the start."""
+    from cytosynth.cli.pipeline_view import PhaseView
     from cytosynth.cli.stack_session import services
-    from cytosynth.cli.story_view import Teller
 
     resolve(address)  # A bad address or certificate is told before anything starts.
     with (
@@ -193,18 +193,18 @@ def telling(
         show.meter(quiet=quiet) as meter,
         services(address, keep_stack, meter) as (client, start_seconds),
     ):
-        teller = Teller(meter)
+        view = PhaseView(meter)
         if start_seconds:
-            teller.end("start_services", start_seconds)
-        yield client, teller, start_seconds
+            view.end("start_services", start_seconds)
+        yield client, view, start_seconds
 
 
-def _tell(options: Options, address: str | None, keep_stack: bool, json: bool) -> None:
-    from cytosynth.cli.story_view import show_outcome
-    from cytosynth.workflows.pipeline import tell
+def _run(options: PipelineOptions, address: str | None, keep_stack: bool, json: bool) -> None:
+    from cytosynth.cli.pipeline_view import show_outcome
+    from cytosynth.workflows.pipeline import run_pipeline
 
-    with telling(address, keep_stack, json) as (client, teller, start_seconds):
-        outcome = tell(client, options, teller, start_seconds)
+    with long_running(address, keep_stack, json) as (client, view, start_seconds):
+        outcome = run_pipeline(client, options, view, start_seconds)
     if json:
         show.as_json(outcome)
     else:

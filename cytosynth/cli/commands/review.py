@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cytosynth.cli import show
+from cytosynth.cli.commands.training import Seed
 from cytosynth.cli.options import AsJson
-from cytosynth.cli.training_commands import Seed
 
 if TYPE_CHECKING:
     from cytosynth.review.report import ReviewReport
 
-_PANEL = "The whole story"
+_PANEL = "Whole pipeline"
 Out = Annotated[Path, typer.Option("--out", help="Folder of the review: mix, answers, results.")]
 
 

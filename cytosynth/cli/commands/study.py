@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cytosynth.cli import show
+from cytosynth.cli.commands.pipeline import Keep, long_running
+from cytosynth.cli.commands.training import Seed
 from cytosynth.cli.options import (
     Address,
     AsJson,
     parse_shots,
     split_shots,
 )
-from cytosynth.cli.story_commands import Keep, telling
-from cytosynth.cli.training_commands import Seed
 
 if TYPE_CHECKING:
     from cytosynth.workflows.study import StudyOutcome
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command of this file."""
-    app.command(rich_help_panel="The whole story")(study)
+    app.command(rich_help_panel="Whole pipeline")(study)
 
 
 def study(
@@ -106,8 +106,8 @@ def study(
         settings |= split_shots(parse_shots(shots), tree.class_ids)
     settings = {key: value for key, value in settings.items() if value not in ("", [], None)}
     options = StudyOptions(data, out, settings, title)
-    with telling(address, keep_stack, json) as (client, teller, _):
-        outcome = run_study(client, options, teller)
+    with long_running(address, keep_stack, json) as (client, view, _):
+        outcome = run_study(client, options, view)
     if json:
         show.as_json(outcome)
     else:

@@ -1,0 +1,1 @@
+"""Client of the trainer service, one file per kind of resource."""
