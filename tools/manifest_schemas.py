@@ -15,11 +15,12 @@ from typing import Any
 
 import yaml
 
+from cytosynth.service_methods import SERVICES
+
 ROOT = Path(__file__).resolve().parent.parent
 KUBERNETES = "1.33"
 CRDS_VARIABLE = "MANIFEST_CRDS"
 """Folder of KubeRay's CRDs; not CYTOSYNTH_…, which the services would take for a setting."""
-SERVICES = ("generator", "classifier", "trainer")
 # Kinds of other operators whose schemas are not at hand; policies look at them all the same.
 WITHOUT_SCHEMA = ("cert-manager.io/", "monitoring.coreos.com/")
 

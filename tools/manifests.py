@@ -50,7 +50,8 @@ def edge_problems() -> list[str]:
 
 def rendered_edge() -> str:
     """The edge's configuration on a cluster."""
-    from services.edge.render import SERVICES, EdgeConfig, EdgeTls, render
+    from cytosynth.service_methods import SERVICES
+    from services.edge.render import EdgeConfig, EdgeTls, render
 
     certificates = Path("/etc/cytosynth")
     return render(

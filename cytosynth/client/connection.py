@@ -17,6 +17,7 @@ from cytosynth.client.errors import (
     invalid_argument,
     nothing_answers,
 )
+from cytosynth.service_methods import SERVICES, is_unary, may_be_repeated, methods
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_UNARY_SECONDS = 60.0
@@ -24,31 +25,6 @@ MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 TENANT_KEY = "x-cytosynth-tenant"
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\s:/]+):(\d{1,5})")
-# Calls that may be sent twice: reads, classification (a pure function), cancelling (idempotent),
-# and creations, each of which carries an idempotency key.
-_IDEMPOTENT = {
-    "cytosynth.trainer.v1.TrainerService": (
-        "GetDataset",
-        "ListDatasets",
-        "CreateAdapter",
-        "GetAdapter",
-        "ListAdapters",
-        "CreateClassifier",
-        "GetClassifier",
-        "ListClassifiers",
-        "CreateReport",
-        "GetJob",
-        "ListJobs",
-        "CancelJob",
-    ),
-    "cytosynth.generator.v1.GeneratorService": ("GetCapabilities",),
-    "cytosynth.classifier.v1.ClassifierService": (
-        "Classify",
-        "ListModels",
-        "GetModel",
-        "ListAliases",
-    ),
-}
 
 Response = TypeVar("Response")
 
@@ -187,7 +163,7 @@ def _options(loopback: bool) -> list[tuple[str, Any]]:
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 1_000),
         ("grpc.max_reconnect_backoff_ms", 3_000),
-        ("grpc.service_config", json.dumps(_service_config())),
+        ("grpc.service_config", json.dumps(service_config())),
     ]
     if loopback:
         # A proxy of the environment cannot reach this machine's loopback.
@@ -195,11 +171,14 @@ def _options(loopback: bool) -> list[tuple[str, Any]]:
     return options
 
 
-def _service_config() -> dict[str, Any]:
+def service_config() -> dict[str, Any]:
+    """Retry policy of every unary call that may be repeated."""
+    # Streams are not listed: their clients resume them where they broke off.
     names = [
-        {"service": service, "method": method}
-        for service, methods in _IDEMPOTENT.items()
-        for method in methods
+        {"service": method.containing_service.full_name, "method": method.name}
+        for service in SERVICES
+        for method in methods(service)
+        if is_unary(method) and may_be_repeated(method)
     ]
     policy = {
         "maxAttempts": 5,

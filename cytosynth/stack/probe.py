@@ -9,6 +9,7 @@ import grpc
 
 from cytosynth.classifier.v1 import classifier_pb2, classifier_pb2_grpc
 from cytosynth.generator.v1 import generator_pb2, generator_pb2_grpc
+from cytosynth.service_methods import SERVICES
 from cytosynth.stack.state import StackInfo
 from cytosynth.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 
@@ -33,7 +34,6 @@ _PROBES: dict[str, Callable[[grpc.Channel, float], object]] = {
         trainer_pb2.ListJobsRequest(), timeout=seconds
     ),
 }
-SERVICES = tuple(_PROBES)
 
 
 def open_channel(info: StackInfo) -> grpc.Channel:
@@ -52,9 +52,9 @@ def probe_services(info: StackInfo, timeout_seconds: float = 5.0) -> tuple[Servi
     """Calls each service once; a failed call is a service that is not ready."""
     found = []
     with open_channel(info) as channel:
-        for name, call in _PROBES.items():
+        for name in SERVICES:
             try:
-                call(channel, timeout_seconds)
+                _PROBES[name](channel, timeout_seconds)
                 found.append(ServiceStatus(name, True, "ready"))
             except grpc.RpcError as error:
                 detail = f"{error.code().name}: {error.details()}"

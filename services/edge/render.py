@@ -14,14 +14,9 @@ from urllib.parse import urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from cytosynth.service_methods import SERVICES, changes_nothing, is_unary, methods
+
 FOLDER = Path(__file__).resolve().parent
-SERVICES = ("generator", "classifier", "trainer")
-_IDEMPOTENT_METHODS = {
-    "generator": "Get[A-Za-z]+",
-    "classifier": "(?:(?:Get|List)[A-Za-z]+|Classify)",
-    "trainer": "(?:Get|List)[A-Za-z]+",
-}
-"""Unary methods that change nothing, so that a lost one is simply asked again."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +57,17 @@ class EdgeConfig:
     """``http://host:port`` of an OTLP gRPC collector for the edge's spans; empty: none."""
 
 
-def idempotent_paths(service: str) -> str:
-    """Regular expression of the paths of a service that the edge may ask again."""
-    return (
-        rf"/cytosynth\.{service}\.v1\.{service.capitalize()}Service/{_IDEMPOTENT_METHODS[service]}"
-    )
+def repeatable_paths(service: str) -> list[str]:
+    """Paths of the calls of a service that the edge may repeat.
+
+    A call that is safe to repeat by its idempotency key alone is left to its client: the edge
+    does not see whether the key was sent.
+    """
+    return [
+        f"/{method.containing_service.full_name}/{method.name}"
+        for method in methods(service)
+        if is_unary(method) and changes_nothing(method)
+    ]
 
 
 def render(config: EdgeConfig) -> str:
@@ -88,7 +89,7 @@ def render(config: EdgeConfig) -> str:
         {
             "name": name,
             "package": f"cytosynth.{name}.v1",
-            "idempotent_paths": idempotent_paths(name),
+            "repeatable_paths": repeatable_paths(name),
             "host": config.upstreams[name][0],
             "port": config.upstreams[name][1],
         }

@@ -8,7 +8,7 @@ import sys
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common.rpc.reflection import SERVICE_NAMES
+from cytosynth.service_methods import SERVICE_NAMES
 
 
 def main() -> int:

@@ -20,13 +20,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from cytosynth.service_methods import SERVICES
 from cytosynth.stack import processes as stack_processes
 from cytosynth.stack.probe import probe_services
 from cytosynth.stack.state import TOKEN_VARIABLE, StackFiles, StackInfo
 from services.common.rpc.reflection import GRPC_SERVICER_FUNCTIONS
 from services.common.serve_patches.proxy_setup import LISTEN_HOST_VARIABLE
 from services.common.settings import CommonSettings, SettingsError, refuse_unknown_variables
-from services.edge.render import SERVICES, EdgeConfig, EdgeTls
+from services.edge.render import EdgeConfig, EdgeTls
 from services.launch.edge_process import EdgeFailed, EdgeProcess
 from services.launch.ray_environment import ray_environment
 

@@ -15,9 +15,9 @@ import threading
 from importlib import import_module
 from pathlib import Path
 
+from cytosynth.service_methods import SERVICES
 from services.common.rpc.reflection import GRPC_SERVICER_FUNCTIONS
 from services.common.settings import CommonSettings
-from services.edge.render import SERVICES
 from services.launch.ray_environment import ray_environment
 
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024

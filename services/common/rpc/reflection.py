@@ -13,6 +13,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from cytosynth.service_methods import SERVICE_NAMES
+
 GRPC_SERVICER_FUNCTIONS = (
     "services.common.serve_patches.proxy_errors.install",
     "cytosynth.generator.v1.generator_pb2_grpc.add_GeneratorServiceServicer_to_server",
@@ -22,10 +24,6 @@ GRPC_SERVICER_FUNCTIONS = (
 )
 """`grpc_servicer_functions` of Serve; the first and the last rely on being so."""
 
-SERVICE_NAMES = tuple(
-    f"cytosynth.{name}.v1.{name.capitalize()}Service"
-    for name in ("generator", "classifier", "trainer")
-)
 HEALTH_SERVICE = "grpc.health.v1.Health"
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 REFLECTION_V1ALPHA = reflection.SERVICE_NAME

@@ -11,8 +11,9 @@ import grpc
 import pytest
 
 from cytosynth.client.errors import error_from_rpc
+from cytosynth.service_methods import SERVICES
 from cytosynth.stack.certs import CertificateSet, make_certificates
-from services.edge.render import SERVICES, EdgeConfig, EdgeTls
+from services.edge.render import EdgeConfig, EdgeTls
 from tests.support.collector import Collector, collecting
 from tests.support.edge import (
     MAX_MESSAGE_BYTES,

