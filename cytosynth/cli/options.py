@@ -20,7 +20,7 @@ Address = Annotated[
         "--address",
         metavar="HOST:PORT",
         envvar="CYTOSYNTH_ADDRESS",
-        help="Where the services answer; default: the local stack, or 127.0.0.1:50051.",
+        help="Where the services answer; default: the stack that runs in this folder.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -51,16 +51,21 @@ def set_caller(who: Caller) -> None:
 def resolve(address: str | None) -> tuple[str, dict[str, Any]]:
     """The address to call and the client's other arguments.
 
-    Without ``--address`` the local stack of this folder is meant; if it speaks TLS, its
+    Without ``--address`` the stack of this folder is meant; if it speaks TLS, its
     certificates are used unless others are named.
+
+    Raises:
+        NoStack: no address is given and no stack of this folder runs.
     """
-    from cytosynth.client import DEFAULT_ADDRESS, tls_credentials
+    from cytosynth.client import tls_credentials
+    from cytosynth.stack.processes import running_stack
     from cytosynth.stack.state import StackFiles, default_state_dir
 
     who = _caller.get()
-    stack = StackFiles(default_state_dir()).read()
+    files = StackFiles(default_state_dir())
     if address is None:
-        address = stack.address if stack else DEFAULT_ADDRESS
+        address = running_stack(files).address
+    stack = files.read()
     arguments: dict[str, Any] = {"tenant": who.tenant, "timeout_seconds": who.timeout_seconds}
     if who.tls_dir:
         arguments["credentials"] = _credentials(who.tls_dir, who.tenant)

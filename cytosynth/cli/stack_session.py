@@ -24,16 +24,20 @@ def services(address: str | None, keep: bool, meter: show.Meter) -> Iterator[tup
     Services that answer are used and left alone. Otherwise a local stack is started, on the
     port of ``address`` if one is given, and stopped at the end unless ``keep``.
     """
-    from cytosynth.client import Client
-
-    target, arguments = resolve(address)
-    with Client(target, **arguments) as client:
-        if _answers(client):
-            yield client, 0.0
-            return
-        if address is not None and target.rpartition(":")[0] not in LOOPBACK:
-            client.check()
+    from cytosynth.client import DEFAULT_ADDRESS, Client
     from cytosynth.stack import stack as local_stack
+
+    try:
+        target, arguments = resolve(address)
+    except local_stack.NoStack:
+        target = DEFAULT_ADDRESS
+    else:
+        with Client(target, **arguments) as client:
+            if _answers(client):
+                yield client, 0.0
+                return
+            if address is not None and target.rpartition(":")[0] not in LOOPBACK:
+                client.check()
 
     started = time.monotonic()
     info = _start(address, target, meter)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from cytosynth.stack.state import TOKEN_VARIABLE
+from cytosynth.stack.state import TOKEN_VARIABLE, NoStack, StackFiles, StackInfo
 
 
 def stack_processes(token: str, session_id: int | None, files: Path) -> list[psutil.Process]:
@@ -81,6 +81,20 @@ def alive(pid: int, token: str) -> bool:
         )
     except psutil.Error:
         return False
+
+
+def running_stack(files: StackFiles) -> StackInfo:
+    """The stack of this state directory, while its supervisor lives.
+
+    A record alone is not enough: somebody else may listen on the port of a stack that was lost.
+
+    Raises:
+        NoStack: none was recorded, or its supervisor is gone.
+    """
+    info = files.read()
+    if info is None or not alive(info.pid, files.token):
+        raise NoStack(files.state_dir)
+    return info
 
 
 def wait_until_gone(pid: int, timeout_seconds: float) -> bool:

@@ -8,7 +8,6 @@ so that `status` and `down` find all of them, also after the supervisor was kill
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -30,6 +29,7 @@ from cytosynth.stack.state import (
     TOKEN_VARIABLE,
     AlreadyRunning,
     ClientCertificates,
+    NoStack,
     PortTaken,
     StackError,
     StackFiles,
@@ -41,6 +41,7 @@ from cytosynth.stack.state import (
 __all__ = [
     "AlreadyRunning",
     "ClientCertificates",
+    "NoStack",
     "PortTaken",
     "ServiceStatus",
     "StackError",
@@ -174,6 +175,8 @@ def status(state_dir: Path | None = None) -> StackStatus:
 @contextmanager
 def _one_at_a_time(files: StackFiles) -> Iterator[None]:
     """Keeps two `up` on the same state directory from starting two stacks."""
+    import fcntl  # not on Windows, where a client imports this module all the same
+
     with files.lock.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

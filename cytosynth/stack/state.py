@@ -109,6 +109,16 @@ class StackError(Exception):
     """Something about the local stack that its user can put right; the message says how."""
 
 
+class NoStack(StackError):
+    """No stack with this state directory is up or starting."""
+
+    def __init__(self, state_dir: Path) -> None:
+        super().__init__(
+            f"No stack of {state_dir} is running. Start one with 'cytosynth up', or name the "
+            "services with --address HOST:PORT or CYTOSYNTH_ADDRESS."
+        )
+
+
 class AlreadyRunning(StackError):
     """A stack with this state directory is up or starting; `info` says where."""
 

@@ -186,8 +186,11 @@ def long_running(
     """Services for a long command: client, view of its phases, seconds of the start."""
     from cytosynth.cli.pipeline_view import PhaseView
     from cytosynth.cli.stack_session import services
+    from cytosynth.client import DEFAULT_ADDRESS
 
-    resolve(address)  # A bad address or certificate is told before anything starts.
+    resolve(
+        address or DEFAULT_ADDRESS
+    )  # A bad address or certificate is told before anything starts.
     with (
         interruptible("the same command again goes on from here"),
         show.meter(quiet=quiet) as meter,

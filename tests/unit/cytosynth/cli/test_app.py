@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,9 +20,10 @@ from cytosynth.cli.show import duration
 from cytosynth.generator.v1 import generator_pb2
 from cytosynth.stack import stack as local_stack
 from cytosynth.stack.certs import make_certificates
-from cytosynth.stack.state import PortTaken, StackFiles, StackInfo
+from cytosynth.stack.state import PortTaken, StackInfo
 from services.common.errors import FailedPrecondition
 from tests.support.fakes_server import ToyServices, toy_services
+from tests.support.recorded_stack import recorded_stack
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -397,24 +397,10 @@ def test_services_at_a_remote_address_are_not_started(
 
 
 def test_commands_find_the_local_stack(
-    toy: ToyServices, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    toy: ToyServices, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    files = StackFiles(Path(os.environ["CYTOSYNTH_STATE_DIR"]))
-    files.root.mkdir(parents=True)
-    files.write(
-        StackInfo(
-            address=toy.address,
-            host="127.0.0.1",
-            port=1,
-            tls=False,
-            client_certificates="none",
-            pid=1,
-            state_dir=tmp_path,
-            log_path=tmp_path / "log",
-            start_time=0.0,
-        )
-    )
-    assert main(["capabilities", "--json"]) == 0
+    with recorded_stack(toy.address):
+        assert main(["capabilities", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["default_base"] == "toy"
 
 
