@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import tempfile
@@ -58,7 +59,12 @@ def stub_problems() -> list[str]:
 def lock_problems() -> list[str]:
     """Requirements of pyproject.toml that the lock does not meet; pins without a hash."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = itertools.chain.from_iterable(project["optional-dependencies"].values())
+    wanted = [
+        line
+        for line in (*project["dependencies"], *extras)
+        if Requirement(line).name != project["name"]
+    ]
     text = "".join((ROOT / lock).read_text() for lock in LOCKS)
     pins = re.findall(
         r"^([\w.-]+)==([^\s;\\]+)([^\\\n]*)((?:\\\n +--hash=sha256:[0-9a-f]{64} ?)*)", text, re.M

