@@ -41,7 +41,8 @@ from benchmarks.generator.preset_quality import (
     unseen_tests,
 )
 from benchmarks.generator.recompiles import RecompileCounter
-from cytosynth.client import Client
+from cytosynth.client import Client, SynthesisSettings
+from cytosynth.client import SamplerSettings as ClientSampler
 from cytosynth.stack import stack as local_stack
 from services.common.models.diffusion_bases import load_pipeline, resolve_base
 from services.common.models.lora import add_lora, lora_file
@@ -106,14 +107,14 @@ def first_image_seconds(client: Client, class_id: str, repeats: int = 5) -> floa
     times = []
     for seed in range(repeats):
         started = time.monotonic()
-        list(client.synthesize({class_id: 1}, adapter="adapters/bench", seed=seed))
+        list(client.synthesize({class_id: 1}, SynthesisSettings("adapters/bench", seed=seed)))
         times.append(time.monotonic() - started)
     return statistics.median(times)
 
 
 def first_image_under_load(client: Client, class_ids: list[str]) -> float:
     """The same while a job of 5,000 images runs."""
-    bulk = client.synthesize({class_ids[0]: 5_000}, adapter="adapters/bench", seed=99)
+    bulk = client.synthesize({class_ids[0]: 5_000}, SynthesisSettings("adapters/bench", seed=99))
     stop = threading.Event()
     thread = threading.Thread(
         target=lambda: [None for _ in itertools.takewhile(lambda _: not stop.is_set(), bulk)]
@@ -284,7 +285,9 @@ def measure_speed(
     info = local_stack.up(0, state_dir=state_dir, timeout_seconds=600.0)
     try:
         with Client(info.address) as client:
-            list(client.synthesize({class_ids[0]: 1}, adapter="adapters/bench"))  # kernels
+            list(
+                client.synthesize({class_ids[0]: 1}, SynthesisSettings("adapters/bench"))
+            )  # kernels
             ten = [mixed_request(class_ids, 48, i) for i in range(10)]
             many = [mixed_request(class_ids, 96, i) for i in range(10)]
             images_per_second(client, many)  # loads the adapters, on every replica
@@ -347,13 +350,15 @@ def summary(rounds: list[dict[str, float]]) -> dict[str, Any]:
 def request(class_ids: list[str], num_per_class: int, preset: str) -> dict[str, Any]:
     """Arguments of ``Client.synthesize``: a few classes, each with its own adapter."""
     counts = dict.fromkeys(class_ids, num_per_class)
-    return {"class_counts": counts, "adapter": "adapters/bench", "preset": preset, "seed": 1}
+    settings = SynthesisSettings("adapters/bench", seed=1, sampler=ClientSampler(preset))
+    return {"class_counts": counts, "settings": settings}
 
 
 def mixed_request(class_ids: list[str], num_images: int, i: int) -> dict[str, Any]:
     """Arguments of ``Client.synthesize``: images of one adapter of ten."""
     counts = {class_ids[0]: num_images}
-    return {"class_counts": counts, "adapter": f"adapters/bench{i}", "preset": "fast", "seed": i}
+    settings = SynthesisSettings(f"adapters/bench{i}", seed=i, sampler=ClientSampler("fast"))
+    return {"class_counts": counts, "settings": settings}
 
 
 if __name__ == "__main__":

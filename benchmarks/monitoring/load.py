@@ -8,7 +8,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from cytosynth.client import Client, CytosynthError, Synthetic
+from cytosynth.client import (
+    AdapterSettings,
+    ClassifierSettings,
+    Client,
+    CytosynthError,
+    SamplerSettings,
+    SplitSettings,
+    SynthesisSettings,
+    SyntheticSettings,
+)
 
 CLASSES = ("lymphocyte", "monocyte", "myelocyte")
 _NUM_DRAWN = 14
@@ -31,32 +40,35 @@ class Load:
         again, which the gate for near-duplicates must withhold.
         """
         client, counts = self._client, dict.fromkeys(CLASSES, _NUM_DRAWN)
-        self._cells = [(cell.class_id, cell.data) for cell in client.synthesize(counts, seed=_SEED)]
+        plain = SynthesisSettings(seed=_SEED)
+        self._cells = [(cell.class_id, cell.data) for cell in client.synthesize(counts, plain)]
         folder = self._work / "cells"
         for number, (class_id, data) in enumerate(self._cells):
             path = folder / class_id / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             with Image.open(io.BytesIO(data)) as image:  # without the note that a model drew it
                 Image.frombytes(image.mode, image.size, image.tobytes()).save(path)
-        self._dataset = client.upload_dataset(folder, shots=7, center_crop=1.0).name
-        job = client.fit_adapter(self._dataset, num_steps=1, learning_rate=1e-6, per_class=False)
+        self._dataset = client.upload_dataset(
+            folder, split=SplitSettings(shots=7), center_crop=1.0
+        ).name
+        hardly = AdapterSettings(num_steps=1, learning_rate=1e-6, per_class=False)
+        job = client.fit_adapter(self._dataset, hardly)
         self._adapter = job.wait().result
         self._threads = [
             threading.Thread(target=self._repeat, args=(act,), daemon=True)
             for act in (self._classify, self._synthesize, self._look)
         ]
-        synthetic = Synthetic(adapter=self._adapter, num_per_class=8, seed=1)
-        job = client.fit_classifier(
-            self._dataset, architecture="resnet18", num_steps=8, synthetic=synthetic
-        )
+        synthetic = SyntheticSettings(adapter=self._adapter, num_per_class=8, seed=1)
+        settings = ClassifierSettings(architecture="resnet18", num_steps=8)
+        job = client.fit_classifier(self._dataset, settings, synthetic=synthetic)
         self._classifier = job.wait().result
         for thread in self._threads:
             thread.start()
-        list(client.synthesize(counts, adapter=self._adapter, seed=_SEED))
+        list(client.synthesize(counts, SynthesisSettings(self._adapter, seed=_SEED)))
 
     def start_long_job(self) -> str:
         """A job that would take long; its name."""
-        return self._client.fit_adapter(self._dataset, num_steps=100_000).name
+        return self._client.fit_adapter(self._dataset, AdapterSettings(num_steps=100_000)).name
 
     def end(self) -> None:
         """Stops the traffic."""
@@ -79,8 +91,9 @@ class Load:
 
     def _synthesize(self) -> None:
         counts = dict.fromkeys(CLASSES, 2)
-        request = {"adapter": self._adapter, "num_steps": 6, "max_failures": 1}
-        list(self._client.synthesize(counts, seed=_SEED, **request))
+        sampler = SamplerSettings(num_steps=6)
+        wanted = SynthesisSettings(self._adapter, seed=_SEED, sampler=sampler)
+        list(self._client.synthesize(counts, wanted, max_failures=1))
         self._stop.wait(3.0)
 
     def _look(self) -> None:

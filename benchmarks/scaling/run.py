@@ -28,7 +28,7 @@ import psutil
 from PIL import Image
 
 from benchmarks.scaling.apps import IDLE_VARIABLE
-from cytosynth.client import Client
+from cytosynth.client import Client, SynthesisSettings
 from cytosynth.stack import processes as stack_processes
 from cytosynth.stack import stack as local_stack
 from cytosynth.stack.state import StackFiles
@@ -157,7 +157,7 @@ def streams(info: local_stack.StackInfo) -> dict[str, Any]:
     with Client(info.address) as client:
 
         def load(num_bytes: int, num_images: int) -> None:
-            images = client.synthesize({"monocyte": num_images}, seed=num_bytes)
+            images = client.synthesize({"monocyte": num_images}, SynthesisSettings(seed=num_bytes))
             assert sum(len(image.data) for image in images) == num_bytes * num_images
 
         load(8_000, 100)

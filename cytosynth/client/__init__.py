@@ -17,8 +17,18 @@ from cytosynth.client.records import (
     Job,
     Model,
     Progress,
+    Report,
     ReportArm,
     Synthetic,
+)
+from cytosynth.client.settings import (
+    AdapterSettings,
+    ClassifierSettings,
+    SamplerSettings,
+    SplitSettings,
+    StudySettings,
+    SynthesisSettings,
+    SyntheticSettings,
 )
 from cytosynth.client.synthesis_folder import SynthesisFolder
 from cytosynth.client.trainer.client import TrainerClient
@@ -27,11 +37,13 @@ from cytosynth.client.trainer.jobs import JobHandle
 __all__ = [
     "DEFAULT_ADDRESS",
     "Adapter",
+    "AdapterSettings",
     "Alias",
     "Capabilities",
     "Classification",
     "Classifier",
     "ClassifierClient",
+    "ClassifierSettings",
     "Client",
     "CytosynthError",
     "Dataset",
@@ -46,9 +58,15 @@ __all__ = [
     "JobHandle",
     "Model",
     "Progress",
+    "Report",
     "ReportArm",
+    "SamplerSettings",
+    "SplitSettings",
+    "StudySettings",
+    "SynthesisSettings",
     "Synthetic",
     "SyntheticImage",
+    "SyntheticSettings",
     "SynthesisFolder",
     "TrainerClient",
     "read_image_tree",

@@ -9,8 +9,10 @@ from typing import Any
 import grpc
 
 from cytosynth.client.classifier import ClassifierClient
+from cytosynth.client.deprecated import settings_or_keywords
 from cytosynth.client.errors import invalid_argument
 from cytosynth.client.generator import GeneratorClient
+from cytosynth.client.settings import SynthesisSettings
 from cytosynth.client.synthesis_folder import OnImage, SynthesisFolder, synthesize_to_folder
 from cytosynth.client.trainer.client import TrainerClient
 
@@ -20,21 +22,36 @@ class Client(TrainerClient, GeneratorClient, ClassifierClient):
 
     Example:
         >>> with Client("127.0.0.1:50051") as client:
-        ...     dataset = client.upload_dataset("cells", shots=16)
+        ...     dataset = client.upload_dataset("cells", split=SplitSettings(shots=16))
         ...     adapter = client.fit_adapter(dataset.name).wait().result
-        ...     client.synthesize_to_folder("out", {"myeloblast": 100}, adapter=adapter)
+        ...     settings = SynthesisSettings(adapter=adapter, seed=1)
+        ...     client.synthesize_to_folder("out", {"myeloblast": 100}, settings)
     """
 
     def synthesize_to_folder(
         self,
         folder: str | Path,
         class_counts: Mapping[str, int],
+        settings: SynthesisSettings | None = None,
         *,
+        max_failures: int | None = None,
         on_progress: OnImage | None = None,
-        **request: Any,
+        **deprecated: Any,
     ) -> SynthesisFolder:
-        """Fill an ImageFolder tree; interrupted, the same call again completes it."""
-        return synthesize_to_folder(self, folder, class_counts, on_progress=on_progress, **request)
+        """Fill an ImageFolder tree; interrupted, the same call again completes it.
+
+        Args:
+            folder: Made if it is missing.
+            class_counts: Images per class.
+            settings: As ``synthesize`` takes them.
+            max_failures: As ``synthesize`` takes them.
+            on_progress: Called with images done and images in all.
+            deprecated: Fields of ``settings``, as the last release took them.
+        """
+        settings = settings_or_keywords(
+            SynthesisSettings, settings, deprecated, "synthesize_to_folder"
+        )
+        return synthesize_to_folder(self, folder, class_counts, settings, max_failures, on_progress)
 
 
 def tls_credentials(

@@ -84,6 +84,18 @@ def job(message: job_pb2.Job) -> records.Job:
     )
 
 
+def report(message: trainer_pb2.Report) -> records.Report:
+    """A report."""
+    return records.Report(
+        name=message.name,
+        kind=message.kind,
+        dataset=message.dataset,
+        title=message.title,
+        create_time=_time(message.create_time),
+        manifest_digest=message.manifest_digest,
+    )
+
+
 def deletion_proof(message: trainer_pb2.DeletionProof) -> records.DeletionProof:
     """A deletion proof."""
     return records.DeletionProof(

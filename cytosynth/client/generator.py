@@ -13,23 +13,15 @@ from typing import Any
 
 import grpc
 
+from cytosynth.client import encode
 from cytosynth.client.connection import ServiceClient, retry_delay
-from cytosynth.client.errors import CytosynthError, invalid_argument
-from cytosynth.common.v1 import image_pb2
+from cytosynth.client.deprecated import settings_or_keywords
+from cytosynth.client.errors import CytosynthError
+from cytosynth.client.settings import SynthesisSettings
 from cytosynth.generator.v1 import generator_pb2, generator_pb2_grpc
 
 log = logging.getLogger(__name__)
 
-IMAGE_FORMATS = {
-    "png": image_pb2.IMAGE_FORMAT_PNG,
-    "jpeg": image_pb2.IMAGE_FORMAT_JPEG,
-    "webp": image_pb2.IMAGE_FORMAT_WEBP,
-}
-PRIORITIES = {
-    "": generator_pb2.PRIORITY_UNSPECIFIED,
-    "interactive": generator_pb2.PRIORITY_INTERACTIVE,
-    "bulk": generator_pb2.PRIORITY_BULK,
-}
 # A stream that lives longer is asked for again at the next index.
 STREAM_SECONDS = 600.0
 # In a row, without an image between them: before the first image, and once images have come, when
@@ -110,81 +102,32 @@ class GeneratorClient(ServiceClient):
     def synthesize(
         self,
         class_counts: Mapping[str, int],
+        settings: SynthesisSettings | None = None,
         *,
-        adapter: str = "",
-        base: str = "",
-        seed: int = 0,
-        preset: str = "",
-        num_steps: int | None = None,
-        guidance_scale: float | None = None,
-        scheduler: str = "",
-        guidance_start: float | None = None,
-        guidance_stop: float | None = None,
-        decoder: str = "",
-        priority: str = "",
         first_index: int = 0,
-        image_format: str = "png",
         max_failures: int | None = None,
+        **deprecated: Any,
     ) -> Iterator[SyntheticImage]:
         """Stream images from ``first_index`` to the end, in order, each exactly once.
 
-        A broken stream is taken up again at the next index, after 0.2 s, 0.4 s … 5 s. Gives up
-        after ``max_failures`` failures in a row without an image between them; by default that
-        is 10 (half a minute) before the first image has come and 66 (five minutes), the time of a
-        restart, after it. Closing the
+        A broken stream is resumed at the next index, after 0.2 s, 0.4 s … 5 s. Closing the
         iterator cancels the work on the server.
 
         Args:
             class_counts: Images per class; the index runs through the classes in this order.
-            adapter: ``adapters/{adapter}``; empty: the base alone.
-            base: Base model; empty: the adapter's, or the server's default.
-            seed: Seed of the whole request, 0 to 2^63 - 1.
-            preset: ``draft``, ``fast``, ``balanced`` or ``paper``; empty: the server's default.
-            num_steps: Denoising steps; None: the preset's.
-            guidance_scale: Classifier-free guidance; None: the preset's.
-            scheduler: ``dpmpp_2m``, ``ddim``, ``unipc`` or ``bespoke`` (the base's own); empty: the
-                preset's.
-            guidance_start: Share of the steps from which on guidance acts; None: the preset's.
-            guidance_stop: Share of the steps from which on it acts no more; None: the preset's.
-            decoder: ``full`` or ``tiny``; empty: the preset's.
-            priority: ``interactive`` or ``bulk``; empty: by the number of images.
+            settings: Adapter, seed, sampler, priority and image format.
             first_index: Index of the first image wanted, from 0.
-            image_format: ``png``, ``jpeg`` or ``webp``.
+            max_failures: Failures in a row, without an image between them, that end the stream.
+                None: 10 (half a minute) before the first image, 66 (five minutes, the time of a
+                restart) after it.
+            deprecated: Fields of ``settings`` and its sampler, as the last release took them.
 
         Raises:
             CytosynthError: Refused by the server; no progress; or ``DATA_LOSS`` if an image is
                 missing, doubled, of another class, or of another manifest than those before.
         """
-        if image_format not in IMAGE_FORMATS:
-            raise invalid_argument(
-                "image_format", f"{image_format!r} is unknown", f"one of {', '.join(IMAGE_FORMATS)}"
-            )
-        if priority not in PRIORITIES:
-            raise invalid_argument("priority", f"{priority!r} is unknown", "interactive or bulk")
-        try:
-            request = generator_pb2.SynthesizeRequest(
-                adapter=adapter,
-                base=base,
-                class_counts=[
-                    generator_pb2.ClassCount(class_id=class_id, num_images=count)
-                    for class_id, count in class_counts.items()
-                ],
-                seed=seed,
-                sampler=sampler_settings(
-                    preset,
-                    num_steps,
-                    guidance_scale,
-                    scheduler,
-                    guidance_start,
-                    guidance_stop,
-                    decoder,
-                ),
-                priority=PRIORITIES[priority],
-                first_index=first_index,
-                image_format=IMAGE_FORMATS[image_format],
-            )
-        except (TypeError, ValueError) as error:
-            raise invalid_argument("request", str(error)) from None
+        settings = settings_or_keywords(SynthesisSettings, settings, deprecated, "synthesize")
+        request = encode.synthesize_request(class_counts, settings, first_index)
         return self._unbroken(request, _Expected(class_counts, first_index), max_failures)
 
     def _unbroken(
@@ -300,27 +243,6 @@ class _Expected:
         )
 
 
-def sampler_settings(
-    preset: str = "",
-    num_steps: int | None = None,
-    guidance_scale: float | None = None,
-    scheduler: str = "",
-    guidance_start: float | None = None,
-    guidance_stop: float | None = None,
-    decoder: str = "",
-) -> generator_pb2.SamplerSettings:
-    """Sampler settings in which None and empty mean the preset's value."""
-    return generator_pb2.SamplerSettings(
-        preset=preset,
-        num_steps=num_steps,
-        guidance_scale=guidance_scale,
-        scheduler=scheduler,
-        guidance_start=guidance_start,
-        guidance_stop=guidance_stop,
-        decoder=decoder,
-    )
-
-
 def _may_resume(failure: CytosynthError, made_progress: bool) -> bool:
     if failure.code == "DEADLINE_EXCEEDED":
         return made_progress  # The stream was only long-lived; with no image it is stuck.
@@ -336,7 +258,7 @@ def _data_loss(problem: str) -> CytosynthError:
 
 
 def _format_name(value: int) -> str:
-    return next((name for name, number in IMAGE_FORMATS.items() if number == value), "png")
+    return next((name for name, number in encode.IMAGE_FORMATS.items() if number == value), "png")
 
 
 def _settings_dict(settings: generator_pb2.SamplerSettings) -> dict[str, Any]:

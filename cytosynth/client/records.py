@@ -164,7 +164,7 @@ class Classification:
 
 @dataclass(frozen=True)
 class Synthetic:
-    """The synthetic part of a training set; None and empty mean the server's value."""
+    """The synthetic part of a training set; deprecated for ``SyntheticSettings``."""
 
     adapter: str
     num_per_class: int
@@ -183,3 +183,15 @@ class ReportArm:
     model: str
     arm: str
     classifier: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report without its files; ``kind`` is ``report`` or ``study``."""
+
+    name: str
+    kind: str
+    dataset: str
+    title: str
+    create_time: datetime | None
+    manifest_digest: str

@@ -8,22 +8,26 @@ the same call again goes on from there with neither gap nor double.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from cytosynth.client.atomic_files import write_whole
 from cytosynth.client.errors import CytosynthError, invalid_argument
 from cytosynth.client.generator import GeneratorClient, SyntheticImage
+from cytosynth.client.settings import SynthesisSettings
+from cytosynth.file_lock import lock
 
 METADATA_FILE = "metadata.jsonl"
 REQUEST_FILE = "synthesis.json"
+
+# Older folders leave out what was not asked for.
+_DEFAULTS = (("seed", 0), ("image_format", "png"))
 
 OnImage = Callable[[int, int], None]
 """Called with images done and images in all."""
@@ -39,13 +43,27 @@ class SynthesisFolder:
     manifest_digest: str
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What the images of a folder depend on."""
+
+    class_counts: dict[str, int]
+    settings: SynthesisSettings
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``synthesis.json`` keeps it: settings and those of the sampler side by side."""
+        settings = asdict(self.settings)
+        sampler = settings.pop("sampler")
+        return {"class_counts": list(self.class_counts.items()), **settings, **sampler}
+
+
 def synthesize_to_folder(
     client: GeneratorClient,
     folder: str | Path,
     class_counts: Mapping[str, int],
-    *,
+    settings: SynthesisSettings,
+    max_failures: int | None = None,
     on_progress: OnImage | None = None,
-    **request: Any,
 ) -> SynthesisFolder:
     """Fill ``folder``; the same request again completes what is missing.
 
@@ -53,21 +71,22 @@ def synthesize_to_folder(
         client: Where to ask.
         folder: Made if it is missing.
         class_counts: Images per class.
+        settings: As ``GeneratorClient.synthesize`` takes them.
+        max_failures: As ``GeneratorClient.synthesize`` takes it.
         on_progress: Called after every image.
-        request: As ``GeneratorClient.synthesize`` takes it, without ``first_index``.
 
     Raises:
         CytosynthError: As ``synthesize``; or the folder holds something else, is in use, or
             cannot be written.
     """
     root = Path(folder)
-    wanted = {"class_counts": list(class_counts.items()), **request}
+    request = _Request(dict(class_counts), settings)
     try:
         _check_is_ours(root)
         root.mkdir(parents=True, exist_ok=True)
         with _locked(root / METADATA_FILE) as metadata:
             try:
-                return _fill(client, root, metadata, wanted, on_progress)
+                return _fill(client, root, metadata, request, max_failures, on_progress)
             finally:
                 _remove_if_empty(root)
     except OSError as error:
@@ -82,19 +101,23 @@ def _fill(
     client: GeneratorClient,
     root: Path,
     metadata: IO[bytes],
-    wanted: dict[str, Any],
+    request: _Request,
+    max_failures: int | None,
     on_progress: OnImage | None,
 ) -> SynthesisFolder:
-    request = dict(wanted)
-    class_counts = dict(request.pop("class_counts"))
-    total = sum(class_counts.values())
-    manifest_digest = _same_request(root, wanted)
+    total = sum(request.class_counts.values())
+    manifest_digest = _same_request(root, request.to_dict())
     num_done = num_resumed = _keep_complete(root, metadata) if manifest_digest else 0
     if num_done < total or total <= 0:
-        for image in client.synthesize(class_counts, first_index=num_done, **request):
+        for image in client.synthesize(
+            request.class_counts,
+            request.settings,
+            first_index=num_done,
+            max_failures=max_failures,
+        ):
             if not manifest_digest:
                 manifest_digest = image.manifest_digest
-                _write_request(root, wanted, image)
+                _write_request(root, request.to_dict(), image)
             _check_same_model(image, manifest_digest)
             _keep(root, metadata, image)
             num_done += 1
@@ -142,11 +165,13 @@ def _same_request(root: Path, wanted: dict[str, Any]) -> str:
 
 
 def _images_of(request: dict[str, Any]) -> dict[str, Any]:
-    """What of a request decides on its images: neither what it leaves open, nor its priority."""
+    """Fields that the images depend on: neither defaults, nor how the images are fetched."""
     return {
         key: value
         for key, value in request.items()
-        if value not in (None, "") and key != "priority"
+        if key not in ("priority", "max_failures")
+        and value not in (None, "")
+        and (key, value) not in _DEFAULTS
     }
 
 
@@ -225,12 +250,10 @@ def _remove_if_empty(root: Path) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[IO[bytes]]:
     with path.open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(file, wait=False):
             raise CytosynthError(
                 "FAILED_PRECONDITION",
                 f"another process is writing to {path.parent}",
                 remedy="wait for it or choose another folder",
-            ) from None
+            )
         yield file

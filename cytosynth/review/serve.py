@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import ipaddress
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ import psutil
 import uvicorn
 
 from cytosynth.client.errors import CytosynthError, invalid_argument
+from cytosynth.file_lock import lock
 from cytosynth.review.answers import Answers
 from cytosynth.review.draw_mix import Mix, shown_cells
 from cytosynth.review.page import review_app
@@ -33,15 +33,13 @@ def is_loopback(host: str) -> bool:
 def alone(out: Path) -> Iterator[None]:
     """Hold the folder of a review; raises if another process serves it."""
     out.mkdir(parents=True, exist_ok=True)
-    with (out / _LOCK_FILE).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with (out / _LOCK_FILE).open("w") as file:
+        if not lock(file, wait=False):
             raise CytosynthError(
                 "FAILED_PRECONDITION",
                 f"another process serves {out}",
                 remedy="use its page: one serves any number of reviewers",
-            ) from None
+            )
         yield
 
 

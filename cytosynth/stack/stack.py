@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cytosynth.file_lock import lock
 from cytosynth.stack import processes as stack_processes
 from cytosynth.stack.addresses import check_port, free_port, refuse_open_plaintext
 from cytosynth.stack.certs import DEFAULT_HOSTS, DEFAULT_TENANT, CertificateSet, make_certificates
@@ -175,10 +176,8 @@ def status(state_dir: Path | None = None) -> StackStatus:
 @contextmanager
 def _one_at_a_time(files: StackFiles) -> Iterator[None]:
     """Keeps two `up` on the same state directory from starting two stacks."""
-    import fcntl  # not on Windows, where a client imports this module all the same
-
-    with files.lock.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with files.lock.open("w") as file:
+        lock(file)
         yield
 
 

@@ -14,7 +14,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from cytosynth.client import Client, ReportArm, Synthetic, read_image_tree
+from cytosynth.client import (
+    AdapterSettings,
+    ClassifierSettings,
+    Client,
+    ReportArm,
+    SamplerSettings,
+    SplitSettings,
+    SyntheticSettings,
+    read_image_tree,
+)
 from cytosynth.workflows.progress import Listener, Progress
 
 MODELS = {"cpu": ("resnet18", "clip"), "paper": ("resnet50", "clip")}
@@ -96,10 +105,9 @@ def run_pipeline(
     with progress.phase("upload") as phase:
         dataset = client.upload_dataset(
             images,
-            shots=options.shots,
-            class_shots=options.class_shots,
-            max_test_per_class=options.max_test_per_class,
-            seed=options.seed,
+            split=SplitSettings(
+                options.shots, options.class_shots, options.max_test_per_class, options.seed
+            ),
             display_name=options.data.resolve().name[:200],
             idempotency_key=phase.key,
             on_progress=phase.count,
@@ -110,16 +118,15 @@ def run_pipeline(
         adapter = phase.job(
             client.fit_adapter,
             dataset.name,
+            AdapterSettings(preset=options.preset, seed=options.seed),
             base=options.base,
-            preset=options.preset,
-            seed=options.seed,
         )
 
-    synthetic = Synthetic(
+    synthetic = SyntheticSettings(
         adapter=adapter,
         num_per_class=options.num_per_class,
         seed=options.seed,
-        preset=SAMPLER_PRESETS[options.preset],
+        sampler=SamplerSettings(SAMPLER_PRESETS[options.preset]),
     )
     arms: list[ReportArm] = []
     for model, arm, run in product(MODELS[options.preset], ARMS, range(options.num_runs)):
@@ -127,12 +134,14 @@ def run_pipeline(
             classifier = phase.job(
                 client.fit_classifier,
                 dataset.name,
-                architecture=model,
-                clip_base=options.clip_base if model == "clip" else "",
+                ClassifierSettings(
+                    architecture=model,
+                    preset=options.preset,
+                    clip_base=options.clip_base if model == "clip" else "",
+                    num_steps=options.num_steps or None,
+                    seed=options.seed + run,
+                ),
                 synthetic=synthetic if arm == "real_plus_synthetic" else None,
-                preset=options.preset,
-                num_steps=options.num_steps or None,
-                seed=options.seed + run,
             )
             arms.append(ReportArm(model, arm, classifier))
 

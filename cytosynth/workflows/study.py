@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cytosynth.client import Client, read_image_tree
+from cytosynth.client import Client, StudySettings, read_image_tree
 from cytosynth.workflows.progress import Listener, Progress
 
 
@@ -19,13 +19,13 @@ class StudyOptions:
     Attributes:
         data: ImageFolder tree, ``<class>/<image>``.
         out: Folder for report.html, report.json, metrics.csv, nearest.csv and run.json.
-        settings: Fields of the API's ``StudySettings``; what is not set is the preset's.
+        settings: What is compared.
         title: Title of the report.
     """
 
     data: Path
     out: Path
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: StudySettings = field(default_factory=StudySettings)
     title: str = ""
 
 
@@ -58,9 +58,7 @@ def run_study(
             on_progress=phase.count,
         )
     with progress.phase("study") as phase:
-        name = phase.job(
-            client.create_study, dataset.name, settings=options.settings, title=options.title
-        )
+        name = phase.job(client.create_study, dataset.name, options.settings, title=options.title)
         client.download_report(name, options.out)
     progress.finish()
     json_path = options.out / "report.json"

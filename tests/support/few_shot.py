@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cytosynth.client.settings import SynthesisSettings
 from services.common.images.codec import encode_image, sha256_hex
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.config import TrainerSettings
@@ -153,10 +154,10 @@ def serve_images(monkeypatch: pytest.MonkeyPatch, fake: FakeGenerator) -> None:
             assert tenant == TENANT
 
         def synthesize(
-            self, class_counts: dict[str, int], *, adapter: str, seed: int, **_: Any
+            self, class_counts: dict[str, int], wanted: SynthesisSettings
         ) -> Iterator[DrawnImage]:
-            assert adapter.startswith("adapters/")
-            return fake(class_counts, seed)
+            assert wanted.adapter.startswith("adapters/")
+            return fake(class_counts, wanted.seed)
 
     monkeypatch.setattr(cytosynth.client, "GeneratorClient", Client)
 

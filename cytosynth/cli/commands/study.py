@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -81,30 +81,29 @@ def study(
     Starts the services unless they are up. Killed at any moment, the same command again goes on
     and repeats no finished classifier.
     """
-    from cytosynth.client import read_image_tree
+    from cytosynth.client import StudySettings, read_image_tree
     from cytosynth.workflows.study import StudyOptions, run_study
 
-    settings: dict[str, Any] = {
-        "preset": preset,
-        "models": _names(models),
-        "arms": _names(arms),
-        "num_per_class": _amounts(per_class),
-        "base": base,
-        "clip_base": clip_base,
-        "sampler_preset": sampler_preset,
-        "transfer_resnet_base": transfer_resnet_base,
-        "transfer_clip_base": transfer_clip_base,
-        "feature_space": feature_space,
-        "hide_images": hide_images or None,
-        "num_draws": draws,
-        "max_test_per_class": max_test_per_class,
-        "num_steps": steps,
-        "seed": seed,
-    }
+    amounts, wanted = _amounts(per_class), parse_shots(shots) if shots else None
     tree = read_image_tree(data)  # what is wrong with the folder is said before services start
-    if shots:
-        settings |= split_shots(parse_shots(shots), tree.class_ids)
-    settings = {key: value for key, value in settings.items() if value not in ("", [], None)}
+    settings = StudySettings(
+        preset=preset,
+        models=_names(models),
+        arms=_names(arms),
+        num_per_class=amounts,
+        num_draws=draws,
+        max_test_per_class=max_test_per_class,
+        seed=seed,
+        base=base,
+        clip_base=clip_base,
+        num_steps=steps,
+        sampler_preset=sampler_preset,
+        transfer_resnet_base=transfer_resnet_base,
+        transfer_clip_base=transfer_clip_base,
+        feature_space=feature_space,
+        hide_images=hide_images,
+        **(split_shots(wanted, tree.class_ids) if wanted is not None else {}),
+    )
     options = StudyOptions(data, out, settings, title)
     with long_running(address, keep_stack, json) as (client, view, _):
         outcome = run_study(client, options, view)
@@ -114,13 +113,13 @@ def study(
         _show(outcome)
 
 
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _amounts(text: str) -> list[int]:
+def _amounts(text: str) -> tuple[int, ...]:
     try:
-        return [int(part) for part in _names(text)]
+        return tuple(int(part) for part in _names(text))
     except ValueError:
         raise typer.BadParameter("numbers, for example 50,200", param_hint="--per-class") from None
 

@@ -68,6 +68,8 @@ def synthesize(
 
     Interrupted, the same command again completes the folder.
     """
+    from cytosynth.client import SamplerSettings, SynthesisSettings
+
     wanted = parse_pairs(counts or [], "COUNTS")
     if bool(wanted) == bool(per_class):
         raise typer.BadParameter("give class=number pairs, or --per-class with --adapter")
@@ -86,18 +88,16 @@ def synthesize(
         done = client.synthesize_to_folder(
             out,
             wanted,
-            adapter=adapter,
-            base=base,
-            seed=seed,
-            preset=preset,
-            num_steps=steps,
-            guidance_scale=guidance,
-            guidance_start=guidance_start,
-            guidance_stop=guidance_stop,
-            scheduler=scheduler,
-            decoder=decoder,
-            priority=priority,
-            image_format=image_format,
+            SynthesisSettings(
+                adapter=adapter,
+                base=base,
+                seed=seed,
+                sampler=SamplerSettings(
+                    preset, steps, guidance, scheduler, guidance_start, guidance_stop, decoder
+                ),
+                priority=priority,
+                image_format=image_format,
+            ),
             on_progress=meter.counted("synthesizing"),
         )
     if json:

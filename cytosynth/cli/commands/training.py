@@ -67,11 +67,13 @@ def upload(
     json: AsJson = False,
 ) -> None:
     """Upload a folder of cells and lock its split into training and test images."""
-    from cytosynth.client import read_image_tree
+    from cytosynth.client import SplitSettings, read_image_tree
 
     wanted = parse_shots(shots)
     tree = read_image_tree(folder)
-    split = split_shots(wanted, tree.class_ids)
+    split = SplitSettings(
+        **split_shots(wanted, tree.class_ids), max_test_per_class=max_test_per_class, seed=seed
+    )
     with (
         interruptible("nothing was kept"),
         connected(address) as client,
@@ -79,9 +81,7 @@ def upload(
     ):
         dataset = client.upload_dataset(
             tree,
-            **split,
-            max_test_per_class=max_test_per_class,
-            seed=seed,
+            split=split,
             center_crop=center_crop,
             display_name=name or folder.resolve().name[:200],
             idempotency_key=idempotency_key,
@@ -102,16 +102,21 @@ def import_(
     json: AsJson = False,
 ) -> None:
     """Make a dataset from a folder at a URI that the server may read."""
+    from cytosynth.client import SplitSettings
+
     wanted = parse_shots(shots)
     if isinstance(wanted, list):
         raise typer.BadParameter("name the classes: class=16,class=12", param_hint="--shots")
-    split = {"shots": wanted} if isinstance(wanted, int) else {"class_shots": wanted}
+    split = SplitSettings(
+        shots=wanted if isinstance(wanted, int) else 0,
+        class_shots=wanted if isinstance(wanted, dict) else {},
+        max_test_per_class=max_test_per_class,
+        seed=seed,
+    )
     with connected(address) as client:
         dataset = client.import_dataset(
             uri,
-            **split,
-            max_test_per_class=max_test_per_class,
-            seed=seed,
+            split=split,
             center_crop=center_crop,
             display_name=name,
             idempotency_key=idempotency_key,
@@ -138,18 +143,22 @@ def fit_adapter(
     json: AsJson = False,
 ) -> None:
     """Train a LoRA adapter on the few-shot images of a dataset."""
+    from cytosynth.client import AdapterSettings
+
     with connected(address) as client:
         job = client.fit_adapter(
             dataset,
+            AdapterSettings(
+                preset=preset,
+                rank=rank,
+                alpha=alpha,
+                num_steps=steps,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                per_class=per_class,
+                seed=seed,
+            ),
             base=base,
-            preset=preset,
-            rank=rank,
-            alpha=alpha,
-            num_steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            per_class=per_class,
-            seed=seed,
             idempotency_key=idempotency_key,
         )
         follow(job, no_wait, json)
@@ -185,31 +194,33 @@ def fit_classifier(
     json: AsJson = False,
 ) -> None:
     """Train a classifier on real images, or with --adapter on real and synthetic ones."""
-    from cytosynth.client import Synthetic
+    from cytosynth.client import ClassifierSettings, SamplerSettings, SyntheticSettings
 
     synthetic = None
     if adapter:
-        synthetic = Synthetic(
+        synthetic = SyntheticSettings(
             adapter=adapter,
             num_per_class=synthetic_per_class,
             seed=seed or 0,
-            preset=sampler_preset,
+            sampler=SamplerSettings(sampler_preset),
             loss_weight=loss_weight,
         )
     with connected(address) as client:
         job = client.fit_classifier(
             dataset,
-            architecture=architecture,
+            ClassifierSettings(
+                architecture=architecture,
+                preset=preset,
+                clip_base=clip_base,
+                resnet_base=resnet_base,
+                num_steps=steps,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                weight_decay=weight_decay,
+                image_size=image_size,
+                seed=seed,
+            ),
             synthetic=synthetic,
-            preset=preset,
-            clip_base=clip_base,
-            resnet_base=resnet_base,
-            num_steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            image_size=image_size,
-            seed=seed,
             idempotency_key=idempotency_key,
         )
         follow(job, no_wait, json)

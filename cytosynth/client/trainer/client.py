@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cytosynth.client import decode
+from cytosynth.client import decode, encode
 from cytosynth.client.connection import ServiceClient
+from cytosynth.client.deprecated import settings_or_keywords, study_settings, synthetic_settings
 from cytosynth.client.errors import invalid_argument
-from cytosynth.client.generator import sampler_settings
 from cytosynth.client.image_tree import ImageTree, read_image_tree
 from cytosynth.client.records import (
     FINAL_STATES,
@@ -20,8 +20,16 @@ from cytosynth.client.records import (
     Dataset,
     DeletionProof,
     Job,
+    Report,
     ReportArm,
     Synthetic,
+)
+from cytosynth.client.settings import (
+    AdapterSettings,
+    ClassifierSettings,
+    SplitSettings,
+    StudySettings,
+    SyntheticSettings,
 )
 from cytosynth.client.trainer.jobs import JobHandle
 from cytosynth.client.trainer.report_files import download_report
@@ -30,6 +38,7 @@ from cytosynth.common.v1 import job_pb2
 from cytosynth.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 
 JOB_STATES = ("PENDING", "RUNNING", *FINAL_STATES)
+MAX_JOBS_LISTED = 1000
 
 
 class TrainerClient(ServiceClient):
@@ -49,39 +58,35 @@ class TrainerClient(ServiceClient):
         self,
         images: str | Path | ImageTree,
         *,
-        shots: int = 0,
-        class_shots: Mapping[str, int] | None = None,
-        max_test_per_class: int = 0,
-        seed: int = 0,
+        split: SplitSettings | None = None,
         center_crop: float = 0.0,
         display_name: str = "",
         idempotency_key: str | None = None,
         on_progress: OnUpload | None = None,
+        **deprecated: Any,
     ) -> Dataset:
         """Upload an ImageFolder tree and lock its split.
 
         Args:
             images: The folder, or what ``read_image_tree`` read from it.
-            shots: Few-shot training images per class; 0: all but the test share.
-            class_shots: Shots of single classes, which override ``shots``.
-            max_test_per_class: Most test images per class; 0: all that remain.
-            seed: Seed of the draw.
+            split: Shots, test images and seed.
             center_crop: Share of the shorter side to keep, centred; 0: estimated from the nuclei.
             display_name: Free text, at most 200 characters.
+            idempotency_key: See the class.
             on_progress: Called with images sent and images in all.
+            deprecated: Fields of ``split``, as the last release took them.
 
         Raises:
             CytosynthError: Names the file where a file is at fault; nothing is kept then.
         """
+        split = settings_or_keywords(SplitSettings, split, deprecated, "upload_dataset", "split")
         tree = images if isinstance(images, ImageTree) else read_image_tree(images)
-        unknown = sorted(set(class_shots or {}) - set(tree.class_ids))
+        unknown = sorted(set(split.class_shots) - set(tree.class_ids))
         if unknown:
             raise invalid_argument(
                 "class_shots", f"no class {unknown[0]!r} in the folder", ", ".join(tree.class_ids)
             )
-        header = _header(
-            display_name, shots, class_shots, max_test_per_class, seed, center_crop, idempotency_key
-        )
+        header = _header(display_name, split, center_crop, idempotency_key)
         message = upload(self._connection, self._trainer, header, tree.images, on_progress)
         return decode.dataset(message, tree.notices)
 
@@ -89,18 +94,18 @@ class TrainerClient(ServiceClient):
         self,
         uri: str,
         *,
-        shots: int = 0,
-        class_shots: Mapping[str, int] | None = None,
-        max_test_per_class: int = 0,
-        seed: int = 0,
+        split: SplitSettings | None = None,
         center_crop: float = 0.0,
         display_name: str = "",
         idempotency_key: str | None = None,
+        **deprecated: Any,
     ) -> Dataset:
-        """Make a dataset from an ImageFolder tree at a URI that the server reads."""
-        header = _header(
-            display_name, shots, class_shots, max_test_per_class, seed, center_crop, idempotency_key
-        )
+        """Make a dataset from an ImageFolder tree at a URI that the server reads.
+
+        Args and errors are those of ``upload_dataset``.
+        """
+        split = settings_or_keywords(SplitSettings, split, deprecated, "import_dataset", "split")
+        header = _header(display_name, split, center_crop, idempotency_key)
         request = trainer_pb2.ImportDatasetRequest(uri=uri, header=header)
         reply = self._connection.call(self._trainer.ImportDataset, request, UPLOAD_SECONDS)
         return decode.dataset(reply.dataset)
@@ -127,32 +132,19 @@ class TrainerClient(ServiceClient):
     def fit_adapter(
         self,
         dataset: str,
+        settings: AdapterSettings | None = None,
         *,
         base: str = "",
-        preset: str = "",
-        rank: int | None = None,
-        alpha: float | None = None,
-        num_steps: int | None = None,
-        batch_size: int | None = None,
-        learning_rate: float | None = None,
-        per_class: bool | None = None,
-        seed: int | None = None,
         idempotency_key: str | None = None,
+        **deprecated: Any,
     ) -> JobHandle:
-        """Start LoRA training of ``base`` on the few-shot images; None: the preset's value."""
-        settings = _message(
-            trainer_pb2.AdapterSettings,
-            preset=preset,
-            rank=rank,
-            alpha=alpha,
-            num_steps=num_steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            per_class=per_class,
-            seed=seed,
-        )
+        """Start LoRA training of ``base`` on the few-shot images of ``datasets/{dataset}``."""
+        settings = settings_or_keywords(AdapterSettings, settings, deprecated, "fit_adapter")
         request = trainer_pb2.CreateAdapterRequest(
-            dataset=dataset, base=base, settings=settings, idempotency_key=_key(idempotency_key)
+            dataset=dataset,
+            base=base,
+            settings=encode.message(settings),
+            idempotency_key=_key(idempotency_key),
         )
         return self._handle(self._connection.call(self._trainer.CreateAdapter, request).job)
 
@@ -178,38 +170,19 @@ class TrainerClient(ServiceClient):
     def fit_classifier(
         self,
         dataset: str,
+        settings: ClassifierSettings | None = None,
         *,
-        architecture: str = "",
-        synthetic: Synthetic | None = None,
-        preset: str = "",
-        clip_base: str = "",
-        resnet_base: str = "",
-        num_steps: int | None = None,
-        batch_size: int | None = None,
-        learning_rate: float | None = None,
-        weight_decay: float | None = None,
-        image_size: int | None = None,
-        seed: int | None = None,
+        synthetic: SyntheticSettings | Synthetic | None = None,
         idempotency_key: str | None = None,
+        **deprecated: Any,
     ) -> JobHandle:
         """Start classifier training, on real images alone or with ``synthetic`` ones."""
-        settings = _message(
-            trainer_pb2.ClassifierSettings,
-            preset=preset,
-            architecture=architecture,
-            clip_base=clip_base,
-            resnet_base=resnet_base,
-            num_steps=num_steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            image_size=image_size,
-            seed=seed,
-        )
+        settings = settings_or_keywords(ClassifierSettings, settings, deprecated, "fit_classifier")
+        part = synthetic_settings(synthetic)
         request = trainer_pb2.CreateClassifierRequest(
             dataset=dataset,
-            settings=settings,
-            synthetic=_synthetic(synthetic) if synthetic else None,
+            settings=encode.message(settings),
+            synthetic=encode.message(part) if part else None,
             idempotency_key=_key(idempotency_key),
         )
         return self._handle(self._connection.call(self._trainer.CreateClassifier, request).job)
@@ -226,6 +199,12 @@ class TrainerClient(ServiceClient):
         reply = self._connection.call(self._trainer.ListClassifiers, request)
         return [decode.classifier(message) for message in reply.classifiers]
 
+    def delete_classifier(self, name: str) -> DeletionProof:
+        """Delete a classifier that no alias points at; the proof says what is gone."""
+        request = trainer_pb2.DeleteClassifierRequest(name=name)
+        reply = self._connection.call(self._trainer.DeleteClassifier, request)
+        return decode.deletion_proof(reply.proof)
+
     # Reports
 
     def create_report(
@@ -238,7 +217,7 @@ class TrainerClient(ServiceClient):
         idempotency_key: str | None = None,
     ) -> JobHandle:
         """Start writing a report that compares classifiers on the locked test set."""
-        request = _message(
+        request = encode.checked(
             trainer_pb2.CreateReportRequest,
             dataset=dataset,
             arms=[
@@ -254,26 +233,37 @@ class TrainerClient(ServiceClient):
     def create_study(
         self,
         dataset: str,
+        settings: StudySettings | Mapping[str, Any] | None = None,
         *,
-        settings: Mapping[str, Any] | None = None,
         title: str = "",
         idempotency_key: str | None = None,
     ) -> JobHandle:
         """Start a study of ``datasets/{dataset}``; its job's result is a report.
 
         Args:
-            dataset: Its images are split anew for every draw.
-            settings: Fields of the API's ``StudySettings`` by name.
+            dataset: Its images are split anew for every replicate.
+            settings: What is compared; a mapping by field name is deprecated.
             title: Title of the report.
             idempotency_key: See the class.
         """
         request = trainer_pb2.CreateStudyRequest(
             dataset=dataset,
-            settings=_message(trainer_pb2.StudySettings, **dict(settings or {})),
+            settings=encode.message(study_settings(settings)),
             title=title,
             idempotency_key=_key(idempotency_key),
         )
         return self._handle(self._connection.call(self._trainer.CreateStudy, request).job)
+
+    def list_reports(self) -> list[Report]:
+        """The caller's reports, newest first."""
+        reply = self._connection.call(self._trainer.ListReports, trainer_pb2.ListReportsRequest())
+        return [decode.report(message) for message in reply.reports]
+
+    def delete_report(self, name: str) -> DeletionProof:
+        """Delete a report and its files; the proof says what is gone."""
+        request = trainer_pb2.DeleteReportRequest(name=name)
+        reply = self._connection.call(self._trainer.DeleteReport, request)
+        return decode.deletion_proof(reply.proof)
 
     def download_report(self, name: str, folder: str | Path) -> list[Path]:
         """Write the files of ``reports/{report}`` to ``folder``; each appears whole or not."""
@@ -286,63 +276,38 @@ class TrainerClient(ServiceClient):
         request = trainer_pb2.GetJobRequest(name=name)
         return self._handle(self._connection.call(self._trainer.GetJob, request).job)
 
-    def list_jobs(self, state: str = "") -> list[Job]:
-        """The caller's jobs, newest first; ``state`` such as ``RUNNING`` keeps only those."""
+    def list_jobs(self, state: str = "", *, limit: int = 0) -> list[Job]:
+        """The caller's jobs, newest first.
+
+        Args:
+            state: Only jobs in this state, for example ``RUNNING``; empty: all.
+            limit: Most jobs wanted, 1 to 1000; 0: 1000.
+        """
         if state and state.upper() not in JOB_STATES:
             raise invalid_argument("state", f"{state!r} is unknown", ", ".join(JOB_STATES))
+        if not 0 <= limit <= MAX_JOBS_LISTED:
+            raise invalid_argument("limit", f"{limit} is not 0 to {MAX_JOBS_LISTED}")
         name = f"JOB_STATE_{state.upper() or 'UNSPECIFIED'}"
-        request = trainer_pb2.ListJobsRequest(state=name)
+        request = trainer_pb2.ListJobsRequest(state=name, page_size=limit)
         reply = self._connection.call(self._trainer.ListJobs, request)
-        return [decode.job(message) for message in reply.jobs]
+        # A server of the last release does not know the limit.
+        return [decode.job(message) for message in reply.jobs][: limit or None]
 
     def _handle(self, message: job_pb2.Job) -> JobHandle:
         return JobHandle(self._connection, self._trainer, decode.job(message))
 
 
 def _header(
-    display_name: str,
-    shots: int,
-    class_shots: Mapping[str, int] | None,
-    max_test_per_class: int,
-    seed: int,
-    center_crop: float,
-    idempotency_key: str | None,
+    display_name: str, split: SplitSettings, center_crop: float, idempotency_key: str | None
 ) -> trainer_pb2.DatasetHeader:
-    split = _message(
-        trainer_pb2.SplitSpec,
-        shots=shots,
-        class_shots=dict(class_shots or {}),
-        max_test_per_class=max_test_per_class,
-        seed=seed,
-    )
-    return trainer_pb2.DatasetHeader(
+    header: trainer_pb2.DatasetHeader = encode.checked(
+        trainer_pb2.DatasetHeader,
         display_name=display_name,
-        split=split,
+        split=encode.message(split),
         center_crop=center_crop,
         idempotency_key=_key(idempotency_key),
     )
-
-
-def _synthetic(spec: Synthetic) -> trainer_pb2.SyntheticSpec:
-    message: trainer_pb2.SyntheticSpec = _message(
-        trainer_pb2.SyntheticSpec,
-        adapter=spec.adapter,
-        num_per_class=spec.num_per_class,
-        seed=spec.seed,
-        sampler=sampler_settings(spec.preset, spec.num_steps, spec.guidance_scale, spec.scheduler),
-        loss_weight=spec.loss_weight,
-    )
-    return message
-
-
-def _message(message_type: Any, **fields: Any) -> Any:
-    """Build a message; a value that its field cannot hold is an invalid argument."""
-    for name, value in fields.items():
-        try:
-            message_type(**{name: value})
-        except (TypeError, ValueError) as error:
-            raise invalid_argument(name, str(error)) from None
-    return message_type(**fields)
+    return header
 
 
 def _key(key: str | None) -> str:

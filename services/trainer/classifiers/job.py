@@ -200,16 +200,21 @@ def synthetic_plan(
 
 def open_pool(plan: SyntheticPlan, image_size: int, ctx: JobContext) -> Any:
     """A pool that pulls a plan's images from the generator, over gRPC, in the background."""
-    from cytosynth.client import CytosynthError, GeneratorClient
+    from cytosynth.client import (
+        CytosynthError,
+        GeneratorClient,
+        SamplerSettings,
+        SynthesisSettings,
+    )
     from services.trainer.classifiers.synthetic_pool import SyntheticPool
 
     client = GeneratorClient(ctx.settings.generator_address, tenant=ctx.tenant)
+    sampler = SamplerSettings(**plan.sampler)
 
     def synthesize(class_counts: dict[str, int], seed: int) -> Iterator[Any]:
         try:
-            yield from client.synthesize(
-                class_counts, adapter=plan.adapter, seed=seed, **plan.sampler
-            )
+            wanted = SynthesisSettings(plan.adapter, seed=seed, sampler=sampler)
+            yield from client.synthesize(class_counts, wanted)
         except CytosynthError as error:
             raise _as_domain_error(error.code, error.message) from error
 

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from cytosynth import traces
-from cytosynth.client import Client, CytosynthError, Synthetic
+from cytosynth.client import (
+    AdapterSettings,
+    ClassifierSettings,
+    Client,
+    CytosynthError,
+    SamplerSettings,
+    SplitSettings,
+    SynthesisSettings,
+    SyntheticSettings,
+)
 from cytosynth.phantoms.hospital import write_image_folder
 from cytosynth.phantoms.laboratory import DEMO_HOSPITAL
 from cytosynth.stack import stack as local_stack
@@ -20,6 +29,7 @@ from tests.support.collector import Collector, SentSpan, collecting
 
 GENERATOR = "cytosynth.generator.v1.GeneratorService"
 CLASSES = ("basophil", "monocyte")
+QUICK = SamplerSettings(num_steps=2)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -76,7 +86,7 @@ def _logs(stack: local_stack.StackInfo) -> str:
 def test_a_generator_call_is_one_trace(
     client: Client, collector: Collector, stack: local_stack.StackInfo
 ) -> None:
-    assert len(list(client.synthesize({"monocyte": 2}, num_steps=2))) == 2
+    assert len(list(client.synthesize({"monocyte": 2}, SynthesisSettings(sampler=QUICK)))) == 2
     [drawn] = collector.wait_for(lambda span: span.name == "draw shard")
     collector.wait_for(lambda span: span.part == "client" and span.name.endswith("/Synthesize"))
     collector.wait_for(lambda span: span.part == "edge" and span.trace_id == drawn.trace_id)
@@ -115,12 +125,12 @@ def test_a_job_and_the_generator_calls_that_it_makes_are_in_the_trace_of_its_req
     client: Client, collector: Collector, stack: local_stack.StackInfo, tmp_path: Path
 ) -> None:
     write_image_folder(tmp_path / "cells", DEMO_HOSPITAL, dict.fromkeys(CLASSES, 8), seed=3)
-    dataset = client.upload_dataset(tmp_path / "cells", shots=4)
-    adapter = client.fit_adapter(dataset.name, num_steps=2, batch_size=2).wait().result
-    synthetic = Synthetic(adapter=adapter, num_per_class=2, num_steps=2)
-    handle = client.fit_classifier(
-        dataset.name, synthetic=synthetic, num_steps=2, architecture="resnet18"
-    )
+    dataset = client.upload_dataset(tmp_path / "cells", split=SplitSettings(shots=4))
+    job = client.fit_adapter(dataset.name, AdapterSettings(num_steps=2, batch_size=2))
+    adapter = job.wait().result
+    synthetic = SyntheticSettings(adapter=adapter, num_per_class=2, sampler=QUICK)
+    settings = ClassifierSettings(architecture="resnet18", num_steps=2)
+    handle = client.fit_classifier(dataset.name, settings, synthetic=synthetic)
     assert handle.wait().state == "SUCCEEDED"
 
     def is_job(span: SentSpan) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cytosynth.client import CytosynthError
+from cytosynth.client import CytosynthError, SamplerSettings, SynthesisSettings
 from cytosynth.client.generator import GeneratorClient
 from tests.support import fakes
 from tests.support.local_serve import local_serve, replica_processes
@@ -45,12 +45,11 @@ def generator_of_two(root: Path) -> Iterator[str]:
         yield address
 
 
-def images_of(address: str, seed: int, **options: object) -> list[tuple[int, int, bytes]]:
+def images_of(address: str, seed: int, adapter: str = "") -> list[tuple[int, int, bytes]]:
     """(index, image seed, bytes) of 90 images of three classes."""
     with GeneratorClient(address) as client:
-        stream = client.synthesize(
-            dict.fromkeys(CLASSES, 30), seed=seed, num_steps=12, max_failures=40, **options
-        )
+        settings = SynthesisSettings(adapter, seed=seed, sampler=SamplerSettings(num_steps=12))
+        stream = client.synthesize(dict.fromkeys(CLASSES, 30), settings, max_failures=40)
         return [(image.index, image.image_seed, image.data) for image in stream]
 
 
@@ -82,7 +81,10 @@ def kill(name: str, chance: random.Random) -> bool:
 def leave(address: str, chance: random.Random) -> bool:
     """A client that goes away in the middle: cancels its stream, or closes its channel."""
     with GeneratorClient(address) as client:
-        stream = client.synthesize({"monocyte": 5_000}, seed=chance.randrange(99), num_steps=30)
+        settings = SynthesisSettings(
+            seed=chance.randrange(99), sampler=SamplerSettings(num_steps=30)
+        )
+        stream = client.synthesize({"monocyte": 5_000}, settings)
         try:
             for _ in range(chance.randrange(1, 4)):
                 next(stream)

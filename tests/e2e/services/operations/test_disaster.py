@@ -16,7 +16,13 @@ from typing import Any
 
 import pytest
 
-from cytosynth.client import Client
+from cytosynth.client import (
+    AdapterSettings,
+    Client,
+    SamplerSettings,
+    SplitSettings,
+    SynthesisSettings,
+)
 from cytosynth.client.trainer.jobs import JobHandle
 from cytosynth.phantoms import DEMO_HOSPITAL, write_image_folder
 from cytosynth.stack import processes as stack_processes
@@ -29,6 +35,7 @@ from tests.support import fakes
 START_SECONDS = 300.0
 NUM_STEPS = 300
 COUNTS = {"basophil": 60, "monocyte": 60}
+WANTED = SynthesisSettings(seed=11, sampler=SamplerSettings(num_steps=4), priority="bulk")
 ADAPTERS = "adapters"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -69,7 +76,7 @@ def port() -> int:
 def _images(address: str, pause_seconds: float, first: threading.Event) -> Images:
     images = []
     with Client(address) as client:
-        for cell in client.synthesize(COUNTS, seed=11, num_steps=4, priority="bulk"):
+        for cell in client.synthesize(COUNTS, WANTED):
             images.append((cell.index, cell.class_id, cell.image_seed, cell.data))
             first.set()
             time.sleep(pause_seconds)
@@ -119,8 +126,8 @@ def _type(*arguments: str) -> str:
 
 
 def _fit(client: Client, dataset: str, key: str) -> JobHandle:
-    options: dict[str, Any] = {"num_steps": NUM_STEPS, "rank": 4, "batch_size": 4, "seed": 5}
-    return client.fit_adapter(dataset, base="tiny", idempotency_key=key, **options)
+    settings = AdapterSettings(num_steps=NUM_STEPS, rank=4, batch_size=4, seed=5)
+    return client.fit_adapter(dataset, settings, base="tiny", idempotency_key=key)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +138,7 @@ def calm(site: Path, port: int) -> Iterator[dict[str, Any]]:
     first = local_stack.up(port, state_dir=site / "first", timeout_seconds=START_SECONDS)
     found: dict[str, Any] = {"first": first}
     with Client(first.address) as client:
-        dataset = client.upload_dataset(site / "cells", shots=4).name
+        dataset = client.upload_dataset(site / "cells", split=SplitSettings(shots=4)).name
         found["dataset"] = dataset
         found["weights"] = _weights(site, _fit(client, dataset, "calm").wait().result)
         found["images"] = _images(first.address, 0.0, threading.Event())
@@ -228,7 +235,7 @@ def test_a_site_restored_from_its_backup_serves_what_the_old_one_did(
         with Client(info.address) as client:
             job = client.job(calm["job"]).wait()
             assert _weights(new, job.result) == calm["weights"]
-            again = client.synthesize(COUNTS, seed=11, num_steps=4, priority="bulk")
+            again = client.synthesize(COUNTS, WANTED)
             assert [cell.data for cell in again] == [image[3] for image in calm["images"]]
             proof = client.delete_dataset(calm["dataset"])
         deletion = _type("services.common.deletions", "export")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -35,20 +35,8 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def toy() -> Iterator[ToyServices]:
-    with toy_services() as services:
-        yield services
-
-
-@pytest.fixture
-def cells(tmp_path: Path) -> Path:
-    """blast: 3 images, mono: 2; first bytes 200… and 10…"""
-    root = tmp_path / "cells"
-    for class_id, num_images, first_byte in (("blast", 3, 200), ("mono", 2, 10)):
-        (root / class_id).mkdir(parents=True)
-        for number in range(num_images):
-            (root / class_id / f"{number}.png").write_bytes(bytes([first_byte + number, 1, 2]))
-    return root
+def cells(folder: Path) -> Path:
+    return folder
 
 
 @pytest.fixture

@@ -14,13 +14,7 @@ from cytosynth.workflows.demo import demo_options
 from cytosynth.workflows.pipeline import PipelineOptions, run_pipeline
 from cytosynth.workflows.progress import Listener
 from services.common.errors import FailedPrecondition
-from tests.support.fakes_server import ToyServices, toy_services
-
-
-@pytest.fixture
-def toy() -> Iterator[ToyServices]:
-    with toy_services() as services:
-        yield services
+from tests.support.fakes_server import ToyServices
 
 
 @pytest.fixture
