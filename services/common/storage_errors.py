@@ -19,7 +19,16 @@ from services.common.errors import (
 _SUBJECT = "the server's storage"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM}
-_FAILING = {errno.EIO, errno.ESTALE}
+_FAILING = {errno.EIO, errno.ESTALE, errno.EBUSY}
+#: By name, so that no service has to import SQLAlchemy or botocore for them.
+_FAILING_NAMES = {
+    "OperationalError",
+    "InterfaceError",
+    "EndpointConnectionError",
+    "ConnectionClosedError",
+    "ConnectTimeoutError",
+    "ReadTimeoutError",
+}
 #: Error codes with which S3 (AWS, Ceph, MinIO) refuses more bytes.
 _S3_FULL = {
     "QuotaExceeded",
@@ -59,7 +68,7 @@ def storage_error(error: BaseException) -> DomainError | None:
             "the service has no permission to use a file of its own",
             "let the server's operator correct the owner of its folders, then ask again",
         )
-    if any(_number(each) in _FAILING for each in causes):
+    if any(map(_is_failing, causes)):
         return Unavailable(f"{_SUBJECT} failed to read or write", 10.0)
     return None
 
@@ -76,8 +85,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         yield each
         waiting.append(each.__cause__ if each.__suppress_context__ else each.__context__)
         waiting.append(each.__cause__)
-        wrapped = getattr(each, "orig", None)  # SQLAlchemy's DBAPIError
-        waiting.append(wrapped if isinstance(wrapped, BaseException) else None)
+        for name in ("orig", "cause"):  # SQLAlchemy's DBAPIError, Ray's RayTaskError
+            wrapped = getattr(each, name, None)
+            waiting.append(wrapped if isinstance(wrapped, BaseException) else None)
 
 
 def _number(error: BaseException) -> int | None:
@@ -99,6 +109,15 @@ def _is_read_only(error: BaseException) -> bool:
         _number(error) == errno.EROFS
         or _sqlite_code(error) == sqlite3.SQLITE_READONLY
         or getattr(error, "sqlstate", None) == _POSTGRES_READ_ONLY
+    )
+
+
+def _is_failing(error: BaseException) -> bool:
+    """Whether disk, store or database did not do what may work another time."""
+    return (
+        _number(error) in _FAILING
+        or isinstance(error, ConnectionError)
+        or type(error).__name__ in _FAILING_NAMES
     )
 
 

@@ -54,7 +54,7 @@ class Refused:
     """Switches writing below a folder off, with an errno of choice."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, number: int) -> None:
-        self._folder, self._error = str(folder), OSError(number, os.strerror(number))
+        self._folder, self.error = str(folder), OSError(number, os.strerror(number))
         self.on, self.num_refused = False, 0
         self._open = builtins.open
         monkeypatch.setattr(builtins, "open", self._open_or_refuse)
@@ -62,5 +62,5 @@ class Refused:
     def _open_or_refuse(self, path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
         if self.on and set(mode) & set("wxa+") and str(path).startswith(self._folder):
             self.num_refused += 1
-            raise self._error
+            raise self.error
         return self._open(path, mode, *args, **kwargs)

@@ -256,8 +256,9 @@ class JobDatabase(OperatorDatabase):
         self._as_owner(id, owner, checkpoint=uri)
 
     def succeed(self, id: str, owner: str, result: str) -> None:
-        """Ends the job with the resource name of what it made; raises LeaseLost."""
-        self._as_owner(id, owner, state=SUCCEEDED, result=result, eta_seconds=0.0)
+        """Ends the job, all its steps done, with the name of what it made; raises LeaseLost."""
+        step = sa.case((jobs.c.total_steps > 0, jobs.c.total_steps), else_=jobs.c.step)
+        self._as_owner(id, owner, state=SUCCEEDED, result=result, eta_seconds=0.0, step=step)
 
     def fail(self, id: str, owner: str, error: dict[str, Any]) -> None:
         """Ends the job with a ``DomainError.to_dict()``; raises LeaseLost."""

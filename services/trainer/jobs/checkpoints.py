@@ -1,4 +1,4 @@
-"""Where a job continues from."""
+"""Checkpoints of jobs: saved, loaded, inherited from a failed job, and removed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import logging
 import secrets
 import threading
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from services.common.database.jobs import Job, JobDatabase, LeaseLost
+from services.common.database.jobs import FAILED, Job, JobDatabase, LeaseLost
 from services.common.errors import DataLoss, NotFound
 from services.common.resource_names import JOBS
 from services.common.store.artifacts import ArtifactStore
@@ -20,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class JobCheckpoints:
-    """Where a job continues from. A checkpoint is whole or it is not there."""
+    """The last checkpoint of a job: whole or absent, and replaced as the job goes on."""
 
     def __init__(
         self,
@@ -30,16 +32,30 @@ class JobCheckpoints:
         owner: str,
         least_seconds: float,
         drain: DrainRequest | None = None,
+        inherited: str = "",
+        on_missed: Callable[[], None] | None = None,
     ) -> None:
-        """Opens the checkpoints of ``job``; ``least_seconds`` is the time between two."""
+        """Opens the checkpoints of ``job``.
+
+        Args:
+            store: Where they are kept.
+            database: Where the job's row points at the last one.
+            job: The job, leased.
+            owner: Who holds its lease.
+            least_seconds: Time between two checkpoints.
+            drain: Asks for a checkpoint before the job is released.
+            inherited: Id of an earlier job's checkpoint, to start from where this job has none.
+            on_missed: Called for every checkpoint that could not be written.
+        """
         self._drain = drain or DrainRequest()
         self._store, self._database, self._job, self._owner = store, database, job, owner
-        self._current = job.checkpoint
+        self._current = job.checkpoint or inherited
         self._least_seconds, self._last = least_seconds, time.monotonic()
+        self._on_missed = on_missed or (lambda: None)
         self._saving = threading.Lock()
 
     def due(self) -> bool:
-        """Whether to save: the last is long ago, or the job is about to be given back."""
+        """Whether to save: the last is long ago, or the job is about to be released."""
         if self._drain.checkpoint_wanted():
             return True
         return time.monotonic() - self._last >= self._least_seconds
@@ -59,7 +75,9 @@ class JobCheckpoints:
         return manifest["body"]["state"], files
 
     def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
-        """Replaces the checkpoint; of parts of a job that run side by side, the last one's stays.
+        """Replaces the checkpoint; where that fails, the previous one stays and the job goes on.
+
+        Of parts of a job that run side by side, the checkpoint of the last one stays.
 
         Args:
             state: Anything that JSON can hold.
@@ -69,36 +87,91 @@ class JobCheckpoints:
             LeaseLost: If another runner has taken the job over.
         """
         with self._saving:
-            tenant = self._job.tenant
-            id = f"{self._job.id}-{secrets.token_hex(6)}"
-            draft = self._store.new_draft(tenant, JOBS, id)
+            try:
+                self._replace(state, files)
+            except LeaseLost:
+                raise
+            except Exception:
+                # A checkpoint saves time, its loss must not cost the job: a full disk passes.
+                log.exception("jobs/%s: a checkpoint could not be written", self._job.id)
+                self._on_missed()
+            # Also where it failed: a draining job must not wait for room on a full disk.
+            self._last = time.monotonic()
+            self._drain.saved()
+
+    def _replace(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
+        id = f"{self._job.id}-{secrets.token_hex(6)}"
+        draft = self._store.new_draft(self._job.tenant, JOBS, id)
+        try:
             for path, data in files.items():
                 draft.write(path, data)
             draft.commit({"parents": [], "body": {"state": state}})
-            try:
-                self._database.save_checkpoint(self._job.id, self._owner, id)
-            except LeaseLost:
-                self._store.delete(tenant, JOBS, id)
-                raise
-            self._last = time.monotonic()
-            self._drain.saved()
-            previous, self._current = self._current, id
-            if previous:
-                with contextlib.suppress(NotFound):
-                    self._store.delete(tenant, JOBS, previous)
+        except Exception:
+            self._remove(id)
+            raise
+        try:
+            self._database.save_checkpoint(self._job.id, self._owner, id)
+        except LeaseLost:
+            self._remove(id)
+            raise
+        # Any other failure leaves open which of the two the database names, so both stay.
+        previous, self._current = self._current, id
+        if previous:
+            self._remove(previous)
+
+    def _remove(self, id: str) -> None:
+        try:
+            _remove_checkpoint(self._store, self._job.tenant, id)
+        except Exception:  # it is removed with the others when the job has ended
+            log.exception("jobs/%s: a checkpoint could not be removed", self._job.id)
 
 
 def forget_checkpoints(store: ArtifactStore, tenant: str, job_id: str) -> None:
     """Deletes whatever checkpoints a finished job has left, half-written ones included."""
     for id in store.folders(tenant, JOBS):
         if id.startswith(f"{job_id}-"):
-            with contextlib.suppress(NotFound):
-                store.delete(tenant, JOBS, id)
-            store.new_draft(tenant, JOBS, id).discard()  # of a runner killed while it wrote
+            _remove_checkpoint(store, tenant, id)
+
+
+def failed_predecessor(store: ArtifactStore, database: JobDatabase, job: Job) -> Job | None:
+    """The newest job that failed at the same request and kept a checkpoint to go on from."""
+    for earlier in database.list(job.tenant, FAILED):
+        is_same = (earlier.kind, earlier.spec) == (job.kind, job.spec)
+        if is_same and earlier.checkpoint and store.exists(job.tenant, JOBS, earlier.checkpoint):
+            return earlier
+    return None
+
+
+def sweep_checkpoints(
+    store: ArtifactStore, database: JobDatabase, older_than_seconds: float
+) -> int:
+    """Deletes checkpoints of ended jobs; those of FAILED jobs only some time after the end.
+
+    Returns:
+        How many were deleted.
+    """
+    removed = 0
+    oldest = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
+    for tenant in store.tenants():
+        for id in store.folders(tenant, JOBS):
+            try:
+                job = database.get(tenant, id.rpartition("-")[0])
+            except NotFound:  # what a study has finished, kept under an id of its own
+                continue
+            if job.is_final and (job.state != FAILED or job.update_time < oldest):
+                _remove_checkpoint(store, tenant, id)
+                removed += 1
+    return removed
+
+
+def _remove_checkpoint(store: ArtifactStore, tenant: str, id: str) -> None:
+    with contextlib.suppress(NotFound):
+        store.delete(tenant, JOBS, id)
+    store.new_draft(tenant, JOBS, id).discard()  # of a runner killed while it wrote
 
 
 class PartCheckpoints:
-    """JobCheckpoints of one part of the study; those of another part count as none."""
+    """Checkpoints of one part of the study; those of another part count as none."""
 
     def __init__(self, checkpoints: JobCheckpoints, part: str) -> None:
         self._checkpoints = checkpoints

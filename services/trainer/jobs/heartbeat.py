@@ -1,4 +1,4 @@
-"""Keeps the lease of a job alive while it runs."""
+"""Renews the lease of a job while it runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import math
 import threading
 import time
+from dataclasses import replace
 
 from services.common.database.jobs import Job, JobDatabase, LeaseLost, Progress
 from services.common.errors import Cancelled
@@ -16,8 +17,12 @@ from services.trainer.jobs.draining import DrainRequest
 log = logging.getLogger(__name__)
 
 
-class Heart:
-    """Keeps a job's lease alive from a thread of its own, and passes a cancel or a drain on."""
+#: Name, in the progress metrics, of the number of checkpoints that could not be written.
+MISSED_CHECKPOINTS = "checkpoints_missed"
+
+
+class Heartbeat:
+    """Renews a job's lease from a thread of its own, and passes on a cancel or a drain."""
 
     def __init__(
         self,
@@ -27,20 +32,22 @@ class Heart:
         settings: TrainerSettings,
         stop: threading.Event | None = None,
     ) -> None:
-        """``stop`` is set when the runner itself shall end."""
+        """Prepares the heartbeat; ``stop`` is set when the runner itself must end."""
         self.drain, self._end = DrainRequest(), stop or threading.Event()
+        self._interrupted = threading.Event()
+        self._num_missed_checkpoints = 0
         self._database, self._job, self._owner, self._settings = database, job, owner, settings
         self._stop, self._cancelled, self._lost = (threading.Event() for _ in range(3))
         self._progress = Progress(phase="starting")
         self._phase_start = (time.monotonic(), 0)
         self._thread = threading.Thread(
             target=contextvars.copy_context().run,
-            args=(self._beat,),
-            name=f"heart-{job.id}",
+            args=(self._renew_lease,),
+            name=f"heartbeat-{job.id}",
             daemon=True,
         )
 
-    def __enter__(self) -> Heart:
+    def __enter__(self) -> Heartbeat:
         self._thread.start()
         return self
 
@@ -53,7 +60,7 @@ class Heart:
 
         Raises:
             Cancelled: If a cancel was asked.
-            Drained: If the job is to be given back, and nothing is lost by it now.
+            Drained: If the job is to be released, and nothing is lost by it now.
             LeaseLost: If the job is no longer this runner's.
         """
         now = time.monotonic()
@@ -62,6 +69,8 @@ class Heart:
         started, first = self._phase_start
         pace = (now - started) / (step - first) if step > first else 0.0
         finite = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
+        if self._num_missed_checkpoints:
+            finite[MISSED_CHECKPOINTS] = float(self._num_missed_checkpoints)
         eta = round(pace * max(0, total - step), 1)
         self._progress = Progress(phase, step, total, eta, finite)
         if self._lost.is_set():
@@ -70,34 +79,51 @@ class Heart:
             raise Cancelled()
         self.drain.check()
 
+    def count_missed_checkpoint(self) -> None:
+        """Shows with the progress that one more checkpoint could not be written."""
+        self._num_missed_checkpoints += 1
+
+    def pause(self, phase: str, seconds: float) -> None:
+        """Shows ``phase`` and waits; ends early on a cancel, a drain or a lost lease."""
+        self._progress = replace(self._progress, phase=phase, eta_seconds=0.0)
+        self._interrupted.wait(seconds)
+
     def flush(self) -> None:
         """Stores the latest progress now; raises LeaseLost."""
         self._database.heartbeat(
             self._job.id, self._owner, self._settings.lease_seconds, self._progress
         )
 
-    def _beat(self) -> None:
+    def _renew_lease(self) -> None:
         alive_until = time.monotonic() + self._settings.lease_seconds
         while not self._stop.is_set():
             if self._end.is_set():
-                self.drain.ask()
+                self._ask_for_drain()
             asked = time.monotonic()
             try:
                 wanted = self._database.heartbeat(
                     self._job.id, self._owner, self._settings.lease_seconds, self._progress
                 )
             except LeaseLost:
-                self._lost.set()
+                self._note(self._lost)
                 return
             except Exception:
                 log.exception("heartbeat of jobs/%s failed", self._job.id)
-                if time.monotonic() > alive_until:  # somebody else may hold the job by now
-                    self._lost.set()
+                if time.monotonic() > alive_until:  # another runner may hold the job by now
+                    self._note(self._lost)
                     return
             else:
                 alive_until = asked + self._settings.lease_seconds
                 if wanted.cancel:
-                    self._cancelled.set()
+                    self._note(self._cancelled)
                 if wanted.drain:
-                    self.drain.ask()
+                    self._ask_for_drain()
             self._stop.wait(self._settings.heartbeat_seconds)
+
+    def _ask_for_drain(self) -> None:
+        self.drain.ask()
+        self._interrupted.set()
+
+    def _note(self, event: threading.Event) -> None:
+        event.set()
+        self._interrupted.set()

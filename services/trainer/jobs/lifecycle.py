@@ -25,12 +25,17 @@ from services.common.database.jobs import Job, JobDatabase, LeaseLost
 from services.common.errors import Cancelled, DomainError, Unavailable
 from services.common.logs import tenant_var
 from services.common.resource_names import ADAPTERS, CLASSIFIERS, REPORTS
+from services.common.storage_errors import storage_error
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.config import TrainerSettings
-from services.trainer.jobs.checkpoints import JobCheckpoints, forget_checkpoints
+from services.trainer.jobs.checkpoints import (
+    JobCheckpoints,
+    failed_predecessor,
+    forget_checkpoints,
+)
 from services.trainer.jobs.context import JobContext
 from services.trainer.jobs.draining import Drained
-from services.trainer.jobs.heartbeat import Heart
+from services.trainer.jobs.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +51,8 @@ KINDS = {
 
 #: How often a job may be taken up when something it needs (store, generator) is away.
 MAX_UNAVAILABLE_ATTEMPTS = 4
+#: How long a job is kept from being taken up again, at most and after storage failed, seconds.
+MAX_PAUSE_SECONDS = 10.0
 _IDLE_POLL_SECONDS = 0.5
 
 
@@ -60,7 +67,7 @@ def run_job(
     """Runs one leased job to its end and stores how it ended; raises nothing.
 
     Its log lines, its calls and its span belong to the request that asked for it. When ``stop`` is
-    set, the job saves a checkpoint and is given back.
+    set, the job saves a checkpoint and is released.
     """
     contextvars.copy_context().run(_run_for_request, job, owner, database, store, settings, stop)
 
@@ -95,73 +102,139 @@ def _run(
 ) -> str:
     """How the attempt ended, as the name of a gRPC status."""
     log.info("jobs/%s (%s) begins, attempt %d", job.id, job.kind, job.attempts)
+    module, kind = KINDS[job.kind]
+    attempt = _Attempt(job, owner, database, store, Heartbeat(database, job, owner, settings, stop))
+    inherited: Job | None = None
     try:
-        heart = Heart(database, job, owner, settings, stop)
-        with heart, _stored_failure(job, owner, database) as ending:
-            module, kind = KINDS[job.kind]
+        with attempt.heartbeat as heartbeat, _stored_failure(attempt):
             if not store.exists(job.tenant, kind, job.id):
-                seconds = settings.checkpoint_seconds
-                checkpoints = JobCheckpoints(store, database, job, owner, seconds, heart.drain)
+                if not job.checkpoint:
+                    inherited = failed_predecessor(store, database, job)
+                checkpoints = JobCheckpoints(
+                    store,
+                    database,
+                    job,
+                    owner,
+                    settings.checkpoint_seconds,
+                    heartbeat.drain,
+                    inherited.checkpoint if inherited else "",
+                    heartbeat.count_missed_checkpoint,
+                )
                 context = JobContext(
-                    job.id, job.tenant, store, settings, heart.progress, checkpoints
+                    job.id, job.tenant, store, settings, heartbeat.progress, checkpoints
                 )
                 artifact_id = importlib.import_module(module).run(job.spec, context)
             else:  # a runner was lost after the last write
                 artifact_id = job.id
-            heart.flush()
+            heartbeat.flush()
             database.succeed(job.id, owner, resource_names.build(kind, artifact_id))
             log.info("jobs/%s succeeded", job.id)
     except LeaseLost:
         log.warning("jobs/%s went to another runner", job.id)
         return "ABORTED"
     except Exception:
-        # The database itself is away: the lease lapses and somebody takes the job up again.
+        # The database itself is away: the lease lapses and the job is taken up again.
         log.exception("jobs/%s: its end could not be stored", job.id)
         return "INTERNAL"
     try:
-        if database.get(job.tenant, job.id).is_final:
-            forget_checkpoints(store, job.tenant, job.id)
+        if not attempt.keeps_checkpoint and database.get(job.tenant, job.id).is_final:
+            for each in filter(None, (job, inherited)):
+                forget_checkpoints(store, job.tenant, each.id)
     except Exception:
         log.exception("checkpoints of jobs/%s could not be removed", job.id)
-    return ending.code
+    return attempt.code
 
 
 @dataclass
-class _Ending:
+class _Attempt:
+    """One attempt at a job, and how it ended."""
+
+    job: Job
+    owner: str
+    database: JobDatabase
+    store: ArtifactStore
+    heartbeat: Heartbeat
     code: str = "OK"
+    #: Whether the next job of the same request can go on from where this one failed.
+    keeps_checkpoint: bool = False
+
+    def fail(self, error: DomainError) -> None:
+        """Ends the job as FAILED; as CANCELLED where that was asked meanwhile."""
+        if self._cancel_asked():
+            self.cancelled()
+        else:
+            self.database.fail(self.job.id, self.owner, error.to_dict())
+
+    def _cancel_asked(self) -> bool:
+        return self.database.get(self.job.tenant, self.job.id).cancel_requested
+
+    def cancelled(self) -> None:
+        """Ends the job as CANCELLED."""
+        self.code, self.keeps_checkpoint = Cancelled.code, False
+        self.database.cancelled(self.job.id, self.owner)
+        log.info("jobs/%s cancelled", self.job.id)
+
+    def release(self) -> None:
+        """Lets another runner continue the job."""
+        self.database.release(self.job.id, self.owner)
+        log.info("jobs/%s is released", self.job.id)
+
+    def release_or_fail(self, error: DomainError) -> None:
+        """Releases the job after a pause, as what is wrong may pass; in the end it fails."""
+        if self.job.attempts < MAX_UNAVAILABLE_ATTEMPTS:
+            seconds = MAX_PAUSE_SECONDS
+            if isinstance(error, Unavailable):
+                seconds = min(seconds, error.retry_after_seconds)
+            self.heartbeat.pause(f"waiting: {error.message.partition(';')[0]}", seconds)
+            if self._cancel_asked():
+                self.cancelled()
+            else:
+                self.release()
+        else:
+            self.keeps_checkpoint = True
+            self.fail(error)
+
+    def discard_result(self) -> None:
+        """Removes what the attempt has written of its artifact."""
+        kind = KINDS[self.job.kind][1]
+        try:
+            self.store.new_draft(self.job.tenant, kind, self.job.id).discard()
+        except Exception:  # the sweep of old drafts removes it later
+            log.exception("jobs/%s: a half-written result could not be removed", self.job.id)
 
 
 @contextlib.contextmanager
-def _stored_failure(job: Job, owner: str, database: JobDatabase) -> Iterator[_Ending]:
-    ending = _Ending()
+def _stored_failure(attempt: _Attempt) -> Iterator[None]:
+    """Stores how an attempt failed, cancelled or was drained; raises LeaseLost."""
+    job = attempt.job
     try:
-        yield ending
+        yield
     except LeaseLost:
         raise
-    except Cancelled as error:
-        ending.code = error.code
-        database.cancelled(job.id, owner)
-        log.info("jobs/%s cancelled", job.id)
+    except Cancelled:
+        attempt.discard_result()
+        attempt.cancelled()
     except Drained:
-        database.release(job.id, owner)
-        log.info("jobs/%s is given back", job.id)
-    except Unavailable as error:
-        ending.code = error.code
-        if job.attempts < MAX_UNAVAILABLE_ATTEMPTS:
-            log.warning("jobs/%s is put back: %s", job.id, error)
-            time.sleep(min(10.0, error.retry_after_seconds))
-            database.release(job.id, owner)
-        else:
-            database.fail(job.id, owner, error.to_dict())
+        attempt.release()
     except DomainError as error:
-        ending.code = error.code
+        attempt.code = error.code
+        attempt.discard_result()
         log.warning("jobs/%s failed: %s", job.id, error)
-        database.fail(job.id, owner, error.to_dict())
-    except Exception:
-        ending.code = "INTERNAL"
+        if isinstance(error, Unavailable):
+            attempt.release_or_fail(error)
+        else:
+            attempt.fail(error)
+    except Exception as error:
         log.exception("jobs/%s failed", job.id)
+        attempt.discard_result()
+        of_storage = storage_error(error)
+        if of_storage is not None:
+            attempt.code = of_storage.code
+            attempt.release_or_fail(of_storage)
+            return
+        attempt.code = "INTERNAL"
         problem = f"internal error while running jobs/{job.id}; the server's log has the details"
-        database.fail(job.id, owner, DomainError(problem).to_dict())
+        attempt.fail(DomainError(problem))
 
 
 def work(
@@ -172,7 +245,7 @@ def work(
 ) -> int:
     """Runs jobs, one at a time, until there were none for ``runner_idle_seconds``.
 
-    When ``stop`` is set, the job at hand is given back and no other is begun.
+    When ``stop`` is set, the job at hand is released and no other is begun.
 
     Returns:
         How many jobs were run.

@@ -85,6 +85,19 @@ def test_what_is_no_failure_of_storage_stays_unknown(error: Exception) -> None:
     assert storage_error(error) is None
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("by peer"),
+        sa.exc.OperationalError("SELECT 1", {}, sqlite3.OperationalError("database is locked")),
+    ],
+    ids=repr,
+)
+def test_storage_that_is_away_is_unavailable(error: Exception) -> None:
+    found = storage_error(wrapped(error))
+    assert isinstance(found, Unavailable) and found.retry_after_seconds > 0
+
+
 def test_a_database_that_is_full(tmp_path: Path) -> None:
     migrate(f"sqlite:///{tmp_path}/jobs.db")
     database = JobDatabase(f"sqlite:///{tmp_path}/jobs.db")

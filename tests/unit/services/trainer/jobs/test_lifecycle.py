@@ -2,76 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.common.database.jobs import Job, JobDatabase, LeaseLost, migrate
+from services.common.database.jobs import Job, LeaseLost
 from services.common.errors import Cancelled, FailedPrecondition, Unavailable
 from services.common.resource_names import ADAPTERS, JOBS
 from services.common.store.artifact_folder import DELETING
 from services.common.store.artifacts import ArtifactStore
-from services.trainer.config import TrainerSettings
-from services.trainer.jobs import lifecycle as jobs
 from services.trainer.jobs.checkpoints import JobCheckpoints
 from services.trainer.jobs.context import JobContext
 from services.trainer.jobs.lifecycle import run_job, work
-
-OWNER = "runner-1"
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> TrainerSettings:
-    return TrainerSettings(
-        store_uri=f"file://{tmp_path}/store",
-        database_url=f"sqlite:///{tmp_path}/jobs.db",
-        lease_seconds=2.0,
-        heartbeat_seconds=0.06,
-        runner_idle_seconds=1.0,
-    )
-
-
-@pytest.fixture
-def store(settings: TrainerSettings) -> ArtifactStore:
-    return ArtifactStore(settings.store_uri)
-
-
-@pytest.fixture
-def database(settings: TrainerSettings) -> JobDatabase:
-    migrate(settings.database_url)
-    return JobDatabase(settings.database_url)
-
-
-@pytest.fixture
-def task(monkeypatch: pytest.MonkeyPatch):
-    """Sets what a job of kind ``fit_adapter`` does."""
-
-    def use(run: Any) -> None:
-        module = types.ModuleType("toy_task")
-        module.run = run
-        monkeypatch.setitem(sys.modules, "toy_task", module)
-        monkeypatch.setitem(jobs.KINDS, "fit_adapter", ("toy_task", ADAPTERS))
-
-    return use
-
-
-def leased(database: JobDatabase, settings: TrainerSettings, spec: dict[str, Any]) -> Job:
-    database.create("local", "fit_adapter", spec)
-    job = database.lease(OWNER, settings.lease_seconds)
-    assert job is not None
-    return job
-
-
-def write_adapter(spec: dict[str, Any], ctx: JobContext) -> str:
-    draft = ctx.store.new_draft(ctx.tenant, ADAPTERS, ctx.artifact_id)
-    draft.write("weights", b"w")
-    draft.commit({"parents": []})
-    return ctx.artifact_id
+from tests.support.jobs import OWNER, leased, write_adapter
 
 
 def test_a_job_succeeds_with_its_own_id(database, store, settings, task) -> None:
@@ -98,6 +44,18 @@ def test_progress_is_stored_with_an_eta(database, store, settings, task) -> None
     assert (seen[0].phase, seen[0].step, seen[0].total_steps) == ("training", 9, 20)
     assert 0.2 < seen[0].eta_seconds < 3
     assert seen[0].metrics == {"loss": pytest.approx(0.1)}
+
+
+def test_a_job_that_succeeded_has_done_all_its_steps(database, store, settings, task) -> None:
+    def run(spec: dict[str, Any], ctx: JobContext) -> str:
+        ctx.progress("reading", 19, 20, {})
+        return write_adapter(spec, ctx)
+
+    task(run)
+    job = leased(database, settings, {})
+    run_job(job, OWNER, database, store, settings)
+    done = database.get("local", job.id)
+    assert (done.phase, done.step, done.total_steps) == ("reading", 20, 20)
 
 
 @pytest.mark.parametrize(
