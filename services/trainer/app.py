@@ -19,6 +19,7 @@ from services.common.logs import configure_logging
 from services.common.rpc.handlers import metrics_observer, set_observer
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.config import TrainerSettings
+from services.trainer.jobs.checkpoints import sweep_checkpoints
 from services.trainer.jobs.lifecycle import KINDS
 from services.trainer.jobs.metrics import Figures, JobFigures
 from services.trainer.jobs.runner import ensure_runners
@@ -28,7 +29,8 @@ APP_NAME = "trainer"
 _LOOK_SECONDS = 2.0
 _FIGURES_SECONDS = 5.0
 _SWEEP_SECONDS = 3600.0
-_STALE_DRAFT_SECONDS = 7 * 86400.0
+#: How long drafts, and checkpoints of failed jobs, are kept for whoever goes on with them.
+_STALE_SECONDS = 7 * 86400.0
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,8 @@ class Trainer(TrainerService):
                     self._handles = ensure_runners(self._settings)
                 if time.monotonic() - swept > _SWEEP_SECONDS or not swept:
                     swept = time.monotonic()
-                    self._store.sweep_drafts(_STALE_DRAFT_SECONDS)
+                    self._store.sweep_drafts(_STALE_SECONDS)
+                    sweep_checkpoints(self._store, self._database, _STALE_SECONDS)
             except Exception:
                 log.exception("looking after the job runners failed")
 

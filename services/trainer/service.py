@@ -12,7 +12,6 @@ from cytosynth.common.v1 import job_pb2
 from cytosynth.trainer.v1 import trainer_pb2 as pb
 from services.common import resource_names
 from services.common.database.jobs import MAX_LISTED, Job, JobDatabase
-from services.common.deletions import delete_artifact
 from services.common.errors import InvalidArgument, NotFound
 from services.common.resource_names import ADAPTERS, CLASSIFIERS, DATASETS, JOBS, REPORTS
 from services.common.rpc.handlers import Call, client_stream, server_stream, unary
@@ -20,10 +19,9 @@ from services.common.store.artifacts import ArtifactStore
 from services.trainer import messages
 from services.trainer.adapters import job as fit_adapter
 from services.trainer.classifiers import job as fit_classifier
-from services.trainer.classifiers.deletion import refuse_aliased
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets.import_folder import import_folder
-from services.trainer.datasets.reading import delete_dataset
+from services.trainer.deletion import delete_unused
 from services.trainer.jobs.checkpoints import forget_checkpoints
 from services.trainer.receive_dataset import receive_dataset
 from services.trainer.reports import job as report
@@ -84,11 +82,7 @@ class TrainerService:
         self, request: pb.DeleteDatasetRequest, call: Call
     ) -> pb.DeleteDatasetResponse:
         """Delete a dataset with proof."""
-        id = resource_names.parse(DATASETS, request.name, "name")
-        proof = await asyncio.to_thread(
-            delete_dataset, self._store, self._database, call.tenant, id
-        )
-        return pb.DeleteDatasetResponse(proof=messages.proof_message(proof))
+        return pb.DeleteDatasetResponse(proof=await self._delete(DATASETS, request.name, call))
 
     @unary(pb.CreateAdapterResponse)
     async def CreateAdapter(
@@ -150,8 +144,6 @@ class TrainerService:
         self, request: pb.DeleteClassifierRequest, call: Call
     ) -> pb.DeleteClassifierResponse:
         """Delete a classifier with proof, unless an alias points at it."""
-        id = resource_names.parse(CLASSIFIERS, request.name, "name")
-        await asyncio.to_thread(refuse_aliased, self._database, call.tenant, id)
         return pb.DeleteClassifierResponse(
             proof=await self._delete(CLASSIFIERS, request.name, call)
         )
@@ -278,6 +270,6 @@ class TrainerService:
     async def _delete(self, kind: str, name: str, call: Call) -> pb.DeletionProof:
         id = resource_names.parse(kind, name, "name")
         proof = await asyncio.to_thread(
-            delete_artifact, self._store, self._database, call.tenant, kind, id
+            delete_unused, self._store, self._database, call.tenant, kind, id
         )
         return messages.proof_message(proof)

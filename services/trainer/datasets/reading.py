@@ -52,12 +52,16 @@ def delete_dataset(
     Returns:
         Proof for the dataset itself, as ``ArtifactStore.delete`` gives it.
     """
-    name = resource_names.build(DATASETS, dataset_id)
-    for manifest in store.list(tenant, DATASETS):
-        if manifest["body"].get("images_of") == name:
-            split_id = resource_names.parse(DATASETS, manifest["name"], "name")
-            delete_artifact(store, database, tenant, DATASETS, split_id)
+    for name in splits_of(store, tenant, resource_names.build(DATASETS, dataset_id)):
+        split_id = resource_names.parse(DATASETS, name, "name")
+        delete_artifact(store, database, tenant, DATASETS, split_id)
     return delete_artifact(store, database, tenant, DATASETS, dataset_id)
+
+
+def splits_of(store: ArtifactStore, tenant: str, name: str) -> list[str]:
+    """Names of the datasets that are further splits of this one's images."""
+    manifests = store.list(tenant, DATASETS)
+    return [each["name"] for each in manifests if each["body"].get("images_of") == name]
 
 
 def usable_classes(manifest: dict[str, Any]) -> list[str]:
