@@ -12,7 +12,7 @@ from services.common.errors import FailedPrecondition
 from services.common.resource_names import ADAPTERS, CLASSIFIERS, DATASETS, JOBS
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.deletion import delete_unused
-from services.trainer.jobs.checkpoints import Checkpoints
+from services.trainer.jobs.checkpoints import JobCheckpoints
 from services.trainer.studies.job import study_id
 
 STUDY = {"dataset": "datasets/d1", "title": "", "settings": {}, "revisions": {}}
@@ -105,7 +105,7 @@ def test_checkpoints_of_failed_jobs_go_with_the_dataset(
     database.create("local", "fit_adapter", {"dataset": "datasets/d1"})
     job = database.lease("runner", 60.0)
     assert job is not None
-    Checkpoints(store, database, job, "runner", 0).save({"step": 1}, {"weights": b"w"})
+    JobCheckpoints(store, database, job, "runner", 0).save({"step": 1}, {"weights": b"w"})
     database.fail(job.id, "runner", {"type": "DomainError", "message": "no room"})
     assert len(store.folders("local", JOBS)) == 1
     delete_unused(store, database, "local", ADAPTERS, "a1")
