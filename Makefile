@@ -1,8 +1,11 @@
 # Needs make and Python 3.11 or later; everything else is installed into .venv by `make setup`.
-PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,$(shell command -v $(python))))
+PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3.14 python3,$(shell $(python) -c 'import sys; print(sys.executable)' 2>/dev/null)))
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.setup-stamp
+# pip and uv with this site's package mirror and certificates.
+PIP    := $(BIN)/python tools/site_installer.py pip
+UV     := $(BIN)/python tools/site_installer.py uv
 
 .PHONY: help setup test e2e image-check chaos-generator check demo bench bench-generator format protos lock clean bench-scaling manifest-tools manifest-lock edge-config monitoring
 .DEFAULT_GOAL := help
@@ -16,9 +19,9 @@ $(STAMP): requirements.lock requirements-uv.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: install it, or run make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11: run make PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-uv.lock
-	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@$(PIP) install --quiet --disable-pip-version-check --require-hashes --requirement requirements-uv.lock
+	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 test: setup ## Runs unit and contract tests; unit tests one file a process.
@@ -34,11 +37,11 @@ manifest-tools: $(VENV)/manifest-tools/.stamp ## checkov, from a hashed lock of 
 
 $(VENV)/manifest-tools/.stamp: deploy/k8s/checkov.lock | setup
 	@test -x $(VENV)/manifest-tools/bin/python || $(BIN)/python -m venv --without-pip $(VENV)/manifest-tools
-	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(VENV)/manifest-tools/bin/python --require-hashes deploy/k8s/checkov.lock
+	$(UV) pip sync --quiet --compile-bytecode --python $(VENV)/manifest-tools/bin/python --require-hashes deploy/k8s/checkov.lock
 	@touch $@
 
 manifest-lock: setup ## Locks checkov and what it needs.
-	echo "checkov>=3.3,<4" | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make manifest-lock" --quiet --output-file deploy/k8s/checkov.lock
+	echo "checkov>=3.3,<4" | $(UV) pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make manifest-lock" --quiet --output-file deploy/k8s/checkov.lock
 
 edge-config: setup ## Renders the edge's configuration for Kubernetes.
 	$(BIN)/python tools/manifests.py edge-config
@@ -74,8 +77,8 @@ protos: setup ## Generates the stubs from the protos.
 	@$(BIN)/python tools/protos.py
 
 lock: setup ## Locks the requirements of pyproject.toml, hashes included; keeps versions that still fit.
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements.lock
-	echo uv | $(BIN)/uv pip compile - --constraint requirements.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements-uv.lock
+	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements.lock
+	echo uv | $(UV) pip compile - --constraint requirements.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements-uv.lock
 
 clean: ## Removes caches and outputs; keeps .venv and .cytosynth.
 	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
