@@ -7,7 +7,6 @@ recomputed from the images alone, and the digests are listed in the model's mani
 from __future__ import annotations
 
 import hashlib
-import io
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from cytosynth.cell_classes import class_phrase, class_prompt
+from cytosynth.image_files.decoding import decode_rgb
 from cytosynth.phantoms import CELL_TYPES, render_phantom, sample_laboratory
 
 SIZE_PX = 64
@@ -91,7 +91,7 @@ def may_be_seen(digest: str) -> bool:
 
 def _real(path: Path) -> tuple[np.ndarray, str]:
     data = path.read_bytes()
-    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image = Image.fromarray(decode_rgb(data, path.name))
     side = round(min(image.size) * REAL_CENTER_CROP)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side))

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import io
-import warnings
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from cytosynth.client.errors import invalid_argument
 from cytosynth.client.image_tree import ImageFile, read_image
+from cytosynth.image_files.decoding import RgbImage, decode_rgb
+from cytosynth.image_files.errors import UnreadableImageError
 
 SMALLEST_SIDE_PX = 16
 LARGEST_SIDE_PX = 512
-_MAX_PIXELS = 50_000_000
-_READABLE = "replace or remove it: still PNG, JPEG, WebP, TIFF or BMP images are read"
-
-RgbImage = NDArray[np.uint8]
 
 
 def read_cell(file: ImageFile, crop: float) -> tuple[bytes, RgbImage]:
@@ -34,7 +29,10 @@ def read_cell(file: ImageFile, crop: float) -> tuple[bytes, RgbImage]:
         CytosynthError: The file cannot be read or is too small; names it.
     """
     data = read_image(file.path, file.file_name)
-    image = _decode(data, file.file_name)
+    try:
+        image = decode_rgb(data, file.file_name)
+    except UnreadableImageError as error:
+        raise invalid_argument(file.file_name, error.problem, error.remedy) from None
     height, width = image.shape[:2]
     side = round(min(height, width) * crop)
     if side < SMALLEST_SIDE_PX:
@@ -59,23 +57,3 @@ def encode_cell(square: RgbImage, size_px: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=0)
     return buffer.getvalue()
-
-
-def _decode(data: bytes, name: str) -> RgbImage:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as opened:
-                if opened.width * opened.height > _MAX_PIXELS:
-                    raise ValueError("too many pixels")
-                opened.load()
-                image = ImageOps.exif_transpose(opened)
-    except Exception:  # of many kinds, as Pillow's decoders go
-        raise invalid_argument(name, "is not an image that can be read", _READABLE) from None
-    if image.mode.startswith("I;16"):
-        grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
-        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
-    if "A" in image.getbands() or "transparency" in image.info:
-        over = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-    return np.asarray(image.convert("RGB"))

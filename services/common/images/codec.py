@@ -1,28 +1,28 @@
-"""Reads strangers' image files strictly, and the few image operations that services share.
+"""Decodes and encodes image files, and the few image operations that services share.
 
-Arrays are ``uint8`` of shape (H, W, 3), RGB, unless said otherwise.
+Arrays are ``uint8`` of shape (H, W, 3), sRGB, unless said otherwise.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import imagehash
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from cytosynth.image_files.decoding import (
+    DEFAULT_LIMITS,
+    FORMATS,
+    ImageLimits,
+    RgbImage,
+    decode_rgb,
+)
+from cytosynth.image_files.errors import UnreadableImageError
 from services.common.errors import InvalidArgument
-
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
-_TAKEN = "send a still PNG, JPEG, WebP, TIFF or BMP image"
-_MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
-_MODES_8_BIT = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 
 _TRAINED_MEDIA = b"trainedAlgorithmicMedia"
 _SYNTHETIC_XMP = (
@@ -34,26 +34,9 @@ _SYNTHETIC_XMP = (
     f'{_TRAINED_MEDIA.decode()}"/></rdf:RDF></x:xmpmeta>'
 )
 
-RgbImage = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """What one image may cost; the defaults are those of ``CommonSettings``."""
-
-    max_bytes: int = 20_000_000
-    max_pixels: int = 50_000_000
-    min_side_px: int = 8
-
-
-DEFAULT_LIMITS = ImageLimits()
-
 
 def decode_image(data: bytes, field: str, limits: ImageLimits = DEFAULT_LIMITS) -> RgbImage:
-    """Decodes one image file, upright (EXIF), as RGB.
-
-    16-bit samples are scaled to 8 bits over their full range; grey, CMYK and palette
-    images become RGB; transparency is laid over white.
+    """Decodes one image file by the rule of ``cytosynth.image_files.decoding``.
 
     Args:
         data: The encoded file.
@@ -61,41 +44,13 @@ def decode_image(data: bytes, field: str, limits: ImageLimits = DEFAULT_LIMITS) 
         limits: Checked on the header, before any pixel is decoded.
 
     Raises:
-        InvalidArgument: If it is not one whole, still image of a known format and sane size.
+        InvalidArgument: If it is not one whole, still image of a known format and sane size, or
+            what it states about its samples cannot be honoured.
     """
-    if not data:
-        raise InvalidArgument(field, "is empty", _TAKEN)
-    if len(data) > limits.max_bytes:
-        raise InvalidArgument(
-            field,
-            f"has {len(data)} bytes, more than {limits.max_bytes}",
-            "send a smaller or more strongly compressed image",
-        )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise _too_many_pixels(field, limits) from None
-    except Exception:
-        raise InvalidArgument(field, "is not an image that can be read", _TAKEN) from None
-    with image:
-        _check_header(image, field, limits)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                if image.format == "PNG":
-                    _verify_checksums(data)
-                image.load()
-                return _to_rgb(_upright(image), field)
-        except InvalidArgument:
-            raise
-        except Exception:  # of many kinds, as Pillow's decoders go
-            raise InvalidArgument(
-                field,
-                f"is a truncated or damaged {image.format} file",
-                "send the file again, whole",
-            ) from None
+        return decode_rgb(data, field, limits)
+    except UnreadableImageError as error:
+        raise InvalidArgument(field, error.problem, error.remedy) from None
 
 
 def encode_image(array: RgbImage, format: str = "PNG", synthetic: bool = False) -> bytes:
@@ -162,67 +117,3 @@ def perceptual_hash(array: RgbImage) -> str:
 def hamming(left: str, right: str) -> int:
     """Number of bits in which two perceptual hashes differ, 0 to 64."""
     return (int(left, 16) ^ int(right, 16)).bit_count()
-
-
-def _check_header(image: Image.Image, field: str, limits: ImageLimits) -> None:
-    width, height = image.size
-    if width * height > limits.max_pixels:
-        raise _too_many_pixels(field, limits)
-    if min(width, height) < limits.min_side_px:
-        raise InvalidArgument(
-            field,
-            f"is {width}x{height} pixels",
-            f"send an image of at least {limits.min_side_px} pixels a side",
-        )
-    if _has_more_frames(image):
-        raise InvalidArgument(field, "has more than one frame or page", _TAKEN)
-    if image.mode not in _MODES_8_BIT + _MODES_16_BIT:
-        raise InvalidArgument(
-            field,
-            f"has samples of a kind that is not taken ({image.mode})",
-            "save it as 8-bit RGB",
-        )
-
-
-def _has_more_frames(image: Image.Image) -> bool:
-    if image.format == "TIFF":  # n_frames would walk a chain of any length
-        try:
-            image.seek(1)
-        except EOFError:
-            return False
-        except Exception:
-            return True
-        return True
-    return image.format != "MPO" and bool(getattr(image, "is_animated", False))
-
-
-def _verify_checksums(data: bytes) -> None:
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-        image.verify()
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF says nothing about the pixels
-        return image
-
-
-def _to_rgb(image: Image.Image, field: str) -> RgbImage:
-    if image.mode in _MODES_16_BIT:
-        samples = np.asarray(image).astype(np.uint32)
-        grey = ((samples * 255 + 32767) // 65535).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        over = image.convert("RGBA")
-        white = Image.new("RGBA", over.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, over)
-    return np.asarray(image.convert("RGB")).copy()
-
-
-def _too_many_pixels(field: str, limits: ImageLimits) -> InvalidArgument:
-    return InvalidArgument(
-        field,
-        f"has more than {limits.max_pixels} pixels",
-        "send a smaller image, cropped to one cell",
-    )
