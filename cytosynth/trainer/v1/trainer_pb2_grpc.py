@@ -179,6 +179,8 @@ class TrainerServiceServicer:
 
     def DeleteDataset(self, request, context):
         """Deletes a dataset and its images; answers with proof of what is gone.
+        Refused with FAILED_PRECONDITION, naming the jobs, while a pending or running job needs it;
+        a job that was asked to stop does not count.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -205,6 +207,8 @@ class TrainerServiceServicer:
 
     def DeleteAdapter(self, request, context):
         """Deletes an adapter and its weights; answers with proof of what is gone.
+        Refused with FAILED_PRECONDITION, naming the jobs, while a pending or running job needs it;
+        a job that was asked to stop does not count.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,7 +236,7 @@ class TrainerServiceServicer:
 
     def DeleteClassifier(self, request, context):
         """Deletes a classifier and its weights; answers with proof of what is gone. Refused with
-        FAILED_PRECONDITION while an alias points at it.
+        FAILED_PRECONDITION while an alias points at it or a pending or running job needs it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
