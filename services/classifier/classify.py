@@ -17,6 +17,8 @@ from services.common.errors import InvalidArgument
 from services.common.images.codec import ImageLimits, center_square, decode_image
 
 BATCH_SIZES = (1, 8, 32)
+MAX_NAMED = 16
+"""Unreadable images that one error names: gRPC refuses trailers above 8 KiB."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,40 @@ def prepare(data: bytes, field: str, model: LoadedModel, limits: ImageLimits) ->
     """One image as the network takes it: uint8 (image_size, image_size, 3).
 
     Raises:
-        InvalidArgument: Naming ``field``, if it is not one whole still image.
+        InvalidArgument: Naming ``field``, if the image is refused.
     """
     return center_square(
         decode_image(data, field, limits), model.center_crop, model.config.image_size
     )
+
+
+def prepare_all(
+    images: Sequence[bytes], fields: Sequence[str], model: LoadedModel, limits: ImageLimits
+) -> list[np.ndarray]:
+    """All images of a call as the network takes them.
+
+    Raises:
+        InvalidArgument: Naming every field whose image cannot be read, ``MAX_NAMED`` at most, so
+            that the caller can leave these out and go on with the others.
+    """
+    arrays: list[np.ndarray] = []
+    refused: list[InvalidArgument] = []
+    for data, field in zip(images, fields, strict=True):
+        try:
+            arrays.append(prepare(data, field, model, limits))
+        except InvalidArgument as error:
+            refused.append(error)
+            if len(refused) == MAX_NAMED:
+                break
+    if refused:
+        first, *others = refused
+        raise InvalidArgument(
+            first.field,
+            first.problem,
+            first.remedy,
+            [(error.field, error.problem) for error in others],
+        )
+    return arrays
 
 
 def chunks(num_images: int) -> list[slice]:

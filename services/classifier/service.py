@@ -10,7 +10,7 @@ from datetime import datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cytosynth.classifier.v1 import classifier_pb2 as pb
-from services.classifier.classify import Classification, check_count, chunks, classify, prepare
+from services.classifier.classify import Classification, check_count, chunks, classify, prepare_all
 from services.classifier.config import ClassifierSettings
 from services.classifier.models import LoadedModel, ModelInfo, ModelRegistry
 from services.common.database.aliases import Alias
@@ -120,13 +120,7 @@ class ClassifierService:
     async def _classify(
         self, tenant: str, model: LoadedModel, images: list[bytes], fields: list[str]
     ) -> list[Classification]:
-        def decode() -> list:
-            return [
-                prepare(data, field, model, self._limits)
-                for data, field in zip(images, fields, strict=True)
-            ]
-
-        arrays = await asyncio.to_thread(decode)
+        arrays = await asyncio.to_thread(prepare_all, images, fields, model, self._limits)
         loop = asyncio.get_running_loop()
         answers: list[Classification] = []
         for part in chunks(len(arrays)):  # a caller that goes away stops the work here

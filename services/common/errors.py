@@ -7,7 +7,7 @@ was wrong and what to do, and never a path, an address or a traceback.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 
@@ -49,16 +49,21 @@ class InvalidArgument(DomainError):
         field: Path of the request field, for example ``class_counts[0].num_images``.
         problem: What is wrong with it.
         remedy: What to send instead.
+        further: Field and problem of further fields at fault, which the message leaves out.
     """
 
     code = "INVALID_ARGUMENT"
 
-    def __init__(self, field: str, problem: str, remedy: str = "") -> None:
+    def __init__(
+        self, field: str, problem: str, remedy: str = "", further: Sequence[Sequence[str]] = ()
+    ) -> None:
         super().__init__(_sentence(f"{field}: {problem}", remedy))
         self.field, self.problem, self.remedy = field, problem, remedy
+        self.further = [(field, problem) for field, problem in further]
 
     def _fields(self) -> dict[str, Any]:
-        return {"field": self.field, "problem": self.problem, "remedy": self.remedy}
+        fields = {"field": self.field, "problem": self.problem, "remedy": self.remedy}
+        return fields | ({"further": self.further} if self.further else {})
 
 
 class NotFound(DomainError):

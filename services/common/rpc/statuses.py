@@ -55,10 +55,13 @@ def _details(error: errors.DomainError, request_id: str) -> list[Message]:
     details: list[Message] = [info]
     match error:
         case errors.InvalidArgument():
-            violation = error_details_pb2.BadRequest.FieldViolation(
-                field=_cut(error.field), description=_cut(error.problem)
-            )
-            details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+            violations = [
+                error_details_pb2.BadRequest.FieldViolation(
+                    field=_cut(field), description=_cut(problem)
+                )
+                for field, problem in [(error.field, error.problem), *error.further]
+            ]
+            details.append(error_details_pb2.BadRequest(field_violations=violations))
         case errors.NotFound() | errors.AlreadyExists():
             details.append(
                 error_details_pb2.ResourceInfo(

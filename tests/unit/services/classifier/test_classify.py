@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from google.rpc import error_details_pb2
+from PIL import Image
 
-from services.classifier.classify import BATCH_SIZES, check_count, chunks, classify, prepare
+from services.classifier.classify import (
+    BATCH_SIZES,
+    MAX_NAMED,
+    check_count,
+    chunks,
+    classify,
+    prepare,
+    prepare_all,
+)
 from services.classifier.config import ClassifierSettings
 from services.classifier.models import ModelRegistry
 from services.common.database.jobs import JobDatabase, migrate
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.common.images.codec import ImageLimits, encode_image
+from services.common.rpc.statuses import to_status
 from services.common.store.artifacts import ArtifactStore
 from tests.support.few_shot import CLASSES, TENANT, cell_image, store_random_classifier
+from tests.support.icc_profiles import srgb_profile
+from tests.support.tiff_files import tiff_file
 
 
 @pytest.fixture
@@ -93,6 +107,55 @@ def test_bad_image_is_named_by_its_place(registry: ModelRegistry) -> None:
     with pytest.raises(InvalidArgument) as caught:
         prepare(b"no image", "images[3]", model, ImageLimits())
     assert caught.value.field == "images[3]"
+
+
+def test_all_unreadable_images_of_a_call_are_named(registry: ModelRegistry) -> None:
+    model = registry.load(TENANT, "model-1")
+    good = encode_image(cell_image(CLASSES[0], 0))
+    images = [good, b"", good, b"no image", *[b""] * 20]
+    fields = [f"images[{number}]" for number in range(len(images))]
+    with pytest.raises(InvalidArgument) as caught:
+        prepare_all(images, fields, model, ImageLimits())
+    error = caught.value
+    assert error.field == "images[1]" and error.problem == "is empty"
+    named = [error.field, *(field for field, _ in error.further)]
+    assert named[:4] == ["images[1]", "images[3]", "images[4]", "images[5]"]
+    assert len(named) == MAX_NAMED
+    status = to_status(error)
+    bad = error_details_pb2.BadRequest()
+    assert any(detail.Unpack(bad) for detail in status.details)
+    assert [violation.field for violation in bad.field_violations] == named
+    assert len(status.SerializeToString()) < 6000  # as base64 and with the message below 8 KiB
+    assert len(prepare_all([good, good], fields[:2], model, ImageLimits())) == 2
+
+
+def test_alpha_depth_planes_and_profile_leave_the_answer_as_it_is(registry: ModelRegistry) -> None:
+    model = registry.load(TENANT, "model-1")
+    cell = cell_image("lymphocyte", 3)
+    deep = cell.astype(np.uint16) * 257
+    files = {
+        "hidden": encoded(np.dstack([cell, np.zeros(cell.shape[:2], np.uint8)])),
+        "planar": tiff_file(deep, photometric=2, separate=True),
+        "sRGB": encoded(cell, icc_profile=srgb_profile()),
+    }
+    expected = prepare(encode_image(cell), "image", model, ImageLimits())
+    for name, data in files.items():
+        np.testing.assert_array_equal(prepare(data, name, model, ImageLimits()), expected)
+    grey = np.repeat(cell[..., 1:2], 3, 2)
+    stated = tiff_file(
+        (grey[..., 0].astype(np.uint32) * 4095 // 255).astype(np.uint16),
+        photometric=1,
+        tags={281: (3, [4095])},
+    )
+    arrays = [prepare(data, "image", model, ImageLimits()) for data in (encode_image(grey), stated)]
+    rows = table(classify(model, arrays))
+    np.testing.assert_allclose(rows[1], rows[0], atol=0.01)
+
+
+def encoded(pixels: np.ndarray, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", **options)
+    return buffer.getvalue()
 
 
 def test_only_the_most_recently_used_models_stay_loaded(registry: ModelRegistry) -> None:
