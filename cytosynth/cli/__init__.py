@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _told(error: Exception) -> tuple[str, dict[str, object]] | None:
     """One line and a JSON form for the failures a user can do something about."""
     from cytosynth.client.errors import CytosynthError
-    from cytosynth.stack.certs import CertificateError
+    from cytosynth.extras import how_to_install
+    from cytosynth.stack.certificate_files import CertificateError
     from cytosynth.stack.state import StackError
 
     if isinstance(error, CytosynthError):
@@ -55,6 +56,9 @@ def _told(error: Exception) -> tuple[str, dict[str, object]] | None:
     if isinstance(error, StackError | CertificateError):
         line = " ".join(str(error).split())
         return line, {"code": type(error).__name__, "message": line}
+    if isinstance(error, ModuleNotFoundError):
+        needed = how_to_install(error)
+        return (needed, {"code": "FAILED_PRECONDITION", "message": needed}) if needed else None
     if isinstance(error, OSError) and error.filename:
         line = f"{error.filename}: {error.strerror}"
         return line, {"code": "FAILED_PRECONDITION", "message": line}

@@ -79,7 +79,7 @@ def resolve(address: str | None) -> tuple[str, dict[str, Any]]:
 def _credentials(folder: Path, tenant: str | None) -> Any:
     """The authority in ``folder`` and the tenant's certificate; raises if that is missing."""
     from cytosynth.client import tls_credentials
-    from cytosynth.stack.certs import DEFAULT_TENANT, CertificateSet
+    from cytosynth.stack.certificate_files import DEFAULT_TENANT, CertificateSet
 
     names = sorted(path.stem.removeprefix("client-") for path in folder.glob("client-*.pem"))
     found = CertificateSet(folder, tuple(names))

@@ -11,7 +11,6 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -19,55 +18,21 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from cytosynth.stack.certificate_files import (
+    DEFAULT_HOSTS,
+    DEFAULT_TENANT,
+    CertificateError,
+    CertificateSet,
+    Identity,
+    identity_in,
+    tenants_in,
+)
+
 TENANT_URI = "cytosynth://tenant/"
-DEFAULT_HOSTS = ("localhost", "127.0.0.1", "::1")
-DEFAULT_TENANT = "local"
 VALID_DAYS = 365
 RENEW_DAYS = 7
 """Certificates with fewer days left are made anew."""
 _TENANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-
-
-class CertificateError(Exception):
-    """The certificates cannot be made or used; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Identity:
-    """A certificate and its private key, PEM files."""
-
-    certificate: Path
-    key: Path
-
-
-@dataclass(frozen=True)
-class CertificateSet:
-    """What `cytosynth certs` leaves in a folder."""
-
-    directory: Path
-    tenants: tuple[str, ...]
-
-    @property
-    def ca(self) -> Path:
-        """The authority's certificate: what clients and the edge trust."""
-        return self.directory / "ca.pem"
-
-    @property
-    def server(self) -> Identity:
-        return _identity(self.directory, "server")
-
-    def client(self, tenant: str = DEFAULT_TENANT) -> Identity:
-        """The identity of a tenant.
-
-        Raises:
-            CertificateError: no certificate was made for it.
-        """
-        if tenant not in self.tenants:
-            raise CertificateError(
-                f"There is no certificate for tenant '{tenant}' in {self.directory}. "
-                f"Make one: cytosynth certs --tenant {tenant}"
-            )
-        return _identity(self.directory, f"client-{tenant}")
 
 
 def make_certificates(
@@ -99,38 +64,28 @@ def make_certificates(
         _make(directory, tenants, hosts, renew)
     except OSError as error:
         raise CertificateError(f"Cannot write certificates to {directory}: {error}") from error
-    return CertificateSet(directory, _tenants_in(directory))
+    return CertificateSet(directory, tenants_in(directory))
 
 
 def _make(directory: Path, tenants: tuple[str, ...], hosts: tuple[str, ...], renew: bool) -> None:
-    authority = _identity(directory, "ca")
+    authority = identity_in(directory, "ca")
     if renew or not _usable(authority):
         renew = True
-        tenants = tuple(dict.fromkeys((*tenants, *_tenants_in(directory))))
+        tenants = tuple(dict.fromkeys((*tenants, *tenants_in(directory))))
         _write(authority, *_sign_authority())
     ca_certificate, ca_key = _read(authority)
-    server = _identity(directory, "server")
+    server = identity_in(directory, "server")
     if renew or not _usable(server) or not _covers(server, hosts):
         names = x509.SubjectAlternativeName([_host_name(host) for host in hosts])
         usage = ExtendedKeyUsageOID.SERVER_AUTH
         _write(server, *_sign("cytosynth edge", names, usage, ca_certificate, ca_key))
     for tenant in tenants:
-        client = _identity(directory, f"client-{tenant}")
+        client = identity_in(directory, f"client-{tenant}")
         if renew or not _usable(client):
             uri = x509.UniformResourceIdentifier(TENANT_URI + tenant)
             names = x509.SubjectAlternativeName([uri])
             usage = ExtendedKeyUsageOID.CLIENT_AUTH
             _write(client, *_sign(tenant, names, usage, ca_certificate, ca_key))
-
-
-def _identity(directory: Path, name: str) -> Identity:
-    return Identity(directory / f"{name}.pem", directory / f"{name}.key")
-
-
-def _tenants_in(directory: Path) -> tuple[str, ...]:
-    return tuple(
-        sorted(path.stem.removeprefix("client-") for path in directory.glob("client-*.pem"))
-    )
 
 
 def _read(identity: Identity) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

@@ -8,6 +8,7 @@ so that `status` and `down` find all of them, also after the supervisor was kill
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -24,7 +25,7 @@ from typing import Literal
 from cytosynth.file_lock import lock
 from cytosynth.stack import processes as stack_processes
 from cytosynth.stack.addresses import check_port, free_port, refuse_open_plaintext
-from cytosynth.stack.certs import DEFAULT_HOSTS, DEFAULT_TENANT, CertificateSet, make_certificates
+from cytosynth.stack.certificate_files import DEFAULT_HOSTS, DEFAULT_TENANT, CertificateSet
 from cytosynth.stack.probe import ServiceStatus, probe_services
 from cytosynth.stack.state import (
     TOKEN_VARIABLE,
@@ -32,6 +33,7 @@ from cytosynth.stack.state import (
     ClientCertificates,
     NoStack,
     PortTaken,
+    ServicesMissing,
     StackError,
     StackFiles,
     StackInfo,
@@ -45,6 +47,7 @@ __all__ = [
     "NoStack",
     "PortTaken",
     "ServiceStatus",
+    "ServicesMissing",
     "StackError",
     "StackInfo",
     "StackStatus",
@@ -105,9 +108,10 @@ def up(
         apps: import path of the function that builds the Serve applications.
 
     Raises:
-        AlreadyRunning, PortTaken, StartupFailed, StackError.
-        cytosynth.stack.certs.CertificateError: the certificates cannot be made.
+        AlreadyRunning, PortTaken, ServicesMissing, StartupFailed, StackError.
+        cytosynth.stack.certificate_files.CertificateError: the certificates cannot be made.
     """
+    check_installed()
     began = time.monotonic()
     files = StackFiles(state_dir or default_state_dir())
     files.logs.mkdir(parents=True, exist_ok=True)
@@ -125,6 +129,20 @@ def up(
         wanted = client_certificates or ("optional" if tls else "none")
         supervisor, info = _start_supervisor(files, host, port, certificates, wanted, apps)
     return _wait_until_ready(files, supervisor, info, began, timeout_seconds, on_progress)
+
+
+def check_installed() -> None:
+    """Checks that this installation holds the services.
+
+    Raises:
+        ServicesMissing: It is the client alone.
+    """
+    try:
+        found = all(importlib.util.find_spec(name) for name in ("services.launch", "ray"))
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        raise ServicesMissing
 
 
 def down(state_dir: Path | None = None, timeout_seconds: float = _STOP_SECONDS) -> bool:
@@ -182,6 +200,8 @@ def _one_at_a_time(files: StackFiles) -> Iterator[None]:
 
 
 def _certificates(directory: Path, host: str) -> CertificateSet:
+    from cytosynth.stack.certs import make_certificates  # cryptography is no client's need
+
     named = () if host in ("0.0.0.0", "::") else (host,)
     return make_certificates(directory, hosts=dict.fromkeys((*DEFAULT_HOSTS, *named)))
 

@@ -143,6 +143,16 @@ class PortTaken(StackError):
         )
 
 
+class ServicesMissing(StackError):
+    """This installation is the client alone."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The services are not installed here: run 'make setup' in a checkout of Cytosynth and "
+            "use its command, or name services that run elsewhere with --address."
+        )
+
+
 class StartupFailed(StackError):
     """The stack did not become ready and was stopped again; `log_path` holds all it said."""
 

@@ -113,6 +113,10 @@ def demo(
     json: AsJson = False,
 ) -> None:
     """Run the whole pipeline on a phantom hospital: no data, network or GPU needed."""
+    from cytosynth.stack import stack as local_stack
+
+    if address is None:
+        local_stack.check_installed()
     from cytosynth.workflows.demo import demo_options
 
     _check_preset(preset)

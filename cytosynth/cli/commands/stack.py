@@ -113,7 +113,8 @@ def certs(
     json: AsJson = False,
 ) -> None:
     """Make certificates for development: an authority, the edge's, one per tenant."""
-    from cytosynth.stack.certs import DEFAULT_HOSTS, DEFAULT_TENANT, make_certificates
+    from cytosynth.stack.certificate_files import DEFAULT_HOSTS, DEFAULT_TENANT
+    from cytosynth.stack.certs import make_certificates
 
     made = make_certificates(
         out,

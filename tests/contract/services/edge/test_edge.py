@@ -12,7 +12,8 @@ import pytest
 
 from cytosynth.client.errors import error_from_rpc
 from cytosynth.service_methods import SERVICES
-from cytosynth.stack.certs import CertificateSet, make_certificates
+from cytosynth.stack.certificate_files import CertificateSet
+from cytosynth.stack.certs import make_certificates
 from services.edge.render import EdgeConfig, EdgeTls
 from tests.support.collector import Collector, collecting
 from tests.support.edge import (

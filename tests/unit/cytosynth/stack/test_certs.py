@@ -9,7 +9,8 @@ import pytest
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from cytosynth.stack.certs import CertificateError, make_certificates
+from cytosynth.stack.certificate_files import CertificateError
+from cytosynth.stack.certs import make_certificates
 
 
 def _load(path: Path) -> x509.Certificate:

@@ -1,0 +1,23 @@
+"""Optional dependencies: which extra brings a package that is not installed."""
+
+from __future__ import annotations
+
+EXTRAS = {
+    "PIL": "phantoms,review",
+    "cryptography": "services",
+    "jinja2": "review",
+    "numpy": "phantoms,review",
+    "opentelemetry": "traces",
+    "scipy": "phantoms",
+    "starlette": "review",
+    "uvicorn": "review",
+}
+"""Extras of ``pyproject.toml`` by the module that an installation without them lacks."""
+
+
+def how_to_install(error: ModuleNotFoundError) -> str | None:
+    """Says in one sentence how to install what is missing; None if no extra brings it."""
+    module = (error.name or "").partition(".")[0]
+    if module not in EXTRAS:
+        return None
+    return f"{module} is not installed; run: pip install 'cytosynth[{EXTRAS[module]}]'"
