@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from services.common.models.processor import computes_in_bfloat16
+from services.common.processor import computes_in_bfloat16
 
 
 def native_bfloat16(device: str = "cpu") -> torch.autocast:

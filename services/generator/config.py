@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from services.common.models.processor import computes_in_bfloat16
+from services.common.processor import computes_in_bfloat16
 from services.common.settings import CommonSettings
 from services.generator.autoscale import AutoscaleSettings
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from services.common.models.processor import computes_in_bfloat16
+from services.common.processor import computes_in_bfloat16
 
 
 @contextmanager

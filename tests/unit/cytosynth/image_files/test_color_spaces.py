@@ -13,7 +13,7 @@ from PIL import Image
 
 from cytosynth.image_files.decoding import decode_rgb
 from cytosynth.image_files.errors import UnreadableImageError
-from tests.support.icc_profiles import (
+from tests.support.image_files.icc_profiles import (
     ADOBE_RGB,
     SRGB,
     grey_profile,
@@ -21,7 +21,7 @@ from tests.support.icc_profiles import (
     srgb_of,
     srgb_profile,
 )
-from tests.support.tiff_files import tiff_file
+from tests.support.image_files.tiff_files import tiff_file
 
 COLORS = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 ADOBE = rgb_profile(ADOBE_RGB, 2.2)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cytosynth.image_files.decoding import decode_rgb
 from cytosynth.image_files.errors import UnreadableImageError
-from tests.support.tiff_files import tiff_file
+from tests.support.image_files.tiff_files import tiff_file
 
 SMALL = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
 RGB = np.asarray(Image.fromarray(SMALL).resize((40, 30))).copy()

@@ -29,8 +29,8 @@ from services.common.images.codec import ImageLimits, encode_image
 from services.common.rpc.statuses import to_status
 from services.common.store.artifacts import ArtifactStore
 from tests.support.few_shot import CLASSES, TENANT, cell_image, store_random_classifier
-from tests.support.icc_profiles import srgb_profile
-from tests.support.tiff_files import tiff_file
+from tests.support.image_files.icc_profiles import srgb_profile
+from tests.support.image_files.tiff_files import tiff_file
 
 
 @pytest.fixture
