@@ -49,7 +49,7 @@ from pretraining.native_bfloat16 import native_bfloat16
 from pretraining.tokenizer import MAX_TOKENS, build_tokenizer
 from pretraining.train_autoencoder import corpus_parser, load_corpus
 from services.trainer.adapters.diffusion_loss import target_and_weight
-from services.trainer.augmentation.augment import turn
+from services.trainer.augmentation.augment import augment_geometry
 from services.trainer.augmentation.settings import AugmentSettings
 
 BATCH = 64
@@ -170,7 +170,7 @@ class FreshLatents:
         for views, chosen in ((_TURNED, ~self._is_real[rows]), (_REAL_TURNED, self._is_real[rows])):
             if chosen.any():
                 where = torch.from_numpy(np.flatnonzero(chosen)).to(self._device)
-                pixels[where] = turn(pixels[where], self._generator, views).clamp(0, 1)
+                pixels[where] = augment_geometry(pixels[where], self._generator, views).clamp(0, 1)
         return encode(self._vae, pixels * 2 - 1)
 
 

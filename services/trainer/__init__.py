@@ -1,1 +1,1 @@
-"""Keeps datasets, trains adapters and classifiers, writes reports."""
+"""The trainer: keeps datasets, trains adapters and classifiers, writes reports."""

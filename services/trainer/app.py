@@ -2,7 +2,7 @@
 
     client ──gRPC──▶ Trainer (front: datasets, jobs; no torch) ──▶ job database ◀── JobRunner × N
 
-The front writes jobs down; detached runners lease them. Neither needs the other to be alive.
+The front stores jobs; detached runners lease them. Neither needs the other to be alive.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from services.trainer.jobs.runner import ensure_runners
 from services.trainer.service import TrainerService
 
 APP_NAME = "trainer"
-_LOOK_SECONDS = 2.0
+_POLL_SECONDS = 2.0
 _FIGURES_SECONDS = 5.0
 _SWEEP_SECONDS = 3600.0
 #: How long drafts, and checkpoints of failed jobs, are kept for whoever goes on with them.
@@ -36,47 +36,47 @@ log = logging.getLogger(__name__)
 
 
 class Trainer(TrainerService):
-    """The front; a thread of it sees to it that waiting jobs have a runner."""
+    """The front: gRPC handlers, and a thread that starts runners for waiting jobs."""
 
     def __init__(self, settings: TrainerSettings) -> None:
         configure_logging()
         traces.start(settings.traces_endpoint, APP_NAME)
         set_observer(metrics_observer(serve.metrics))
         migrate(settings.database_url)
-        self._work_came = threading.Event()
+        self._work_arrived = threading.Event()
         store = ArtifactStore(settings.store_uri)
         database = JobDatabase(settings.database_url)
-        super().__init__(settings, store, database, self._work_came.set)
+        super().__init__(settings, store, database, self._work_arrived.set)
         threading.Thread(target=self._keep_runners, name="runners", daemon=True).start()
         threading.Thread(target=self._keep_figures, name="figures", daemon=True).start()
 
     def _keep_runners(self) -> None:
         swept = 0.0
         while True:
-            came = self._work_came.wait(_LOOK_SECONDS)
-            self._work_came.clear()
+            arrived = self._work_arrived.wait(_POLL_SECONDS)
+            self._work_arrived.clear()
             try:
-                if came or self._database.has_work():
+                if arrived or self._database.has_work():
                     self._handles = ensure_runners(self._settings)
                 if time.monotonic() - swept > _SWEEP_SECONDS or not swept:
                     swept = time.monotonic()
                     self._store.sweep_drafts(_STALE_SECONDS)
                     sweep_checkpoints(self._store, self._database, _STALE_SECONDS)
             except Exception:
-                log.exception("looking after the job runners failed")
+                log.exception("the job runners could not be checked")
 
     def _keep_figures(self) -> None:
         figures, metrics = JobFigures(self._settings.database_url, KINDS), _JobMetrics()
         while True:
             try:
-                metrics.set(figures.look())
+                metrics.set(figures.read())
             except Exception:
-                log.exception("looking at the jobs failed")
+                log.exception("the figures of the jobs could not be read")
             time.sleep(_FIGURES_SECONDS)
 
 
 class _JobMetrics:
-    """``ray.serve.metrics`` of all jobs; a front tells, as runners come and go."""
+    """``ray.serve.metrics`` of all jobs, exported by the front: runners come and go."""
 
     def __init__(self) -> None:
         from ray.serve import metrics
@@ -89,17 +89,17 @@ class _JobMetrics:
             ),
             "silent": metrics.Gauge(
                 name + "job_silent_seconds",
-                "Since the last sign of life of the running job that is silent for longest.",
+                "Since the last heartbeat of the running job that is silent for longest.",
                 tag_keys=kind,
             ),
             "unmoved": metrics.Gauge(
                 name + "job_unmoved_seconds",
-                "Since the running job that stands still for longest last made a step.",
+                "Since the running job that has stalled for longest last made a step.",
                 tag_keys=kind,
             ),
             "attempts": metrics.Gauge(
                 name + "job_attempts",
-                "How often a runner took up the job, most of all unfinished jobs.",
+                "Most attempts of any unfinished job.",
                 tag_keys=kind,
             ),
         }
@@ -111,7 +111,7 @@ class _JobMetrics:
         )
 
     def set(self, figures: Figures) -> None:
-        """Shows the figures of this moment."""
+        """Exports the figures."""
         for (kind, state), number in figures.counts.items():
             self._jobs.set(number, tags={"kind": kind, "state": state})
         for name, gauge in self._by_kind.items():
@@ -122,7 +122,7 @@ class _JobMetrics:
 
 
 def build_app(settings: TrainerSettings | None = None) -> serve.Application:
-    """The whole graph: one front; its runners are started when there is work."""
+    """The application: one front; runners are started when there is work."""
     settings = settings or TrainerSettings.load()
     front = serve.deployment(Trainer).options(
         name="Trainer",

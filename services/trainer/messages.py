@@ -1,4 +1,4 @@
-"""Between protobuf messages and the trainer's own words: settings in, resources out."""
+"""Converts between protobuf messages and domain objects: settings in, resources out."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def report_message(manifest: Mapping[str, Any], digest: str) -> pb.Report:
 
 
 def proof_message(proof: Mapping[str, Any]) -> pb.DeletionProof:
-    """What the store proved about a deletion."""
+    """The store's proof of a deletion."""
     return pb.DeletionProof(
         name=proof["name"],
         num_objects=proof["num_objects"],

@@ -1,4 +1,4 @@
-"""Takes a dataset off a stream: a header, images, and a last message without which none is kept."""
+"""Receives a dataset from a client's stream; without the final message nothing is kept."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ async def receive_dataset(
 
     Raises:
         InvalidArgument: If a message is out of order, an image is bad, or the stream ends or
-            falls silent before its commit. Nothing is kept then.
+            stays silent before its commit. Nothing is kept then.
+        ResourceExhausted: If the dataset is over its limits.
     """
     first = await _next(requests, settings, 0)
     if first.WhichOneof("part") != "header":

@@ -32,7 +32,7 @@ CHUNK_BYTES = 1_000_000
 
 
 class TrainerService:
-    """The handlers; ``wake_runner`` is told that there is work."""
+    """The handlers; ``wake_runner`` is called when there is a new job."""
 
     def __init__(
         self,
@@ -228,7 +228,7 @@ class TrainerService:
         shown: Job | None = None
         while shown is None or not shown.is_final:
             job = await self._job(request.name, call)
-            # Every sign of life touches update_time; only what a reader sees counts as change.
+            # Every heartbeat sets update_time; only what a reader sees counts as a change.
             if shown is None or replace(job, update_time=shown.update_time) != shown:
                 yield pb.WatchJobResponse(job=messages.job_message(job))
                 shown = job

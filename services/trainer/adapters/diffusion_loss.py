@@ -1,4 +1,4 @@
-"""What a diffusion UNet predicts and is trained to, and how much each noise level counts."""
+"""Prediction, training target and loss weight of a diffusion UNet."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def predict(
     """The UNet's answer (N, C, h, w); each distinct prompt runs through the text encoders once.
 
     Args:
-        pipeline: With or without LoRA on it.
-        noisy: Noisy latents (N, C, h, w) on its device.
-        timesteps: N of them, on its device.
+        pipeline: The base, with or without LoRA.
+        noisy: Noisy latents (N, C, h, w) on the pipeline's device.
+        timesteps: N timesteps, on the same device.
         prompts: N texts.
     """
     distinct = sorted(set(prompts))
@@ -32,8 +32,8 @@ def predict(
     embeddings = encode_prompts(pipeline, distinct)
     extra: dict[str, Any] = {}
     if embeddings.pooled is not None:
-        side = float(image_size(pipeline))
-        time_ids = torch.tensor([[side, side, 0.0, 0.0, side, side]] * len(rows))
+        size = float(image_size(pipeline))
+        time_ids = torch.tensor([[size, size, 0.0, 0.0, size, size]] * len(rows))
         extra["added_cond_kwargs"] = {
             "text_embeds": embeddings.pooled[rows],
             "time_ids": time_ids.to(noisy.device),
@@ -53,10 +53,10 @@ def target_and_weight(
     alpha: torch.Tensor,
     min_snr_gamma: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the UNet is to predict, and each image's weight in the loss (min-SNR).
+    """The UNet's training target, and each image's weight in the loss (min-SNR).
 
     Without min-SNR, a UNet that predicts the image itself is weighted as one that predicts
-    velocity, up to ``_HEAVIEST``: unweighted, what it draws at little noise would hardly count.
+    velocity, up to ``_HEAVIEST``: unweighted, its predictions at little noise would hardly count.
     """
     signal_to_noise = (alpha / (1 - alpha).clamp(min=1e-8)).clamp(min=1e-8)
     cap = signal_to_noise.clamp(max=min_snr_gamma) if min_snr_gamma else None

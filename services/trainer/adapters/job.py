@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def validate(
     spec: dict[str, Any], store: ArtifactStore, tenant: str, settings: TrainerSettings
 ) -> dict[str, Any]:
-    """Checks a request before there is a job.
+    """Checks a request before a job is made of it.
 
     Args:
         spec: ``dataset`` (resource name), ``base`` (name or empty), ``settings`` (what was set).
@@ -41,7 +41,7 @@ def validate(
         NotFound: If there is no such dataset.
         FailedPrecondition: If the dataset cannot train an adapter of this base.
     """
-    recipe = AdapterSettings.from_spec(spec.get("settings") or {})
+    wanted = AdapterSettings.from_spec(spec.get("settings") or {})
     dataset_id = dataset_id_of(store, tenant, spec["dataset"], "dataset")
     base = resolve_base(spec.get("base") or settings.default_base, settings.models_dir)
     dataset = store.get_manifest(tenant, DATASETS, dataset_id)
@@ -51,7 +51,7 @@ def validate(
         "dataset": spec["dataset"],
         "base": base.name,
         "base_revision": base.revision,
-        "settings": recipe.for_images(num_images).to_dict(),
+        "settings": wanted.for_images(num_images).to_dict(),
     }
 
 
@@ -64,7 +64,7 @@ def run(spec: dict[str, Any], ctx: JobContext) -> str:
     from services.trainer.adapters.membership_inference import audit_adapter, audit_counts
     from services.trainer.adapters.training import SHARED, train_adapter
 
-    recipe = AdapterSettings.from_spec(spec["settings"])
+    settings = AdapterSettings.from_spec(spec["settings"])
     dataset_id = resource_names.parse(DATASETS, spec["dataset"], "dataset")
     base = resolve_base(spec["base"], ctx.settings.models_dir)
     if base.revision != spec["base_revision"]:
@@ -77,13 +77,13 @@ def run(spec: dict[str, Any], ctx: JobContext) -> str:
         data.images,
         data.class_ids,
         base,
-        recipe,
+        settings,
         ctx.progress,
         ctx.checkpoints,
         device=ctx.settings.torch_device(),
     )
-    # Held-out images are read here for the first time, when nothing of the adapter can change any
-    # more. All that leaves this audit is a few figures in the manifest; nothing is chosen by them.
+    # Held-out images are read here for the first time, when the adapter can no longer change. Only
+    # a few figures in the manifest come from this audit, and nothing is chosen by them.
     most = audit_counts(side_digests(dataset, "train"), side_digests(dataset, "test"))
     membership = audit_adapter(
         base,
@@ -91,7 +91,7 @@ def run(spec: dict[str, Any], ctx: JobContext) -> str:
         load_images(ctx.store, ctx.tenant, dataset_id, "train", size, ctx.settings, most),
         load_images(ctx.store, ctx.tenant, dataset_id, "test", size, ctx.settings, most),
         ctx.progress,
-        recipe.seed,
+        settings.seed,
         ctx.settings.torch_device(),
     )
     metrics = dict(fitted.metrics)
@@ -108,17 +108,17 @@ def run(spec: dict[str, Any], ctx: JobContext) -> str:
             "parents": [spec["dataset"]],
             "base": base.name,
             "base_revision": base.revision,
-            "settings": recipe.to_dict(),
-            "seed": recipe.seed,
+            "settings": settings.to_dict(),
+            "seed": settings.seed,
             "code_version": code_version(),
             "metrics": metrics,
             "digests": sorted(data.digests),
             "phashes": training_phashes(dataset),
             "body": {
                 "dataset": spec["dataset"],
-                "layout": "per_class" if recipe.per_class else SHARED,
+                "layout": "per_class" if settings.per_class else SHARED,
                 "class_ids": class_ids,
-                "lora": recipe.lora.to_dict(),
+                "lora": settings.lora.to_dict(),
                 "center_crop": dataset["body"]["center_crop"],
                 "privacy": {"membership_inference": membership},
             },

@@ -1,4 +1,4 @@
-"""Encodes images once, so that training sees latents only."""
+"""Encodes images once, so that training reads latents only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from services.trainer.augmentation.augment import turn
+from services.trainer.augmentation.augment import augment_geometry
 from services.trainer.augmentation.settings import AugmentSettings
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ PHASE_ENCODE = "encoding images"
 MAX_ENCODED = 16_384
 """Encoded images kept in memory, at most; beyond, fewer orientations are encoded."""
 MAX_RANDOM = 2_048
-"""Encoded images, at most, where some views are random ones: with more images, eight orientations
-are variety enough."""
+"""Encoded images, at most, where some views are random: with more images, eight orientations are
+variety enough."""
 NUM_ORIENTATIONS = 8
 _RANDOM_VIEW = AugmentSettings(resample_share=1.0, scale=0.15, translate=0.06)
 
@@ -40,11 +40,11 @@ class EncodedImages:
     class_ids: tuple[str, ...]
 
     def rows_of(self, class_id: str) -> list[int]:
-        """Which images are of the class."""
+        """Indices of the images of the class."""
         return [row for row, each in enumerate(self.class_ids) if each == class_id]
 
-    def draw(self, class_id: str, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation, (C, h, w), of a view of an image of the class."""
+    def sample(self, class_id: str, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation, (C, h, w), of a random view of the class."""
         row = int(rng.choice(self.rows_of(class_id)))
         view = int(rng.integers(self.mean.shape[1]))
         return self.mean[row, view], self.std[row, view]
@@ -61,9 +61,9 @@ def encode_images(
 ) -> EncodedImages:
     """Latent distributions of all images in several views.
 
-    The first view is upright; up to eight are turns and mirror images; further ones are turned by
-    any angle, zoomed and shifted, and drawn by ``seed``. There are fewer than ``num_views`` where
-    there are many images (``MAX_ENCODED``, ``MAX_RANDOM``).
+    The first view is upright, up to eight are the orientations. Further ones are rotated by any
+    angle, zoomed and shifted at random, with ``seed``. Many images get fewer views than
+    ``num_views`` (``MAX_ENCODED``, ``MAX_RANDOM``).
     """
     num_views = _affordable(num_views, len(images))
     num_random = max(0, num_views - NUM_ORIENTATIONS)
@@ -71,11 +71,14 @@ def encode_images(
     means, stds = [], []
     for index, image in enumerate(images):
         progress(PHASE_ENCODE, index, len(images), {})
-        ways = np.stack([_oriented(image, way) for way in range(min(num_views, NUM_ORIENTATIONS))])
-        pixels = torch.from_numpy(ways).permute(0, 3, 1, 2).float() / 255
+        orientations = range(min(num_views, NUM_ORIENTATIONS))
+        oriented = np.stack([_oriented(image, each) for each in orientations])
+        pixels = torch.from_numpy(oriented).permute(0, 3, 1, 2).float() / 255
         if num_random:
             repeated = pixels[:1].expand(num_random, -1, -1, -1)
-            pixels = torch.cat([pixels, turn(repeated, generator, _RANDOM_VIEW).clamp(0, 1)])
+            pixels = torch.cat(
+                [pixels, augment_geometry(repeated, generator, _RANDOM_VIEW).clamp(0, 1)]
+            )
         parts = [_encode(pipeline, some) for some in pixels.split(NUM_ORIENTATIONS)]
         means.append(torch.cat([mean for mean, _ in parts]))
         stds.append(torch.cat([std for _, std in parts]))
@@ -101,13 +104,13 @@ def _affordable(num_views: int, num_images: int) -> int:
     return num_views
 
 
-def _oriented(image: np.ndarray, way: int) -> np.ndarray:
-    turned = np.rot90(image, way % 4)
-    return np.ascontiguousarray(turned[:, ::-1] if way >= 4 else turned)
+def _oriented(image: np.ndarray, orientation: int) -> np.ndarray:
+    rotated = np.rot90(image, orientation % 4)
+    return np.ascontiguousarray(rotated[:, ::-1] if orientation >= 4 else rotated)
 
 
 def _scale(pipeline: Pipeline, latents: torch.Tensor, shift: bool) -> torch.Tensor:
-    """Raw latents as the UNet takes them: the inverse of ``bases.decode_latents``."""
+    """Raw latents as the UNet takes them: the inverse of ``pipelines.decode_latents``."""
     config = pipeline.vae.config
     if shift:
         latents = latents - (getattr(config, "shift_factor", None) or 0.0)

@@ -1,20 +1,19 @@
-"""Membership inference: can one tell from an adapter which images it was trained on?
+"""Membership inference: does an adapter reveal which images trained it?
 
 The attack compares how well the base denoises an image with and without the adapter. An image that
-the adapter has learned by heart gains more than one it has never seen:
+the adapter has memorized gains more than one it has never seen:
 
 - The denoising loss at middle noise tells members best (Matsumoto et al. 2023, "Membership
   Inference Attacks against Diffusion Models"; Carlini et al. 2023, "Extracting Training Data from
   Diffusion Models", section 5.2).
-- Images differ in how hard they are. The loss under the base, which has seen neither side, takes
-  that out (difficulty calibration, Watson et al. 2022), and so does comparing within a class.
-- Beside the AUC stands the share of members found while few others are accused (true positive
-  rate at 5 % and 1 % false positives, Carlini et al. 2022, "Membership Inference Attacks From
-  First Principles").
+- Images differ in difficulty. Subtracting the loss under the base, which has seen neither split,
+  takes that out (difficulty calibration, Watson et al. 2022), and so does comparing within a class.
+- Beside the AUC stands the true positive rate at 5 % and 1 % false positives (Carlini et al. 2022,
+  "Membership Inference Attacks From First Principles").
 
-It knows the prompt and both sets of weights, as somebody with the artifact would, and not the
-order or noise of training; stronger attacks train many adapters (shadow models) first. An AUC of
-0.5 says that this attack learns nothing, not that there is nothing to learn.
+The attacker knows the prompt and both sets of weights, as whoever holds the artifact does, but not
+the order or noise of training. Stronger attacks train many adapters (shadow models) first. An AUC
+of 0.5 says that this attack learns nothing, not that there is nothing to learn.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ METHOD = (
     "(0.3 to 0.7 of the schedule), within classes; threshold attack"
 )
 MAX_IMAGES = 96
-"""Members, and non-members, at most: the interval is then about 0.08 to each side."""
+"""Members, and non-members, at most: the interval is then about ± 0.08."""
 _NOISE_LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7)
 """Shares of the training timesteps. At less noise the small bases' adapters give nothing away, and
 a mean over such levels would flatter them (docs/lab-notebook.md)."""
@@ -55,7 +54,7 @@ _NUM_RESAMPLES = 2000
 
 
 def audit_counts(members: Mapping[str, Sized], non_members: Mapping[str, Sized]) -> dict[str, int]:
-    """Images of each class on either side: as many members as others, ``MAX_IMAGES`` at most.
+    """Images of each class to audit: as many members as others, at most ``MAX_IMAGES``.
 
     With equal numbers the attack cannot win by telling classes apart.
 
@@ -66,7 +65,7 @@ def audit_counts(members: Mapping[str, Sized], non_members: Mapping[str, Sized])
     most = {each: min(len(m), len(non_members.get(each, ()))) for each, m in members.items()}
     limits = range(1, 1 + max(most.values(), default=0))
     fitting = [limit for limit in limits if _total(most, limit) <= MAX_IMAGES]
-    # More classes than images may be used: one of each, of the first classes.
+    # With more classes than images allowed: one image each of the first classes.
     limit = fitting[-1] if fitting else 1
     chosen = {each: min(num, limit) for each, num in most.items() if num}
     return dict(sorted(chosen.items())[:MAX_IMAGES])
@@ -85,21 +84,21 @@ def audit_adapter(
     seed: int = 0,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """How well the attack tells members from non-members.
+    """Attacks an adapter: how well are members told from non-members?
 
     Args:
-        base: What the adapter was trained on.
+        base: The base that the adapter was trained on.
         files: LoRA file by path: ``shared/…`` or ``<class_id>/…``.
-        members: Training images at the base's side, as many of each class as ``non_members`` has.
+        members: Training images at the base's size, as many of each class as ``non_members``.
         non_members: Held-out images.
         progress: Called for every batch; what it raises ends the audit.
-        seed: Of noise and resamples.
+        seed: Seed of noise and bootstrap resamples.
         device: torch device.
 
     Returns:
         ``auc`` with its 95 % interval ``low``, ``high``; ``tpr_at_5_fpr``, ``tpr_at_1_fpr``;
         ``num_members``, ``num_non_members``, ``method``. ``auc`` is None, with a ``reason``,
-        where there are fewer than two images on a side or a loss is not finite.
+        where a split has fewer than two images or a loss is not finite.
     """
     counts = {"num_members": len(members.images), "num_non_members": len(non_members.images)}
     if min(counts.values()) < 2:
@@ -126,18 +125,17 @@ def gains(
     progress: ProgressFn,
     seed: int,
 ) -> np.ndarray:
-    """By how much the adapter lowers the denoising loss of each image, (N,); arguments as above.
+    """Reduction of each image's denoising loss by the adapter, (N,); arguments as above.
 
-    Images are looked at upright. In training they came in eight orientations, the upright one as
-    often as any other.
+    Images are upright. In training they came in eight orientations, all equally often.
     """
     latents = encode_images(pipeline, images, class_ids, progress, num_views=1).mean[:, 0]
-    everyone = list(range(len(images)))
+    all_rows = list(range(len(images)))
     rows_of = {
-        path: [row for row in everyone if path.split("/")[0] in (SHARED, class_ids[row])]
+        path: [row for row in all_rows if path.split("/")[0] in (SHARED, class_ids[row])]
         for path in sorted(files)
     }
-    num_steps = len(_NOISE_LEVELS) * sum(len(_batches(r)) for r in (everyone, *rows_of.values()))
+    num_steps = len(_NOISE_LEVELS) * sum(len(_batches(r)) for r in (all_rows, *rows_of.values()))
     steps = iter(range(num_steps))
 
     def losses(rows: list[int]) -> np.ndarray:
@@ -146,7 +144,7 @@ def gains(
 
         return _losses(pipeline, latents[rows], [class_ids[row] for row in rows], seed, tick)
 
-    found = losses(everyone)
+    found = losses(all_rows)
     for path, rows in rows_of.items():
         lora.load_lora(pipeline, files[path])
         found[rows] -= losses(rows)
@@ -163,7 +161,7 @@ def _losses(
 ) -> np.ndarray:
     """Denoising loss of each latent (N, C, h, w), mean over noise levels: (N,).
 
-    Every image gets the same noise, with and without the adapter, so that differences are theirs.
+    Every image gets the same noise, with and without the adapter, so that only images differ.
     """
     device = pipeline.unet.device
     alphas_cumprod = pipeline.scheduler.alphas_cumprod.float()
@@ -195,7 +193,7 @@ def _batches(rows: list[int]) -> list[list[int]]:
 
 
 def _within_classes(scores: np.ndarray, class_ids: Sequence[str]) -> np.ndarray:
-    """Scores less the mean of their class, over members and as many others alike."""
+    """Scores minus the mean of their class over members and non-members."""
     names = np.array(class_ids)
     centred = scores.copy()
     for class_id in set(class_ids):
@@ -207,9 +205,9 @@ def attack_figures(members: np.ndarray, others: np.ndarray, seed: int) -> dict[s
     """AUC, its 95 % bootstrap interval, and true positive rates at few false positives.
 
     Args:
-        members: Scores of members, (M,); higher means "was trained on".
+        members: Scores of members, (M,); a higher score means "was trained on".
         others: Scores of non-members, (N,).
-        seed: Of the resamples of both sides.
+        seed: Seed of the bootstrap resamples.
     """
     labels = np.repeat([1, 0], [len(members), len(others)])
     scores = np.concatenate([members, others])

@@ -1,11 +1,11 @@
-"""Cells that the base draws by itself, stained like the training images: prior preservation.
+"""Prior preservation: images that the base generates, stained like the training images.
 
-A few images do not show all that cells of a class can look like, and an adapter that sees nothing
-else forgets what its base knew about them (DreamBooth, Ruiz et al. 2023, section 3.3). So it also
-trains on the base's own cells. They take the colours of the training images first, and lose what
-detail those do not show, as the base's laboratory is what the adapter is to replace: a cell those
-of a training image of its class (eosinophils are red), on the background of any training image
-(the few images of a class often share one, which must not become a mark of the class).
+A few images do not show all that cells of a class can look like. An adapter that sees nothing else
+forgets what its base knew about them (DreamBooth, Ruiz et al. 2023, section 3.3), so it also trains
+on the base's own cells. The adapter must replace the base's laboratory. Therefore those cells first
+take the colours and the sharpness of the training images: each cell the colours of a training image
+of its class (eosinophils are red), on the background of any training image. The few images of a
+class often share a background, which must not become a mark of the class.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from services.common.models.pipelines import Pipeline
     from services.trainer.compute.training_run import ProgressFn
 
-PHASE_PRIOR = "drawing cells of the base"
+PHASE_PRIOR = "generating cells with the base"
 _NUM_STEPS, _GUIDANCE_SCALE = 8, 2.0
 _BATCH_SIZE = 16
 
@@ -34,11 +34,11 @@ _BATCH_SIZE = 16
 def known_classes(
     class_ids: Sequence[str], known: Sequence[str] | None
 ) -> dict[str, tuple[str, ...]]:
-    """By what names the base knows these classes; those that it does not know are left out.
+    """Names under which the base knows these classes; unknown classes are left out.
 
     Args:
-        class_ids: Of the training images.
-        known: The base's; None where it does not say, as general bases do not.
+        class_ids: Class ids of the training images.
+        known: Class ids of the base; None for a general base, which names none.
     """
     names = {each: narrower_classes(each) for each in sorted(set(class_ids))}
     found = {each: tuple(n for n in names[each] if n in (known or ())) for each in names}
@@ -46,7 +46,7 @@ def known_classes(
 
 
 @torch.no_grad()
-def draw_prior_images(
+def generate_prior_images(
     pipeline: Pipeline,
     names: Mapping[str, Sequence[str]],
     num_per_class: int,
@@ -55,17 +55,17 @@ def draw_prior_images(
     seed: int,
     progress: ProgressFn,
 ) -> tuple[np.ndarray, list[str]]:
-    """Draws cells of the base.
+    """Generates cells with the base, in the stains of the training images.
 
     Args:
-        pipeline: The base, no adapter on it.
-        names: What to ask for, by class id; several take turns.
+        pipeline: The base, without an adapter.
+        names: Names to prompt with, by class id; several names of a class alternate.
         num_per_class: Images of each class.
-        training_images: uint8 (N, S, S, 3); whose stains they get, each of the class as likely,
-            whose backgrounds, each as likely, and the sharpness of all of them.
-        training_class_ids: N of them, every class of ``names`` among them.
-        seed: Of everything that is drawn.
-        progress: Called for every batch; what it raises ends the drawing.
+        training_images: uint8 (N, S, S, 3). Each generated cell gets the stain of one of its class
+            and the background of any, chosen at random, and the sharpness of all of them.
+        training_class_ids: N class ids, every class of ``names`` among them.
+        seed: Seed of every random value.
+        progress: Called for every batch; what it raises ends the generation.
 
     Returns:
         Images, uint8 (M, S, S, 3), and their M class ids.
@@ -84,28 +84,28 @@ def draw_prior_images(
             progress(PHASE_PRIOR, start, len(asked), {})
             part = asked[start : start + _BATCH_SIZE]
             seeds = torch.randint(2**62, (len(part),), generator=rng).tolist()
-            drawn = _draw(pipeline, [class_prompt(name) for _, name in part], seeds)
-            images.append(_restained(drawn, [members[each] for each, _ in part], stains, rng))
+            generated = _generate(pipeline, [class_prompt(name) for _, name in part], seeds)
+            images.append(_restained(generated, [members[each] for each, _ in part], stains, rng))
     alike = match_sharpness(torch.cat(images), examples)
     pixels = (alike * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return pixels, [class_id for class_id, _ in asked]
 
 
-def _draw(pipeline: Pipeline, prompts: list[str], seeds: list[int]) -> torch.Tensor:
-    drawn = pipeline(
+def _generate(pipeline: Pipeline, prompts: list[str], seeds: list[int]) -> torch.Tensor:
+    latents = pipeline(
         prompt=prompts,
         num_inference_steps=_NUM_STEPS,
         guidance_scale=_GUIDANCE_SCALE,
         generator=[torch.Generator().manual_seed(each) for each in seeds],
         output_type="latent",
     ).images
-    return (decode_latents(pipeline, drawn).float() / 2 + 0.5).clamp(0, 1).cpu()
+    return (decode_latents(pipeline, latents).float() / 2 + 0.5).clamp(0, 1).cpu()
 
 
 def _restained(
     images: torch.Tensor, members: list[list[int]], stains: CellStains, rng: torch.Generator
 ) -> torch.Tensor:
-    """Each in the stain of one of its ``members``, on the background of any training image."""
+    """Gives each image the stain of one of its ``members`` and the background of any image."""
     behind = torch.randint(len(stains.background), (len(images),), generator=rng)
     of_class = [own[int(torch.randint(len(own), (1,), generator=rng))] for own in members]
     return restain(images, stains.background[behind], stains.stained[of_class])
@@ -113,7 +113,7 @@ def _restained(
 
 @contextmanager
 def _few_steps(pipeline: Pipeline) -> Iterator[None]:
-    """With a solver that needs few steps (UniPC, Zhao et al. 2023) instead of its own."""
+    """Replaces the solver by one that needs few steps (UniPC, Zhao et al. 2023)."""
     from diffusers import UniPCMultistepScheduler
 
     before = pipeline.scheduler

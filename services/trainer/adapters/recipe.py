@@ -1,4 +1,4 @@
-"""How an adapter is trained: presets, and the check of what a request asks for."""
+"""Hyperparameters of adapter training: presets, and the check of a request's settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LIMITS: dict[str, tuple[float, float, str]] = {
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """One LoRA recipe, every value resolved.
+    """Hyperparameters of one adapter, every value resolved.
 
     Attributes:
         preset: Name of the preset it started from.
@@ -34,19 +34,19 @@ class AdapterSettings:
         batch_size: Images per step.
         learning_rate: Peak learning rate of AdamW.
         per_class: One adapter per class instead of one for all.
-        seed: Of everything that is drawn.
+        seed: Seed of every random value.
         warmup_steps: Steps of linear warm-up before the cosine decay.
-        weight_decay: Of AdamW.
+        weight_decay: Weight decay of AdamW.
         caption_dropout: Share of images trained with the empty prompt, for guidance.
         min_snr_gamma: Cap of the loss weight at low noise (Hang et al. 2023); 0: no weighting,
             so that high noise, where the stain is decided, counts in full.
         max_gradient_norm: Gradients are clipped to this norm.
         adapt_convolutions: LoRA on convolutions and projections too, not on attention alone.
-        num_views: Views of each image, at most: eight turns and mirror images, the others zoomed,
-            shifted and turned by any angle too.
-        num_prior_images: Cells of each class that the base draws itself, to train on beside the
-            real images (``prior_images.py``); none of classes that it does not know.
-        prior_share: Share of those in a batch, of classes that have any.
+        num_views: Views of each image, at most: eight orientations, the others zoomed, shifted
+            and rotated by any angle too.
+        num_prior_images: Images of each class that the base generates, to train on beside the
+            real ones (``prior_images.py``); none of classes that it does not know.
+        prior_share: Share of prior images in a minibatch, for classes that have any.
     """
 
     preset: str = "cpu"
@@ -69,18 +69,18 @@ class AdapterSettings:
 
     @property
     def lora(self) -> LoraSpec:
-        """The LoRA layers of this recipe."""
+        """The LoRA layers that these hyperparameters ask for."""
         targets: tuple[str, ...] = ATTENTION
         if self.adapt_convolutions:
             targets += CONVOLUTIONS + PROJECTIONS
         return LoraSpec(rank=self.rank, alpha=self.alpha, unet_targets=targets)
 
     def for_images(self, num_images: int) -> AdapterSettings:
-        """The recipe for so many training images, its steps filled in where they are open.
+        """Fills in open steps by the number of training images.
 
         ``_MOST_STEPS`` for ``_IMAGES_OF_MOST_STEPS`` images or more, and with the square root of
-        the number below: an image that is seen more often is learned by heart (membership
-        inference, docs/lab-notebook.md).
+        the number below: an image that is seen more often is memorized (membership inference,
+        docs/lab-notebook.md).
         """
         if self.num_steps:
             return self
@@ -101,14 +101,14 @@ class AdapterSettings:
 
     @staticmethod
     def from_spec(spec: dict[str, Any], path: str = "settings") -> AdapterSettings:
-        """A preset with what ``spec`` sets.
+        """A preset, overridden by what ``spec`` sets.
 
         Args:
             spec: Field name to value; missing or None: the preset's.
             path: Request field of the settings, for errors.
 
         Raises:
-            InvalidArgument: Naming the field whose value cannot be.
+            InvalidArgument: Naming the field whose value is not allowed.
         """
         preset = spec.get("preset") or "cpu"
         check_one_of(f"{path}.preset", preset, PRESETS)

@@ -1,7 +1,7 @@
 """Trains LoRA adapters on a diffusion base (Hu et al. 2021).
 
-Everything drawn in a step is a function of (seed, step), so a run that was cut off and continued
-from its checkpoint ends with the same bytes as one that was not.
+Every random value of a step is a function of (seed, step). A run that continues from its checkpoint
+therefore ends with the same bytes as one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from services.common.models import lora
 from services.common.models.diffusion_bases import Base, load_pipeline
 from services.trainer.adapters.diffusion_loss import predict, target_and_weight
 from services.trainer.adapters.latents import EncodedImages, encode_images
-from services.trainer.adapters.prior_images import draw_prior_images, known_classes
+from services.trainer.adapters.prior_images import generate_prior_images, known_classes
 from services.trainer.adapters.recipe import AdapterSettings
 from services.trainer.compute.mixed_precision import mixed_precision
 from services.trainer.compute.training_run import Checkpoints, ProgressFn
@@ -43,7 +43,7 @@ _PRIOR_VIEWS = 4
 
 @dataclass(frozen=True)
 class FittedAdapter:
-    """What training gives.
+    """Result of an adapter training.
 
     Attributes:
         files: LoRA file by path: ``shared/…`` or ``<class_id>/…``.
@@ -69,7 +69,7 @@ def train_adapter(
         images: uint8 (N, S, S, 3), S the base's image side.
         class_ids: Class of each image.
         base: The diffusion base.
-        settings: The recipe, its steps filled in.
+        settings: Hyperparameters, the steps filled in.
         progress: Called every step; what it raises ends the training.
         checkpoints: Where to continue from and what to continue with.
         device: torch device.
@@ -84,7 +84,7 @@ def train_adapter(
     prior = None
     if known:
         of_base = settings.num_prior_images, images, class_ids, settings.seed, progress
-        prior_images, prior_ids = draw_prior_images(pipeline, known, *of_base)
+        prior_images, prior_ids = generate_prior_images(pipeline, known, *of_base)
         prior = encode_images(pipeline, prior_images, prior_ids, progress, _PRIOR_VIEWS)
     units = sorted(set(class_ids)) if settings.per_class else [SHARED]
     run = _Run(pipeline, encoded, prior, units, settings, progress, checkpoints)
@@ -179,11 +179,11 @@ class _Run:
         rng = np.random.default_rng(self._seed(unit, f"step {step}"))
         noise_rng = torch.Generator("cpu").manual_seed(self._seed(unit, f"noise {step}"))
         classes = _balanced_classes(class_ids, step, settings.batch_size, rng)
-        drawn = [self._source(class_id, rng).draw(class_id, rng) for class_id in classes]
-        mean, std = (torch.stack(parts) for parts in zip(*drawn, strict=True))
+        sampled = [self._source(class_id, rng).sample(class_id, rng) for class_id in classes]
+        mean, std = (torch.stack(parts) for parts in zip(*sampled, strict=True))
         dropped = rng.random(len(classes)) < settings.caption_dropout
         num_train_timesteps = len(self._alphas_cumprod)
-        # One timestep from each of equal slices: a lower variance of the loss than free draws.
+        # One timestep from each of equal slices: a lower variance than independent samples.
         slices = (np.arange(len(classes)) + rng.random(len(classes))) / len(classes)
         timesteps = torch.from_numpy((slices * num_train_timesteps).astype(np.int64))
 
@@ -215,7 +215,7 @@ class _Run:
         return float(loss.detach())
 
     def _source(self, class_id: str, rng: np.random.Generator) -> EncodedImages:
-        """Real images, or cells of the base."""
+        """Chooses between real images and prior images."""
         if self._prior is None or class_id not in self._prior.class_ids:
             return self._encoded
         return self._prior if rng.random() < self._settings.prior_share else self._encoded
@@ -238,7 +238,7 @@ class _Run:
         self._checkpoints.save(state, files)
 
     def _fingerprint(self) -> str:
-        """Of settings and units: a checkpoint of another run must not be continued."""
+        """Identifies settings and units: a checkpoint of another run must not be continued."""
         return json.dumps([self._settings.to_dict(), self._units], sort_keys=True)
 
     def _seed(self, *names: str) -> int:
@@ -249,7 +249,7 @@ class _Run:
 def _balanced_classes(
     classes: list[str], step: int, batch_size: int, rng: np.random.Generator
 ) -> list[str]:
-    """Classes of a batch: each equally often over the steps, in random places of the batch."""
+    """Classes of a minibatch: equally frequent over the steps, in random order."""
     chosen = [classes[(step * batch_size + i) % len(classes)] for i in range(batch_size)]
     rng.shuffle(chosen)
     return chosen

@@ -1,7 +1,7 @@
-"""Augmentation of cell images: a smear has no up, and no two stains are alike.
+"""Augmentation of cell images: orientation, colour, sharpness, MixUp and CutMix.
 
-Everything works on a batch (B, 3, H, W) of floats in 0 to 1 and draws from the generator it
-is given, so a training step is a function of its seed.
+Every function takes a minibatch (B, 3, H, W) of floats in 0 to 1 and samples from the generator
+passed to it, so a training step is a function of its seed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _HED = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]]
 def augment(
     images: torch.Tensor, generator: torch.Generator, settings: AugmentSettings
 ) -> torch.Tensor:
-    """Geometric and colour changes, drawn anew for every image of the batch."""
-    images = turn(images, generator, settings)
+    """Changes geometry, colour and sharpness of every image at random."""
+    images = augment_geometry(images, generator, settings)
     images = jitter_stain(images, generator, settings.stain)
     images = jitter_color(images, generator, settings)
     return jitter_sharpness(images, generator, settings.sharpness).clamp(0, 1)
@@ -31,14 +31,14 @@ def augment(
 def _uniform(
     n: int, low: float, high: float, generator: torch.Generator, device: torch.device
 ) -> torch.Tensor:
-    """n draws; on the CPU whatever the device, so that a seed means the same everywhere."""
+    """n random values, sampled on the CPU so that a seed means the same on every device."""
     return (torch.rand(n, generator=generator) * (high - low) + low).to(device)
 
 
-def turn(
+def augment_geometry(
     images: torch.Tensor, generator: torch.Generator, settings: AugmentSettings
 ) -> torch.Tensor:
-    """Flips, rotation, zoom and shift; what comes in from outside is the reflected image."""
+    """Flips, rotates, zooms and shifts; the outside is filled by reflection."""
     n, device = len(images), images.device
     free = _uniform(n, 0, 1, generator, device) < settings.resample_share
     angle = _uniform(n, 0, 2 * math.pi, generator, device)
@@ -59,7 +59,7 @@ def turn(
 
 
 def jitter_stain(images: torch.Tensor, generator: torch.Generator, amount: float) -> torch.Tensor:
-    """More or less of each stain, as between two stainings of one slide."""
+    """Scales each stain's density, as between two stainings of one slide."""
     if amount == 0:
         return images
     n, device = len(images), images.device
@@ -75,7 +75,7 @@ def jitter_stain(images: torch.Tensor, generator: torch.Generator, amount: float
 def jitter_color(
     images: torch.Tensor, generator: torch.Generator, settings: AugmentSettings
 ) -> torch.Tensor:
-    """Brightness, contrast and saturation, as between two cameras."""
+    """Changes brightness, contrast and saturation, as between two cameras."""
     n, device = len(images), images.device
 
     def gain(amount: float) -> torch.Tensor:
@@ -91,7 +91,7 @@ def jitter_color(
 def jitter_sharpness(
     images: torch.Tensor, generator: torch.Generator, amount: float
 ) -> torch.Tensor:
-    """Blurred a little or sharpened a little, as by the focus."""
+    """Blurs or sharpens a little, as the focus does."""
     if amount == 0:
         return images
     weight = _uniform(len(images), -amount, amount, generator, images.device).view(-1, 1, 1, 1)
@@ -102,11 +102,15 @@ def jitter_sharpness(
 def mix(
     images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator, share: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019) of a ``share`` of the batches.
+    """Applies MixUp or CutMix to a ``share`` of the minibatches.
+
+    Zhang et al. 2018; Yun et al. 2019.
 
     Args:
         images: (B, 3, H, W).
-        targets: Class probabilities (B, classes), mixed as the images are.
+        targets: Class probabilities (B, classes), mixed like the images.
+        generator: CPU generator.
+        share: Share of minibatches that are mixed, 0 to 1.
     """
     if share == 0 or float(torch.rand(1, generator=generator)) >= share:
         return images, targets
@@ -117,7 +121,7 @@ def mix(
         mixed = keep * images + (1 - keep) * images[order]
     else:
         height, width = images.shape[-2:]
-        cut_h, cut_w = (round(side * math.sqrt(1 - keep)) for side in (height, width))
+        cut_h, cut_w = (round(size * math.sqrt(1 - keep)) for size in (height, width))
         top = int(torch.randint(height - cut_h + 1, (1,), generator=generator))
         left = int(torch.randint(width - cut_w + 1, (1,), generator=generator))
         mixed = images.clone()

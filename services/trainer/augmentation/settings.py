@@ -1,4 +1,4 @@
-"""Strengths of the augmentation."""
+"""Settings of the augmentation."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ class AugmentSettings:
 
     Attributes:
         scale: Zoom by up to ``exp(±scale)``.
-        translate: Shift by up to this share of the side.
+        translate: Shift by up to this share of the size.
         brightness, contrast, saturation: Gain of up to ``1 ± value``.
         stain: HED jitter; each stain's density times ``1 ± stain``, plus ``± stain / 10``.
         sharpness: From blurred (``-sharpness``) to sharpened (``+sharpness``).
         resample_share: Share of images that are rotated by any angle, scaled and shifted; the
-            others are flipped and turned by quarters, which leaves their pixels sharp.
+            others get one of the eight orientations, which leaves their pixels sharp.
         mix: Share of batches that are mixed by MixUp or CutMix.
-        stain_transfer: Share of images that take the colours of a real training image, of
-            whichever class.
+        stain_transfer: Share of images that take the colours of a real training image of any
+            class.
     """
 
     scale: float = 0.15

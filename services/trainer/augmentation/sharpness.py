@@ -1,7 +1,7 @@
-"""Sharpness: images lose the fine detail that another microscope would not show.
+"""Removes fine detail that another laboratory's microscope would not show.
 
-One laboratory's optics and focus blur what another's resolve, so images that are to pass for those
-of a laboratory must not be sharper, or grainier, than its own.
+One laboratory's optics and focus blur what another's resolve. Images in the style of a laboratory
+must not be sharper, or grainier, than its own.
 """
 
 from __future__ import annotations
@@ -9,42 +9,42 @@ from __future__ import annotations
 import torch
 
 _COARSEST = 6
-"""Cycles per side. What is coarser is shape and size of cells, and stays as it is."""
+"""Cycles per image size. Coarser structure is shape and size of cells, and stays unchanged."""
 _BINS_PER_CYCLE = 2
 
 
 def match_sharpness(images: torch.Tensor, examples: torch.Tensor) -> torch.Tensor:
-    """Takes from images, at each spatial frequency, what they have more of than the examples.
+    """Attenuates spatial frequencies in which the images exceed the examples.
 
-    A filter that is the same for all images and directions: the square root of the ratio of both
-    sides' mean power spectra, at most 1. So means stay as they are, and nothing is amplified.
-    (That the spectrum says how fine an image's detail is: Simoncelli and Olshausen 2001, "Natural
-    image statistics and neural representation".)
+    One filter for all images and directions: the square root of the ratio of the mean power
+    spectra of examples and images, at most 1. Means stay unchanged, and nothing is amplified.
+    The spectrum as a measure of detail: Simoncelli and Olshausen 2001, "Natural image statistics
+    and neural representation".
 
     Args:
         images: (N, 3, S, S) in 0 to 1, all of one laboratory.
-        examples: (M, 3, S, S) in 0 to 1, of the same side, as sharp as the images shall be.
+        examples: (M, 3, S, S) in 0 to 1, of the same size and the sharpness wanted.
     """
     spectrum = _spectrum(images)
     bins = _radial_bins(images.shape[-1]).to(images.device)
     wanted, found = _power(_spectrum(examples), bins), _power(spectrum, bins)
     gain = (wanted / found.clamp_min(1e-12)).sqrt().clamp(max=1.0)
     gain[: _COARSEST * _BINS_PER_CYCLE] = 1.0
-    side = images.shape[-1]
-    filtered = torch.fft.irfft2(spectrum * gain[bins], s=(2 * side, 2 * side))
-    return filtered[..., :side, :side].clamp(0, 1)
+    size = images.shape[-1]
+    filtered = torch.fft.irfft2(spectrum * gain[bins], s=(2 * size, 2 * size))
+    return filtered[..., :size, :size].clamp(0, 1)
 
 
 def _spectrum(images: torch.Tensor) -> torch.Tensor:
-    """Of images and their mirror images side by side, so that borders are no edges."""
+    """Spectrum of each image tiled with its mirror images, so that borders are no edges."""
     wide = torch.cat([images, images.flip(-1)], -1)
     return torch.fft.rfft2(torch.cat([wide, wide.flip(-2)], -2))
 
 
-def _radial_bins(side: int) -> torch.Tensor:
+def _radial_bins(size: int) -> torch.Tensor:
     """Bin of each coefficient by its distance from frequency zero."""
-    rows = torch.fft.fftfreq(2 * side, 1 / side)
-    columns = torch.fft.rfftfreq(2 * side, 1 / side)
+    rows = torch.fft.fftfreq(2 * size, 1 / size)
+    columns = torch.fft.rfftfreq(2 * size, 1 / size)
     return (torch.hypot(rows[:, None], columns) * _BINS_PER_CYCLE).round().long()
 
 

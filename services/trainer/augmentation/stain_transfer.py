@@ -1,16 +1,16 @@
 """Stain transfer: an image takes the colours of another image, and keeps its shapes.
 
 A few images of a class often share a slide or a scanner, so that a classifier can learn a
-background instead of a cell. Here every class is seen in the stains of all classes.
+background instead of a cell. Stain transfer shows every class in the stains of all classes.
 
-Colours are optical densities (Beer-Lambert: dyes add up there; Ruifrok and Johnston 2001). Both
-maps are linear and move colours as little as can be (Monge-Kantorovich; Pitié and Kokaram 2007):
+Colours are optical densities, in which dyes add up (Beer-Lambert; Ruifrok and Johnston 2001). Both
+maps are linear and move colours as little as possible (Monge-Kantorovich; Pitié and Kokaram 2007):
 
 - ``transfer_stain`` gives an image's pixels the mean (Reinhard et al. 2001) and the covariance of
-  another's. How much of an image the cell takes is in these figures, so that backgrounds shift
-  with it: good for augmentation, which is to vary them.
-- ``restain`` takes background to background, and what lies on it to what lies on the other's: good
-  for cells that are to pass for those of the other laboratory.
+  another's. Both depend on the area of the cell, so that backgrounds shift with it: good for
+  augmentation, which should vary backgrounds.
+- ``restain`` maps background to background and cell to cell: good for cells in the style of
+  another laboratory.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import torch
 
 _BRIGHTEST = 256.0
 _DENSEST = 6.0
-"""Optical density, natural logarithm: beyond it is black."""
+"""Highest optical density (natural logarithm); anything denser is black."""
 _LEAST_VARIANCE = 1e-4
-"""Added to every variance, so that an image of one colour has a way to any other."""
+"""Added to every variance, so that an image of one colour can be mapped to any other."""
 _BACKGROUND = (0.05, 0.20)
 """Shares of the pixels, brightest first, between which all are background: the very brightest are
 glare, and a large cell between its neighbours leaves no more."""
 _STAINED, _DARK = 0.15, 0.98
-"""Stained is what is denser than the background by this share of what the darkest pixels are."""
+"""Stained pixels exceed the background's density by this share of the darkest pixels' excess."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Stains:
 
 @dataclass(frozen=True)
 class CellStains:
-    """Colours of images, cells and background apart.
+    """Colours of images, separately for cells and background.
 
     Attributes:
         background: Mean optical density of the background, (N, 3).
@@ -65,13 +65,13 @@ def stains_of(images: np.ndarray, device: torch.device) -> Stains:
 def transfer_stain(
     images: torch.Tensor, stains: Stains, generator: torch.Generator, share: float
 ) -> torch.Tensor:
-    """A ``share`` of the images takes colours that are drawn from ``stains``, each as likely.
+    """Gives a ``share`` of the images colours from ``stains``, chosen uniformly at random.
 
     Args:
         images: (B, 3, H, W) in 0 to 1.
-        stains: Whose colours; at least one.
-        generator: On the CPU, whatever the device.
-        share: 0 (draws nothing) to 1.
+        stains: Colours to choose from; at least one.
+        generator: CPU generator, on every device.
+        share: 0 (samples nothing) to 1.
     """
     if share == 0:
         return images
@@ -87,7 +87,7 @@ def transfer_stain(
 
 
 def cell_stains_of(images: torch.Tensor) -> CellStains:
-    """Colours of images, (N, 3, H, W) in 0 to 1."""
+    """Cell and background colours of images, (N, 3, H, W) in 0 to 1."""
     density = _density(images).double()
     num_pixels = density.shape[2]
     order = density.sum(1).argsort(1)
@@ -104,12 +104,12 @@ def cell_stains_of(images: torch.Tensor) -> CellStains:
 
 
 def restain(images: torch.Tensor, background: torch.Tensor, stained: torch.Tensor) -> torch.Tensor:
-    """Images in other colours, background on background.
+    """Maps images to other colours, background to background.
 
     Args:
         images: (B, 3, H, W) in 0 to 1.
-        background: (B, 3), and
-        stained: (B, 3, 3): the colours of each, as ``cell_stains_of`` gives them.
+        background: New mean density of each background (B, 3), as ``cell_stains_of`` gives it.
+        stained: New second moment of each image's stained pixels (B, 3, 3), likewise.
     """
     own = cell_stains_of(images)
     return _moved(images, own.background, own.stained, background, stained)
@@ -127,7 +127,7 @@ def _moved(
     new_origin: torch.Tensor,
     new_moment: torch.Tensor,
 ) -> torch.Tensor:
-    """Densities moved from one origin, with a second moment about it, to another."""
+    """Moves densities from one origin and second moment to another."""
     root, inverse = _powers(moment)
     middle, _ = _powers(root @ new_moment @ root)
     matrix = (inverse @ middle @ inverse).to(images)

@@ -55,7 +55,7 @@ class JobCheckpoints:
         self._saving = threading.Lock()
 
     def due(self) -> bool:
-        """Whether to save: the last is long ago, or the job is about to be released."""
+        """Whether to save: the last one is long ago, or the job is about to be released."""
         if self._drain.checkpoint_wanted():
             return True
         return time.monotonic() - self._last >= self._least_seconds
@@ -178,16 +178,16 @@ class PartCheckpoints:
         self._part = hashlib.sha256(part.encode()).hexdigest()[:16]
 
     def load(self) -> tuple[dict[str, Any], dict[str, bytes]] | None:
-        """The state of this part, if the last checkpoint is of it."""
+        """The state of this part; None if the last checkpoint is of another."""
         found = self._checkpoints.load()
         if found is None or found[0].get("part") != self._part:
             return None
         return found[0]["state"], found[1]
 
     def due(self) -> bool:
-        """Whether another is worth its time."""
+        """Whether to save: the last one is long ago, or the job is about to be released."""
         return self._checkpoints.due()
 
     def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
-        """Replaces the checkpoint, whosever it was."""
+        """Replaces the checkpoint, also one of another part."""
         self._checkpoints.save({"part": self._part, "state": state}, files)

@@ -1,4 +1,4 @@
-"""What the code of a job gets: where to read, write, report and resume."""
+"""What a job's code works with: store, settings, progress, checkpoints."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from services.trainer.config import TrainerSettings
 
 @dataclass(frozen=True)
 class JobContext:
-    """What the code of a job gets: where to read, write, report and resume.
+    """What a job's code works with: store, settings, progress, checkpoints.
 
     ``progress(phase, step, total_steps, metrics)`` must be called at least once per optimizer
-    step; it raises Cancelled when a cancel was asked, Drained when the job is to be given back and
-    LeaseLost when another runner took over.
-    The result is to be stored under ``artifact_id``.
+    step. It raises Cancelled when a cancel was asked, Drained when the job is to be released and
+    LeaseLost when another runner took over. The result must be stored under ``artifact_id``.
     """
 
     job_id: str
@@ -28,5 +27,5 @@ class JobContext:
 
     @property
     def artifact_id(self) -> str:
-        """Id of the artifact this job makes: the job's own id, so that a rerun finds it."""
+        """Id of the job's artifact: the job's own id, so that a rerun finds it."""
         return self.job_id

@@ -1,6 +1,6 @@
-"""When a job that was told to stop for a while may: right after its next checkpoint.
+"""Drains a job: it is released right after its next checkpoint, for another runner.
 
-A phase that keeps no checkpoints is left at once, and begun again by whoever takes the job up.
+A phase without checkpoints ends at once, and the next runner starts it again.
 """
 
 from __future__ import annotations
@@ -9,20 +9,18 @@ import threading
 import time
 from pathlib import Path
 
-#: Calls of ``progress`` without a question for a checkpoint, after which none is to be expected.
+#: Calls of ``progress`` between which no checkpoint was asked for: a phase without checkpoints.
 _CALLS_WITHOUT = 3
-
-
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
 def stop_by_file(path: Path, stop: threading.Event) -> None:
-    """Sets ``stop`` once ``path`` is written; returns when it is set, by whomever.
+    """Sets ``stop`` once ``path`` is written; returns when ``stop`` is set.
 
-    A file that is older than this call is of a runner before, and says nothing.
+    A file older than this call was meant for an earlier runner and is ignored.
     """
     began = time.time()
-    while not stop.wait(_LOOK_SECONDS):
+    while not stop.wait(_POLL_SECONDS):
         try:
             written = path.stat().st_mtime
         except OSError:
@@ -32,32 +30,32 @@ def stop_by_file(path: Path, stop: threading.Event) -> None:
 
 
 class Drained(Exception):
-    """The job is to be given back, to be continued by another runner."""
+    """The job must be released, for another runner to continue it."""
 
 
 class DrainRequest:
-    """Passed between a job's heart, its checkpoints and its progress."""
+    """A drain, passed between a job's heartbeat, its checkpoints and its progress."""
 
     def __init__(self) -> None:
         self._asked, self._saved = threading.Event(), threading.Event()
         self._num_calls = 0
 
     def ask(self) -> None:
-        """From any thread: the job shall stop as soon as nothing is lost by it."""
+        """Asks the job to stop as soon as nothing is lost; callable from any thread."""
         self._asked.set()
 
     def checkpoint_wanted(self) -> bool:
-        """Asked before each checkpoint: whether one shall be made now, due or not."""
+        """Whether a checkpoint must be made now, due or not."""
         self._num_calls = 0
         return self._asked.is_set() and not self._saved.is_set()
 
     def saved(self) -> None:
-        """A checkpoint has been made."""
+        """Notes that a checkpoint was made, or could not be made."""
         if self._asked.is_set():
             self._saved.set()
 
     def check(self) -> None:
-        """Called with every progress; raises Drained when the job may be left."""
+        """Raises Drained when the job may stop; called with every progress."""
         if not self._asked.is_set():
             return
         self._num_calls += 1

@@ -1,7 +1,7 @@
 """Runs leased jobs: heartbeat, progress, checkpoints, cancel, and how each ended.
 
-A job is owned by whoever holds its lease in the database. Its result has the job's own id, so a
-runner that dies between writing the result and saying so does not make it twice.
+The runner that holds a job's lease in the database owns the job. The result has the job's own id,
+so a runner that dies between writing the result and noting it does not cause a second one.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def run_job(
 ) -> None:
     """Runs one leased job to its end and stores how it ended; raises nothing.
 
-    Its log lines, its calls and its span belong to the request that asked for it. When ``stop`` is
+    Log lines, calls and the span belong to the request that created the job. When ``stop`` is
     set, the job saves a checkpoint and is released.
     """
     contextvars.copy_context().run(_run_for_request, job, owner, database, store, settings, stop)

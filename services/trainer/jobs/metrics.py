@@ -1,4 +1,4 @@
-"""Figures of all jobs, for metrics: how many there are, and how long one has been silent."""
+"""Figures of all jobs for metrics: counts, waiting times, silence, attempts."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ STATES = (PENDING, RUNNING, *FINAL_STATES)
 
 @dataclass(frozen=True)
 class Figures:
-    """What is true of the jobs now. By kind, and 0 where there is no such job; times in seconds."""
+    """Figures of the jobs now, by kind; 0 where there is no such job; times in seconds."""
 
     counts: dict[tuple[str, str], int]
     """Jobs by kind and state."""
     waiting: dict[str, float]
-    """Since the oldest PENDING job was made."""
+    """Time since the oldest PENDING job was created."""
     silent: dict[str, float]
-    """Since the last sign of life of the RUNNING job that has been silent for longest."""
+    """Time since the last heartbeat of the RUNNING job that has been silent for longest."""
     unmoved: dict[str, float]
-    """Since phase or step last changed, of the RUNNING job that stands still for longest."""
+    """Time since phase or step last changed, for the RUNNING job that has stalled for longest."""
     attempts: dict[str, int]
-    """How often a runner took up the job, most of all jobs that have not ended."""
+    """Most attempts of any job that has not ended."""
     ended: list[tuple[str, str, float]] = field(default_factory=list)
-    """Kind, final state and seconds from creation to end of each job that ended since last time."""
+    """Kind, final state and seconds from creation to end of each job that ended since last call."""
 
 
 class JobFigures:
-    """Looks at the job database again and again; remembers when each running job last moved."""
+    """Reads figures from the job database; remembers when each running job last moved."""
 
     def __init__(
         self,
@@ -42,18 +42,18 @@ class JobFigures:
         kinds: Iterable[str],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Jobs that ended before now are not told of."""
+        """Opens the database; jobs that ended before now are not reported."""
         self._engine, self._kinds, self._clock = open_engine(database_url), tuple(kinds), clock
         self._moved: dict[str, tuple[tuple[str, int, int], float]] = {}
-        self._began = self._looked = clock()
-        self._told: set[str] = set()
+        self._began = self._last_read = clock()
+        self._reported: set[str] = set()
 
-    def look(self) -> Figures:
+    def read(self) -> Figures:
         """The figures of this moment."""
         now = self._clock()
         unfinished = jobs.c.state.in_((PENDING, RUNNING))
-        # A little into the past: an end is written with the clock of its runner.
-        newly_ended = sa.and_(~unfinished, jobs.c.update_time > self._looked - 60.0)
+        # A minute of overlap: an end is written with the clock of its runner.
+        newly_ended = sa.and_(~unfinished, jobs.c.update_time > self._last_read - 60.0)
         columns = [jobs.c[name] for name in _COLUMNS]
         with self._engine.connect() as connection:
             counted = connection.execute(
@@ -84,11 +84,11 @@ class JobFigures:
             _raise(figures.silent, kind, now - job.update_time)
         self._moved = moved
         for job in ended:
-            if job.id not in self._told and job.update_time > self._began:
+            if job.id not in self._reported and job.update_time > self._began:
                 seconds = max(0.0, job.update_time - job.create_time)
                 figures.ended.append((job.kind, job.state, seconds))
-        self._told = {job.id for job in ended}
-        self._looked = now
+        self._reported = {job.id for job in ended}
+        self._last_read = now
         return figures
 
 

@@ -1,8 +1,8 @@
-"""The job runner: a detached, named Ray actor that works jobs off, one at a time.
+"""The job runner: a detached, named Ray actor that runs jobs, one at a time.
 
-It belongs to no replica, so it outlives the front. Ray restarts it when its process dies; when
-there has been nothing to do for a while it ends itself and gives its memory back, and the front
-starts a fresh one with the next job.
+The actor belongs to no replica, so it outlives the front. Ray restarts it when its process dies.
+An idle runner ends after a while to free its memory, and the front starts a new one for the next
+job.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from services.trainer.jobs.lifecycle import work
 
 NAMESPACE = "cytosynth"
 ACTOR_NAME = "cytosynth-job-runner"
-#: Threads that torch computes with on a machine of many cores, where nothing else is set.
+#: Most threads that torch computes with, where nothing else is set.
 _MOST_THREADS = 8
 
 log = logging.getLogger(__name__)
 
 
 class JobRunner:
-    """The actor's body; its thread leases jobs as long as there are any."""
+    """The actor's body: a thread that leases jobs as long as there are any."""
 
     def __init__(self, settings: TrainerSettings) -> None:
         configure_logging()
@@ -46,8 +46,8 @@ class JobRunner:
         # Ray sets this to the CPUs booked; torch reads it when it is first imported.
         os.environ["OMP_NUM_THREADS"] = str(threads)
         if settings.drain_file:
-            look = (settings.drain_file, self._stop)
-            threading.Thread(target=stop_by_file, args=look, name="drain", daemon=True).start()
+            watched = settings.drain_file, self._stop
+            threading.Thread(target=stop_by_file, args=watched, name="drain", daemon=True).start()
         threading.Thread(target=self._run, name="jobs", daemon=True).start()
 
     def pid(self) -> int:
@@ -55,12 +55,12 @@ class JobRunner:
         return os.getpid()
 
     def drain(self, seconds: float) -> bool:
-        """Gives the job at hand back after a checkpoint, and takes no other up.
+        """Releases the current job after a checkpoint, and leases no other.
 
         The actor stays, so that the front starts no other in its place.
 
         Returns:
-            Whether that was done within ``seconds``.
+            Whether the job was released within ``seconds``.
         """
         self._stop.set()
         return self._ended.wait(seconds)
@@ -82,7 +82,7 @@ class JobRunner:
 
 
 def ensure_runners(settings: TrainerSettings) -> list[Any]:
-    """Handles of the runners; those that do not exist are started."""
+    """Handles of the runners; missing ones are started."""
     return [
         _actor_class()
         .options(
@@ -103,7 +103,7 @@ def drain_runners(most_runners: int, seconds: float) -> bool:
     """Drains the runners of this Ray cluster, all at once.
 
     Returns:
-        Whether every one had given its job back within ``seconds``.
+        Whether every runner had released its job within ``seconds``.
     """
     answers = []
     for index in range(most_runners):
@@ -119,7 +119,7 @@ def drain_runners(most_runners: int, seconds: float) -> bool:
 
 @cache
 def _actor_class() -> Any:
-    """The remote class, made once: Ray exports every one that is made."""
+    """The remote class, created once: Ray exports every one that is created."""
     return ray.remote(JobRunner)
 
 

@@ -12,7 +12,7 @@ import torch
 from services.common.errors import Cancelled
 from services.common.models.diffusion_bases import load_pipeline, resolve_base
 from services.trainer.adapters import training
-from services.trainer.adapters.prior_images import draw_prior_images, known_classes
+from services.trainer.adapters.prior_images import generate_prior_images, known_classes
 from services.trainer.adapters.recipe import AdapterSettings
 from services.trainer.augmentation.stain_transfer import cell_stains_of, stains_of
 from services.trainer.compute.training_run import NoCheckpoints
@@ -47,16 +47,16 @@ def test_they_have_the_colours_of_the_training_images_and_are_not_alike(models_d
     scheduler = pipeline.scheduler
     names = {"basophil": ("basophil",), "neutrophil": ("lymphocyte", "monocyte")}
     real, of_real = stained((200, 150, 90)), ["basophil", "neutrophil"]
-    images, class_ids = draw_prior_images(pipeline, names, 10, real, of_real, 4, quiet)
+    images, class_ids = generate_prior_images(pipeline, names, 10, real, of_real, 4, quiet)
     assert pipeline.scheduler is scheduler, "training needs the base's own"
     assert images.shape == (20, *real.shape[1:])
     assert class_ids == ["basophil"] * 10 + ["neutrophil"] * 10
     means, wanted = stains_of(images, CPU).mean, stains_of(real, CPU).mean.mean(0)
     assert (means.median(0).values - wanted).abs().max() < 0.1
     assert len(np.unique(images.reshape(20, -1), axis=0)) == 20
-    again, _ = draw_prior_images(pipeline, names, 10, real, of_real, 4, quiet)
+    again, _ = generate_prior_images(pipeline, names, 10, real, of_real, 4, quiet)
     assert np.array_equal(images, again)
-    others, _ = draw_prior_images(pipeline, names, 10, real, of_real, 5, quiet)
+    others, _ = generate_prior_images(pipeline, names, 10, real, of_real, 5, quiet)
     assert not np.array_equal(images, others)
 
 
@@ -68,7 +68,7 @@ def test_they_have_the_stain_of_their_class_on_the_background_of_any(models_dir:
     real[0, middle, middle], real[1, middle, middle] = (200, 60, 60), (60, 60, 200)
     of_real = ["eosinophil", "basophil"]
     names = {each: (each,) for each in of_real}
-    images, class_ids = draw_prior_images(pipeline, names, 12, real, of_real, 1, quiet)
+    images, class_ids = generate_prior_images(pipeline, names, 12, real, of_real, 1, quiet)
     drawn = cell_stains_of(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
     dyes = drawn.stained.diagonal(dim1=1, dim2=2)
     of_red = torch.tensor([each == "eosinophil" for each in class_ids])
@@ -79,18 +79,18 @@ def test_they_have_the_stain_of_their_class_on_the_background_of_any(models_dir:
         assert 0 < int(yellow.sum()) < 12, "either class lies on both backgrounds"
 
 
-def test_drawing_can_be_stopped(models_dir: Path) -> None:
+def test_generation_can_be_stopped(models_dir: Path) -> None:
     pipeline = load_pipeline(resolve_base("tiny", models_dir))
     scheduler = pipeline.scheduler
 
     def stop(phase: str, step: int, total: int, metrics: dict[str, float]) -> None:
-        assert (phase, total) == ("drawing cells of the base", 40)
+        assert (phase, total) == ("generating cells with the base", 40)
         if step:
             raise Cancelled()
 
     with pytest.raises(Cancelled):
         names, real = {"basophil": ("basophil",)}, stained((9, 9, 9))
-        draw_prior_images(pipeline, names, 40, real, ["basophil", "monocyte"], 0, stop)
+        generate_prior_images(pipeline, names, 40, real, ["basophil", "monocyte"], 0, stop)
     assert pipeline.scheduler is scheduler
 
 
@@ -104,13 +104,13 @@ def test_share_of_a_batch_comes_from_the_base(
 ) -> None:
     """Of the class that the base knows; the other one has real images only."""
     seen: list[tuple[str, int]] = []
-    draw = training.EncodedImages.draw
+    sample = training.EncodedImages.sample
 
     def spy(self: Any, class_id: str, rng: Any) -> Any:
         seen.append((class_id, self.mean.shape[1]))
-        return draw(self, class_id, rng)
+        return sample(self, class_id, rng)
 
-    monkeypatch.setattr(training.EncodedImages, "draw", spy)
+    monkeypatch.setattr(training.EncodedImages, "sample", spy)
     monkeypatch.setattr(training, "known_classes", lambda *_: {"basophil": ("basophil",)})
     settings = AdapterSettings(
         rank=2, num_steps=20, batch_size=16, num_prior_images=num_images, prior_share=share,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from services.trainer.augmentation.augment import augment, jitter_stain, mix, turn
+from services.trainer.augmentation.augment import augment, augment_geometry, jitter_stain, mix
 from services.trainer.augmentation.settings import AugmentSettings
 
 STILL = AugmentSettings(
@@ -35,7 +35,7 @@ def test_values_stay_in_range_and_shape_is_kept() -> None:
 
 def test_quarter_turns_and_flips_only_move_pixels() -> None:
     images = torch.rand(32, 3, 8, 8)
-    moved = turn(images, generator(), STILL)
+    moved = augment_geometry(images, generator(), STILL)
     seen = set()
     for image, result in zip(images, moved, strict=True):
         variants = [
@@ -52,7 +52,7 @@ def test_quarter_turns_and_flips_only_move_pixels() -> None:
 def test_rotation_brings_in_reflected_image_not_black() -> None:
     images = torch.full((16, 3, 24, 24), 0.8)
     settings = AugmentSettings(resample_share=1.0, translate=0.3)
-    assert turn(images, generator(), settings).min() > 0.79
+    assert augment_geometry(images, generator(), settings).min() > 0.79
 
 
 def test_stain_jitter_of_zero_is_nothing_and_white_stays_nearly_white() -> None:

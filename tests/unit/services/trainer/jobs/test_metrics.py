@@ -30,7 +30,7 @@ def url(tmp_path: Path) -> str:
 
 
 def test_no_jobs_are_zeros_of_every_kind_and_state(url: str, clock: Clock) -> None:
-    figures = JobFigures(url, ["report"], clock).look()
+    figures = JobFigures(url, ["report"], clock).read()
     assert {state for _, state in figures.counts} == {
         *("PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED")
     }
@@ -41,7 +41,7 @@ def test_no_jobs_are_zeros_of_every_kind_and_state(url: str, clock: Clock) -> No
 def test_a_waiting_job_grows_older(url: str, clock: Clock) -> None:
     JobDatabase(url, clock).create("lab", "report", {})
     clock.now += 90
-    figures = JobFigures(url, ["report"], clock).look()
+    figures = JobFigures(url, ["report"], clock).read()
     assert figures.counts["report", "PENDING"] == 1
     assert figures.waiting == {"report": 90.0}
 
@@ -50,15 +50,15 @@ def test_heartbeats_without_steps_are_not_silent_but_unmoved(url: str, clock: Cl
     database, figures = JobDatabase(url, clock), JobFigures(url, ["report"], clock)
     job = database.create("lab", "report", {})
     database.lease("runner", 15)
-    figures.look()
+    figures.read()
     for _ in range(10):
         clock.now += 10
         database.heartbeat(job.id, "runner", 15, Progress("train", 3, 10))
-        seen = figures.look()
+        seen = figures.read()
     assert seen.silent == {"report": 0.0}
     assert seen.unmoved == {"report": 90.0}
     database.heartbeat(job.id, "runner", 15, Progress("train", 4, 10))
-    assert figures.look().unmoved == {"report": 0.0}
+    assert figures.read().unmoved == {"report": 0.0}
 
 
 def test_a_lost_runner_is_silent_and_the_next_one_an_attempt(url: str, clock: Clock) -> None:
@@ -66,9 +66,9 @@ def test_a_lost_runner_is_silent_and_the_next_one_an_attempt(url: str, clock: Cl
     database.create("lab", "report", {})
     database.lease("first", 15)
     clock.now += 40
-    assert figures.look().silent == {"report": 40.0}
+    assert figures.read().silent == {"report": 40.0}
     database.lease("second", 15)
-    seen = figures.look()
+    seen = figures.read()
     assert seen.silent == {"report": 0.0}
     assert seen.attempts == {"report": 2}
 
@@ -83,9 +83,9 @@ def test_an_end_is_told_once_with_its_duration(url: str, clock: Clock) -> None:
     database.lease("runner", 15)
     clock.now += 30
     database.succeed(job.id, "runner", "reports/r")
-    assert figures.look().ended == [("report", "SUCCEEDED", 30.0)]
+    assert figures.read().ended == [("report", "SUCCEEDED", 30.0)]
     clock.now += 5
-    seen = figures.look()
+    seen = figures.read()
     assert seen.ended == []
     assert seen.counts["report", "SUCCEEDED"] == 1
     assert seen.attempts == {"report": 0}
