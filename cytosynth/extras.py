@@ -4,7 +4,7 @@ from __future__ import annotations
 
 EXTRAS = {
     "PIL": "phantoms,review",
-    "cryptography": "services",
+    "cryptography": "certs",
     "jinja2": "review",
     "numpy": "phantoms,review",
     "opentelemetry": "traces",

@@ -109,7 +109,7 @@ def test_every_module_needs_no_posix_and_names_the_extra_that_it_lacks(wheel: Pa
     assert [m for m in lacking if not m.startswith((*optional, *workflows))] == []
 
 
-@pytest.mark.parametrize("extra", ["phantoms", "review", "traces"])
+@pytest.mark.parametrize("extra", ["certs", "phantoms", "review", "traces"])
 def test_every_package_of_an_extra_leads_to_it(extra: str) -> None:
     for name in names_of(PROJECT["optional-dependencies"][extra]):
         modules = modules_of({name}) & set(extras.EXTRAS)
