@@ -20,7 +20,7 @@ from cytosynth.common.v1 import job_pb2
 from cytosynth.trainer.v1 import trainer_pb2 as pb
 from cytosynth.trainer.v1 import trainer_pb2_grpc
 from services.common.store.artifacts import ArtifactStore
-from tests.support.local_serve import replica_processes
+from tests.support.servers.local_serve import replica_processes
 
 SERVICER = "cytosynth.trainer.v1.trainer_pb2_grpc.add_TrainerServiceServicer_to_server"
 CLASSES = ("basophil", "monocyte")

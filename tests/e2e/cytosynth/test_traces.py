@@ -25,7 +25,7 @@ from cytosynth.phantoms.laboratory import DEMO_HOSPITAL
 from cytosynth.stack import stack as local_stack
 from cytosynth.stack.state import StackFiles
 from services.common.database.jobs import JobDatabase
-from tests.support.collector import Collector, SentSpan, collecting
+from tests.support.servers.collector import Collector, SentSpan, collecting
 
 GENERATOR = "cytosynth.generator.v1.GeneratorService"
 CLASSES = ("basophil", "monocyte")

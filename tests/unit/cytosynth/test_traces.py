@@ -12,8 +12,8 @@ import pytest
 
 from cytosynth import traces
 from cytosynth.client.call_headers import CallHeaders
-from tests.support.collector import Collector, collecting
-from tests.support.edge import ToyServer
+from tests.support.servers.collector import Collector, collecting
+from tests.support.servers.edge import ToyServer
 
 METHOD = "/cytosynth.trainer.v1.TrainerService/ListJobs"
 

@@ -16,7 +16,7 @@ import pytest
 from cytosynth.client import CytosynthError, SamplerSettings, SynthesisSettings
 from cytosynth.client.generator import GeneratorClient
 from tests.support import fakes
-from tests.support.local_serve import local_serve, replica_processes
+from tests.support.servers.local_serve import local_serve, replica_processes
 
 CLASSES = ("monocyte", "basophil", "myeloblast")
 NUM_EVENTS = 20

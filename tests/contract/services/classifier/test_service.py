@@ -19,7 +19,7 @@ from services.common.database.jobs import migrate
 from services.common.images.codec import encode_image
 from services.common.store.artifacts import ArtifactStore
 from tests.support.few_shot import CLASSES, TENANT, cell_image, store_random_classifier
-from tests.support.local_serve import local_serve
+from tests.support.servers.local_serve import local_serve
 
 SERVICER = "cytosynth.classifier.v1.classifier_pb2_grpc.add_ClassifierServiceServicer_to_server"
 METADATA = [("x-cytosynth-tenant", TENANT)]

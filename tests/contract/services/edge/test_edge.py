@@ -15,8 +15,8 @@ from cytosynth.service_methods import SERVICES
 from cytosynth.stack.certificate_files import CertificateSet
 from cytosynth.stack.certs import make_certificates
 from services.edge.render import EdgeConfig, EdgeTls
-from tests.support.collector import Collector, collecting
-from tests.support.edge import (
+from tests.support.servers.collector import Collector, collecting
+from tests.support.servers.edge import (
     MAX_MESSAGE_BYTES,
     Seen,
     ToyServer,

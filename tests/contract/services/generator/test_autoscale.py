@@ -15,7 +15,7 @@ from services.generator.autoscale import (
     front_autoscaling,
     sampler_autoscaling,
 )
-from tests.support.local_serve import local_serve
+from tests.support.servers.local_serve import local_serve
 
 APP = "toy"
 DELAY_SECONDS = 3.0

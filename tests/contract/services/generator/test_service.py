@@ -35,7 +35,7 @@ from services.common.images.near_duplicates import NEAR_DUPLICATE_HASHES, NearDu
 from services.common.models.diffusion_bases import resolve_base
 from services.common.store.artifacts import ArtifactStore
 from tests.support import fakes
-from tests.support.local_serve import local_serve, replica_processes
+from tests.support.servers.local_serve import local_serve, replica_processes
 
 BATCH = 4
 CLASSES = ("monocyte", "basophil", "myeloblast")

@@ -11,7 +11,7 @@ import pytest
 from cytosynth.trainer.v1 import trainer_pb2_grpc
 from services.common.store.artifacts import ArtifactStore
 from tests.support import fakes
-from tests.support.local_serve import local_serve
+from tests.support.servers.local_serve import local_serve
 from tests.support.trainer import (
     SERVICER,
     Running,

@@ -14,7 +14,7 @@ from cytosynth.common.v1 import job_pb2
 from cytosynth.trainer.v1 import trainer_pb2 as pb
 from services.common.models import lora
 from services.operations import drain_jobs
-from tests.support.local_serve import replica_processes
+from tests.support.servers.local_serve import replica_processes
 from tests.support.trainer import (
     FINAL,
     Running,

@@ -29,7 +29,7 @@ from cytosynth.stack.probe import open_channel
 from cytosynth.stack.state import TOKEN_VARIABLE, StackFiles
 from cytosynth.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 
-TOYS = "tests.support.toy_apps:build_apps"
+TOYS = "tests.support.servers.toy_apps:build_apps"
 START_SECONDS = 240.0
 READY_SECONDS = 75.0
 IDLE_BYTES = 3.5e9
@@ -251,7 +251,7 @@ def test_an_application_that_cannot_start_is_named_and_nothing_is_left(tmp_path:
             0,
             state_dir=tmp_path,
             timeout_seconds=START_SECONDS,
-            apps="tests.support.toy_apps:build_broken_apps",
+            apps="tests.support.servers.toy_apps:build_broken_apps",
         )
     assert local_stack.status(tmp_path).state == "stopped"
     assert local_stack.status(tmp_path).num_processes == 0

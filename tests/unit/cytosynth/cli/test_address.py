@@ -12,7 +12,7 @@ import pytest
 from cytosynth.cli import main
 from cytosynth.stack import stack as local_stack
 from cytosynth.stack.state import StackFiles, StartupFailed
-from tests.support.recorded_stack import recorded_stack
+from tests.support.servers.recorded_stack import recorded_stack
 
 
 @pytest.fixture(autouse=True)

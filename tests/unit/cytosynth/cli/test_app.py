@@ -22,8 +22,8 @@ from cytosynth.stack import stack as local_stack
 from cytosynth.stack.certs import make_certificates
 from cytosynth.stack.state import PortTaken, StackInfo
 from services.common.errors import FailedPrecondition
-from tests.support.fakes_server import ToyServices, toy_services
-from tests.support.recorded_stack import recorded_stack
+from tests.support.servers.fakes_server import ToyServices, toy_services
+from tests.support.servers.recorded_stack import recorded_stack
 
 ROOT = Path(__file__).resolve().parents[4]
 

@@ -10,7 +10,7 @@ from cytosynth.client import (
     Client,
     CytosynthError,
 )
-from tests.support.fakes_server import ToyServices
+from tests.support.servers.fakes_server import ToyServices
 
 
 def test_images_are_classified_in_batches(toy: ToyServices, client: Client) -> None:

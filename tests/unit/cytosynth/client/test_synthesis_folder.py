@@ -18,7 +18,7 @@ from cytosynth.client import (
     SamplerSettings,
     SynthesisSettings,
 )
-from tests.support.fakes_server import MANIFEST, MANIFEST_DIGEST, Break, ToyServices
+from tests.support.servers.fakes_server import MANIFEST, MANIFEST_DIGEST, Break, ToyServices
 
 ROOT = Path(__file__).resolve().parents[4]
 COUNTS = {"blast": 3, "mono": 2}

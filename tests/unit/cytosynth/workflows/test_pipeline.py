@@ -14,7 +14,7 @@ from cytosynth.workflows.demo import demo_options
 from cytosynth.workflows.pipeline import PipelineOptions, run_pipeline
 from cytosynth.workflows.progress import Listener
 from services.common.errors import FailedPrecondition
-from tests.support.fakes_server import ToyServices
+from tests.support.servers.fakes_server import ToyServices
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import yaml
 
 from benchmarks.monitoring.expressions import Expression, alert_expressions, panel_expressions
 from benchmarks.monitoring.preview import with_unit
-from tests.support.edge import free_ports, running_edge
+from tests.support.servers.edge import free_ports, running_edge
 
 ROOT = Path(__file__).resolve().parents[4]
 

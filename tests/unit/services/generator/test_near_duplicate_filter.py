@@ -23,7 +23,7 @@ from services.generator.engine.engine import StepRecord
 from services.generator.plan import DrawnImage, SynthesisPlan
 from services.generator.shard_renderer import Drawer
 from services.generator.shards import Shard
-from tests.support.replicas import Replicas, draw, pixels
+from tests.support.servers.replicas import Replicas, draw, pixels
 from tests.support.studio import CLASSES
 
 PLANTED = 3

@@ -27,7 +27,7 @@ from services.generator.reorder_buffer import Reader
 from services.generator.shard_renderer import Drawer
 from services.generator.shards import Shard
 from tests.support import fakes
-from tests.support.replicas import Replicas, collect, draw, pixels
+from tests.support.servers.replicas import Replicas, collect, draw, pixels
 from tests.support.studio import CLASSES
 
 ADAPTERS = (None, "one", "each")

@@ -38,7 +38,7 @@ def start_app(ports: list[str], folder: str) -> subprocess.Popen[bytes]:
     for _ in range(3):
         with log.open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.status_app", *ports, folder],
+                [sys.executable, "-m", "tests.support.servers.status_app", *ports, folder],
                 cwd=REPOSITORY,
                 env={**os.environ, **RAY_SETTINGS, "PYTHONPATH": str(REPOSITORY)},
                 stdin=subprocess.PIPE,

@@ -16,7 +16,7 @@ from cytosynth.client import (
     SplitSettings,
     SyntheticSettings,
 )
-from tests.support.fakes_server import ToyServices
+from tests.support.servers.fakes_server import ToyServices
 
 
 def test_datasets_are_read_imported_and_deleted(client: Client, folder: Path) -> None:

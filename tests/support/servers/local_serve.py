@@ -16,7 +16,7 @@ import psutil
 from services.common.serve_patches.backpressure import IN_LOOP_VARIABLE
 
 GUARD = "services.common.serve_patches.proxy_errors.install"
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def free_port() -> int:

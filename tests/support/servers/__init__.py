@@ -1,0 +1,1 @@
+"""Servers that tests call: toys, recorded stacks, real edges."""
