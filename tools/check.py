@@ -13,17 +13,27 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import dockerfile
 import manifests
 import monitoring
 import repository
+import structure
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
 Step = list[str] | Callable[[], list[str]]
+
+
+def _sources() -> dict[PurePosixPath, str]:
+    return structure.sources(ROOT, repository.tracked_files())
+
+
+def _folders() -> set[PurePosixPath]:
+    return {PurePosixPath(folder) for file in repository.tracked_files() for folder in file.parents}
+
 
 STEPS: dict[str, Step] = {
     "format": ["ruff", "format", "--check", "--output-format", "concise", "."],
@@ -37,6 +47,8 @@ STEPS: dict[str, Step] = {
     "lock": repository.lock_problems,
     "dockerfile": dockerfile.problems,
     "tree": repository.tree_problems,
+    "imports": lambda: structure.import_problems(_sources()),
+    "tests' places": lambda: structure.test_problems(_sources(), _folders()),
     "docs": repository.docs_problems,
     "edge manifest": manifests.edge_problems,
     "manifests": manifests.overlay_problems,

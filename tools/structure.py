@@ -74,26 +74,30 @@ def size_problems(texts: Mapping[PurePosixPath, str]) -> list[str]:
 def test_problems(texts: Mapping[PurePosixPath, str], folders: set[PurePosixPath]) -> list[str]:
     """Tests that lie elsewhere than what they test.
 
-    ``tests/<kind>/<folder>/test_<topic>.py`` tests ``<folder>``; the topic begins with the name of
-    a file or folder in it, or with the folder's own name.
+    ``tests/<kind>/<folder>/test_<topic>.py`` tests ``<folder>``: its topic begins with the name of
+    a file or folder there or with the folder's own name, or it imports from there or names the
+    folder's path.
     """
-    topics: dict[PurePosixPath, set[str]] = defaultdict(set)
+    names: dict[PurePosixPath, set[str]] = defaultdict(set)
     for path in [*texts, *folders]:
-        topics[path.parent].add(path.name.partition(".")[0])
+        names[path.parent].add(path.name.partition(".")[0])
     problems = []
-    for path in texts:
+    for path, text in texts.items():
         if path.parts[0] != "tests" or path.parts[1] not in TEST_KINDS:
             continue
         folder = PurePosixPath(*path.parts[2:-1])
-        if path.parent == _ABOUT_THE_REPOSITORY or not path.name.startswith("test_"):
+        if path.parent == _ABOUT_THE_REPOSITORY or len(path.parts) == 3:
             continue
         if folder not in folders:
             problems.append(f"{path}: there is no folder {folder} to test")
-            continue
-        names = topics[folder] | {folder.name}
-        topic = path.stem.removeprefix("test_")
-        if not any(topic == name or topic.startswith(f"{name}_") for name in names if name):
-            problems.append(f"{path}: {folder} holds nothing whose name begins {topic!r}")
+        elif path.name.startswith("test_"):
+            topic = path.stem.removeprefix("test_")
+            known = any(
+                f"{topic}_".startswith(f"{name}_") for name in names[folder] | {folder.name}
+            )
+            dotted = ".".join(folder.parts)
+            if not known and dotted not in text and str(folder) not in text:
+                problems.append(f"{path} tests nothing of {folder}: move it to what it tests")
     return sorted(problems)
 
 
