@@ -13,6 +13,9 @@ from xdist.scheduler import LoadScopeScheduling
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests call servers of their own on loopback; tests of proxies name one themselves.
+for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    del os.environ[name]
 
 # Time on the wall says nothing where files run beside one another.
 hypothesis.settings.register_profile("no deadline", deadline=None)

@@ -38,6 +38,8 @@ class Connection:
         tenant: Caller's tenant where no client certificate names one.
         timeout_seconds: Deadline of one call; None: 60 s for a call with one answer, and
             each method's own for streams.
+        bypass_proxy: Dial the address itself, whatever proxy the environment names; always so
+            for loopback addresses.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Connection:
         credentials: grpc.ChannelCredentials | None = None,
         tenant: str | None = None,
         timeout_seconds: float | None = None,
+        bypass_proxy: bool = False,
     ) -> None:
         match = _ADDRESS.fullmatch(address)
         if not match or not 0 < int(match[2]) < 65536:
@@ -57,7 +60,7 @@ class Connection:
         self.timeout_seconds = timeout_seconds
         self.metadata: tuple[tuple[str, str], ...] = ((TENANT_KEY, tenant),) if tenant else ()
         self._closed = threading.Event()
-        options = _options(loopback=match[1] in ("127.0.0.1", "localhost", "[::1]"))
+        options = _options(bypass_proxy or match[1] in ("127.0.0.1", "localhost", "[::1]"))
         if credentials is None:
             channel = grpc.insecure_channel(address, options=options)
         else:
@@ -123,9 +126,14 @@ class ServiceClient:
         credentials: grpc.ChannelCredentials | None = None,
         tenant: str | None = None,
         timeout_seconds: float | None = None,
+        bypass_proxy: bool = False,
     ) -> None:
         self._connection = Connection(
-            address, credentials=credentials, tenant=tenant, timeout_seconds=timeout_seconds
+            address,
+            credentials=credentials,
+            tenant=tenant,
+            timeout_seconds=timeout_seconds,
+            bypass_proxy=bypass_proxy,
         )
 
     def __enter__(self) -> Self:
@@ -153,7 +161,7 @@ def retry_delay(num_failures: int) -> float:
     return float(min(5.0, 0.2 * 2 ** min(num_failures - 1, 10)))
 
 
-def _options(loopback: bool) -> list[tuple[str, Any]]:
+def _options(bypass_proxy: bool) -> list[tuple[str, Any]]:
     options: list[tuple[str, Any]] = [
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -165,8 +173,7 @@ def _options(loopback: bool) -> list[tuple[str, Any]]:
         ("grpc.max_reconnect_backoff_ms", 3_000),
         ("grpc.service_config", json.dumps(service_config())),
     ]
-    if loopback:
-        # A proxy of the environment cannot reach this machine's loopback.
+    if bypass_proxy:  # a proxy reaches neither this machine's loopback nor a cluster's inside
         options.append(("grpc.enable_http_proxy", 0))
     return options
 

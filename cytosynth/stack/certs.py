@@ -47,7 +47,8 @@ def make_certificates(
     Args:
         directory: where the PEM files go; private keys are readable by their owner only.
         tenants: tenant ids, `[a-z0-9][a-z0-9-]{0,62}`; certificates made before stay.
-        hosts: names and IP addresses under which clients reach the edge.
+        hosts: names and IP addresses under which clients reach the edge; those of the
+            certificate made before stay.
 
     Raises:
         CertificateError: a tenant id is malformed, or the folder cannot be written.
@@ -75,8 +76,10 @@ def _make(directory: Path, tenants: tuple[str, ...], hosts: tuple[str, ...], ren
         _write(authority, *_sign_authority())
     ca_certificate, ca_key = _read(authority)
     server = identity_in(directory, "server")
-    if renew or not _usable(server) or not _covers(server, hosts):
-        names = x509.SubjectAlternativeName([_host_name(host) for host in hosts])
+    before = _names(server)
+    wanted = [*before, *(name for name in map(_host_name, hosts) if name not in before)]
+    if renew or not _usable(server) or wanted != before:
+        names = x509.SubjectAlternativeName(wanted)
         usage = ExtendedKeyUsageOID.SERVER_AUTH
         _write(server, *_sign("cytosynth edge", names, usage, ca_certificate, ca_key))
     for tenant in tenants:
@@ -109,10 +112,14 @@ def _usable(identity: Identity) -> bool:
     return left > datetime.timedelta(days=RENEW_DAYS)
 
 
-def _covers(server: Identity, hosts: tuple[str, ...]) -> bool:
-    certificate, _ = _read(server)
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return all(_host_name(host) in names for host in hosts)
+def _names(server: Identity) -> list[x509.GeneralName]:
+    """The edge's names in its certificate; empty if there is none that can be read."""
+    try:
+        certificate = x509.load_pem_x509_certificate(server.certificate.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return []
+    extensions = certificate.extensions
+    return list(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
 
 
 def _host_name(host: str) -> x509.GeneralName:

@@ -36,16 +36,20 @@ _PROBES: dict[str, Callable[[grpc.Channel, float], object]] = {
 }
 
 
+_OPTIONS = [("grpc.enable_http_proxy", 0)]
+"""The edge is on this machine, whatever proxy the environment names."""
+
+
 def open_channel(info: StackInfo) -> grpc.Channel:
     """A channel to the edge, with the development certificates if it speaks TLS."""
     if not info.tls:
-        return grpc.insecure_channel(info.address)
+        return grpc.insecure_channel(info.address, _OPTIONS)
     ca, key, certificate = (
         path.read_bytes() if path else None
         for path in (info.ca_path, info.client_key_path, info.client_certificate_path)
     )
     credentials = grpc.ssl_channel_credentials(ca, key, certificate)
-    return grpc.secure_channel(info.address, credentials)
+    return grpc.secure_channel(info.address, credentials, _OPTIONS)
 
 
 def probe_services(info: StackInfo, timeout_seconds: float = 5.0) -> tuple[ServiceStatus, ...]:

@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from cytosynth.stack import processes as stack_processes
 from cytosynth.stack.addresses import check_port, free_port, refuse_open_plaintext
 from cytosynth.stack.certificate_files import DEFAULT_HOSTS, DEFAULT_TENANT, CertificateSet
 from cytosynth.stack.probe import ServiceStatus, probe_services
+from cytosynth.stack.runtime_dir import is_runtime_dir, make_runtime_dir
 from cytosynth.stack.state import (
     TOKEN_VARIABLE,
     AlreadyRunning,
@@ -114,6 +114,7 @@ def up(
     check_installed()
     began = time.monotonic()
     files = StackFiles(state_dir or default_state_dir())
+    _refuse_undecodable(files.state_dir)
     files.logs.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(files):
         info = files.read()
@@ -154,7 +155,9 @@ def down(state_dir: Path | None = None, timeout_seconds: float = _STOP_SECONDS) 
             of the stack are killed.
     """
     files = StackFiles(state_dir or default_state_dir())
-    return _stop(files, files.read(), timeout_seconds)
+    stopped = _stop(files, files.read(), timeout_seconds)
+    files.failure.unlink(missing_ok=True)
+    return stopped
 
 
 def _stop(files: StackFiles, info: StackInfo | None, timeout_seconds: float) -> bool:
@@ -175,7 +178,9 @@ def status(state_dir: Path | None = None) -> StackStatus:
     services: tuple[ServiceStatus, ...] = ()
     if info is None or not stack_processes.alive(info.pid, files.token):
         if not processes:
-            return StackStatus("stopped", "Not running.", None, (), 0, 0)
+            failure = files.read_failure()
+            detail = f"Not running; it ended by itself: {failure}" if failure else "Not running."
+            return StackStatus("stopped", detail, None, (), 0, 0)
         state: Literal["starting", "running", "degraded", "broken"] = "broken"
         detail = (
             f"The supervisor is gone but {len(processes)} of its processes are left. "
@@ -218,11 +223,11 @@ def _start_supervisor(
         if log.exists():
             log.replace(log.with_suffix(f"{log.suffix}.1"))
     shutil.rmtree(files.ray, ignore_errors=True)
-    runtime_dir = Path(tempfile.mkdtemp(prefix="cyto-"))
+    files.failure.unlink(missing_ok=True)
+    runtime_dir = make_runtime_dir(files.root)
     environment = {
-        "CYTOSYNTH_STORE_URI": f"file://{files.state_dir}/store",
-        "CYTOSYNTH_DATABASE_URL": f"sqlite:///{files.state_dir}/jobs.db",
         **os.environ,
+        **_without_proxy(),
         "CYTOSYNTH_STATE_DIR": str(files.state_dir),
         TOKEN_VARIABLE: files.token,
     }
@@ -280,7 +285,8 @@ def _wait_until_ready(
             seconds = time.monotonic() - began
             current = files.read()
             if current is None or supervisor.poll() is not None:
-                raise StartupFailed(_last_words(info.log_path), info.log_path)
+                problem = files.read_failure() or _last_words(info.log_path)
+                raise StartupFailed(f"The stack did not start: {problem}", info.log_path)
             if on_progress:
                 on_progress(current.activity, seconds)
             if current.phase == "ready":
@@ -298,7 +304,26 @@ def _wait_until_ready(
 
 def _last_words(log_path: Path) -> str:
     lines = log_path.read_text(errors="replace").splitlines()
-    return "The stack stopped while it started:\n" + "\n".join(lines[-_LOG_TAIL_LINES:])
+    return "\n".join(lines[-_LOG_TAIL_LINES:])
+
+
+def _refuse_undecodable(folder: Path) -> None:
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        shown = str(folder).encode("utf-8", "replace").decode()
+        raise StackError(
+            f"The name of {shown} is not UTF-8, which the edge needs; choose another folder with "
+            "--state-dir or CYTOSYNTH_STATE_DIR."
+        ) from None
+
+
+def _without_proxy() -> dict[str, str]:
+    """Variables that keep calls on this machine from a proxy, beside what they say already."""
+    hosts = ("127.0.0.1", "localhost", "::1")
+    named = ",".join(filter(None, (os.environ.get("no_proxy"), os.environ.get("NO_PROXY"))))
+    value = ",".join(dict.fromkeys((*named.split(","), *hosts))).strip(",")
+    return {"no_proxy": value, "NO_PROXY": value}
 
 
 def _clean_up(files: StackFiles, info: StackInfo | None) -> bool:
@@ -310,7 +335,7 @@ def _clean_up(files: StackFiles, info: StackInfo | None) -> bool:
             break
         found = True
         stack_processes.end(left)
-    if info and info.runtime_dir and info.runtime_dir.name.startswith("cyto-"):
+    if info and info.runtime_dir and is_runtime_dir(info.runtime_dir):
         shutil.rmtree(info.runtime_dir, ignore_errors=True)
     files.state.unlink(missing_ok=True)
     return found

@@ -66,6 +66,7 @@ class StackFiles:
         self.ray_token = self.root / "ray-token"
         self.state = self.root / "stack.json"
         self.lock = self.root / "lock"
+        self.failure = self.root / "failure"
         self.certs = self.state_dir / "certs"
         self.metrics_targets = self.root / "metrics"
 
@@ -87,6 +88,13 @@ class StackFiles:
             if name in known
         }
         return StackInfo(**values)
+
+    def read_failure(self) -> str:
+        """Why the last stack ended by itself; empty if it did not."""
+        try:
+            return self.failure.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
 
     def write(self, info: StackInfo, **changes: Any) -> StackInfo:
         """Stores `info` with `changes` atomically and returns it."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from cytosynth.traces import check_endpoint
@@ -24,7 +25,7 @@ class SettingsError(ValueError):
 
 
 def refuse_unknown_variables(known: Iterable[str]) -> None:
-    """A mistyped variable would be passed over in silence.
+    """Refuse mistyped variables, which would be passed over in silence.
 
     Args:
         known: Every ``CYTOSYNTH_…`` variable that anything reads.
@@ -38,7 +39,26 @@ def refuse_unknown_variables(known: Iterable[str]) -> None:
         near = difflib.get_close_matches(name, known, n=1)
         lines.append(f"{name}: no such setting" + (f"; is it {near[0]}?" if near else ""))
     if lines:
-        raise SettingsError("bad settings\n  " + "\n  ".join(lines))
+        raise SettingsError("; ".join(lines))
+
+
+def sqlite_url(path: Path) -> str:
+    """SQLAlchemy URL of a database file, whatever characters its path has."""
+    return URL.create("sqlite", database=str(path)).render_as_string()
+
+
+def _state_dir(known: dict[str, Any]) -> Path:
+    """The folder among the fields read before, else that of the working folder."""
+    folder: Path = known.get("state_dir", Path(".cytosynth"))
+    return folder.absolute()
+
+
+def _problem(error: ErrorDetails) -> str:
+    """One wrong variable: its name, its value and what it must be."""
+    name = PREFIX + "_".join(str(part) for part in error["loc"]).upper()
+    said = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    said = said.partition(", unable to")[0]
+    return f"{name} is {str(error['input'])[:100]!r}: {said}"
 
 
 class CommonSettings(BaseSettings):
@@ -49,11 +69,13 @@ class CommonSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    state_dir: Path = Field(default_factory=lambda: Path.cwd() / ".cytosynth")
-    """Folder for everything that the local stack keeps."""
-    store_uri: str = Field(default_factory=lambda: f"file://{Path.cwd()}/.cytosynth/store")
+    state_dir: Path = Field(default_factory=lambda: _state_dir({}))
+    """Folder for everything that the local stack keeps, by default also store and database."""
+    store_uri: str = Field(default_factory=lambda known: f"file://{_state_dir(known)}/store")
     """fsspec URI of the artifact store: ``file://…``, ``s3://bucket/prefix`` or ``memory://…``."""
-    database_url: str = Field(default_factory=lambda: f"sqlite:///{Path.cwd()}/.cytosynth/jobs.db")
+    database_url: str = Field(
+        default_factory=lambda known: sqlite_url(_state_dir(known) / "jobs.db")
+    )
     """SQLAlchemy URL of the job database: ``sqlite:///…`` or ``postgresql+psycopg://…``."""
     models_dir: Path = REPOSITORY / "models"
     """Folder of base models."""
@@ -114,9 +136,4 @@ class CommonSettings(BaseSettings):
         try:
             return cls(**overrides)
         except ValidationError as error:
-            lines = [
-                f"{PREFIX}{'_'.join(str(part) for part in problem['loc']).upper()}: "
-                f"{problem['msg']} (got {str(problem['input'])[:100]!r})"
-                for problem in error.errors()
-            ]
-            raise SettingsError("bad settings\n  " + "\n  ".join(lines)) from None
+            raise SettingsError("; ".join(map(_problem, error.errors()))) from None

@@ -84,6 +84,7 @@ def render(config: EdgeConfig) -> str:
     environment = Environment(
         loader=FileSystemLoader(FOLDER), undefined=StrictUndefined, keep_trailing_newline=True
     )
+    environment.filters["quoted"] = quoted
     limit = str(config.max_message_bytes)
     services = [
         {
@@ -104,6 +105,19 @@ def render(config: EdgeConfig) -> str:
         "tenant_lua": (FOLDER / "tenant.lua").read_text().replace("@MAX_MESSAGE_BYTES@", limit),
     }
     return environment.get_template("envoy.yaml.j2").render(values)
+
+
+def quoted(text: object) -> str:
+    """A double-quoted YAML scalar, whatever characters a path or a name has."""
+    return '"' + "".join(_escaped(character) for character in str(text)) + '"'
+
+
+def _escaped(character: str) -> str:
+    if character in '"\\':
+        return f"\\{character}"
+    if character.isprintable():
+        return character
+    return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else f"\\U{ord(character):08x}"
 
 
 def _host_and_port(endpoint: str) -> dict[str, str | int] | None:

@@ -10,14 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from services.common.serve_patches.proxy_setup import LISTEN_HOST_VARIABLE
 from services.common.settings import SettingsError, refuse_unknown_variables
+from services.launch.service_settings import settings_class
 
 if TYPE_CHECKING:
     from ray import serve
-
-
-def settings_class(name: str) -> Any:
-    """The settings of a service: a subclass of ``CommonSettings``."""
-    return getattr(import_module(f"services.{name}.config"), f"{name.capitalize()}Settings")
 
 
 def generator(args: dict[str, Any]) -> serve.Application:

@@ -33,7 +33,7 @@ class EdgeProcess:
         Raises:
             EdgeFailed: it ended, for example because its port was taken.
         """
-        self._config_path.write_text(render(config))
+        self._config_path.write_text(render(config), encoding="utf-8")
         self._run()
         deadline = time.monotonic() + _START_SECONDS
         while not _accepts("127.0.0.1", config.admin_port):

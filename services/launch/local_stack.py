@@ -13,7 +13,6 @@ import shutil
 import signal
 import socket
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,21 +22,15 @@ from typing import Any
 from cytosynth.service_methods import SERVICES
 from cytosynth.stack import processes as stack_processes
 from cytosynth.stack.probe import probe_services
-from cytosynth.stack.state import TOKEN_VARIABLE, StackFiles, StackInfo
-from services.common.rpc.reflection import GRPC_SERVICER_FUNCTIONS
+from cytosynth.stack.state import TOKEN_VARIABLE, StackError, StackFiles, StackInfo
 from services.common.serve_patches.proxy_setup import LISTEN_HOST_VARIABLE
-from services.common.settings import CommonSettings, SettingsError, refuse_unknown_variables
+from services.common.settings import SettingsError
 from services.edge.render import EdgeConfig, EdgeTls
 from services.launch.edge_process import EdgeFailed, EdgeProcess
+from services.launch.local_ray import LOOPBACK, LocalRay, RayFailed
 from services.launch.ray_environment import ray_environment
+from services.launch.service_settings import load_all
 
-LOOPBACK = "127.0.0.1"
-OBJECT_STORE_BYTES = 128 * 1024 * 1024
-LOGICAL_CPUS = 16
-"""What Ray counts with. The stack is one machine's: its processes share the real cores."""
-RAY_TRIES = 3
-"""Ray gives its own processes 30 s to start, which a machine busy with other work can exceed."""
-RAY_ESSENTIALS = {"gcs_server", "raylet"}
 logger = logging.getLogger("cytosynth.stack")
 
 
@@ -74,15 +67,10 @@ def build_apps() -> dict[str, Any]:
     Raises:
         SettingsError: a variable is wrong, or nothing reads it.
     """
-    apps = {}
-    variables = set(_OTHER_VARIABLES)
-    for name in SERVICES:
-        config = import_module(f"services.{name}.config")
-        settings = getattr(config, f"{name.capitalize()}Settings").load()
-        variables.update(settings.variables())
-        apps[name] = import_module(f"services.{name}.app").build_app(settings)
-    refuse_unknown_variables(variables)
-    return apps
+    return {
+        name: import_module(f"services.{name}.app").build_app(settings)
+        for name, settings in load_all(_OTHER_VARIABLES).items()
+    }
 
 
 class Supervisor:
@@ -90,10 +78,12 @@ class Supervisor:
 
     def __init__(self, files: StackFiles, info: StackInfo, apps: str) -> None:
         self._files, self._info, self._apps = files, info, apps
-        self._settings = CommonSettings.load()
+        # All of them, so that a wrong one is named before anything starts.
+        self._settings = load_all(_OTHER_VARIABLES)["trainer"]
         self._ports = _Ports(*_free_ports(5))
         self._edge = EdgeProcess(files.envoy_config, files.envoy_log)
-        self._ray_started = False
+        assert info.runtime_dir is not None
+        self._ray = LocalRay(files.ray, info.runtime_dir)
 
     def run(self) -> None:
         """Returns never: ends by _Stop or StackFailed."""
@@ -116,16 +106,10 @@ class Supervisor:
             in_order: Whether the parts are well, so that running jobs can be given back first.
         """
         self._tell("stopping", phase="stopping")
-        if in_order and self._ray_started:
+        if in_order and self._ray.started:
             self._drain_jobs()
         self._edge.stop()
-        if self._ray_started:
-            threading.Thread(target=self._stop_ray, daemon=True).start()
-            time.sleep(0.1)
-            for _ in range(150):
-                if not self._ray_started:
-                    break
-                time.sleep(0.1)
+        self._ray.stop()
         self._end_processes()
         if self._info.runtime_dir:
             shutil.rmtree(self._info.runtime_dir, ignore_errors=True)
@@ -147,12 +131,6 @@ class Supervisor:
                 drain_runners(settings.num_runners, settings.drain_seconds)
         except Exception:
             logger.exception("the job runners were not drained; their leases will lapse")
-
-    def _stop_ray(self) -> None:
-        import ray
-
-        ray.shutdown()
-        self._ray_started = False
 
     def _tell(self, activity: str, **changes: Any) -> None:
         if activity != self._info.activity or changes:
@@ -187,48 +165,12 @@ class Supervisor:
         self._edge.start(config)
 
     def _start_ray(self) -> None:
-        import ray
-        from ray import serve
-        from ray.serve.config import HTTPOptions, gRPCOptions
-
-        assert self._info.runtime_dir is not None
-        # Unix sockets want short paths; the link lets the files lie in the state directory.
-        self._files.ray.mkdir(parents=True, exist_ok=True)
-        link = self._info.runtime_dir / "ray"
-        link.symlink_to(self._files.ray)
-        self._ray_started = True
-        options = {
-            "address": "local",
-            "num_cpus": LOGICAL_CPUS,
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "include_dashboard": False,
-            "log_to_driver": False,
-            "_node_ip_address": LOOPBACK,
-            "_temp_dir": str(link),
-        }
-        for tries_left in reversed(range(RAY_TRIES)):
-            try:
-                ray.init(**options)
-                break
-            except Exception:
-                if not tries_left:
-                    raise
-                logger.warning("Ray did not start in time; trying again", exc_info=True)
-                ray.shutdown()
-                self._end_processes(but=self._edge.pid)
-        [node] = ray.nodes()
+        ports = self._ports
+        metrics = self._ray.start(lambda: self._end_processes(but=self._edge.pid))
         self._info = self._files.write_metrics_targets(
-            self._info,
-            f"{LOOPBACK}:{self._ports.edge_metrics}",
-            f"{LOOPBACK}:{node['MetricsExportPort']}",
+            self._info, f"{LOOPBACK}:{ports.edge_metrics}", metrics
         )
-        serve.start(
-            http_options=HTTPOptions(host=LOOPBACK, port=self._ports.serve_http),
-            grpc_options=gRPCOptions(
-                port=self._ports.serve_grpc,
-                grpc_servicer_functions=list(GRPC_SERVICER_FUNCTIONS),
-            ),
-        )
+        self._ray.start_serve(ports.serve_http, ports.serve_grpc)
 
     def _start_apps(self) -> None:
         from ray import serve
@@ -272,12 +214,7 @@ class Supervisor:
 
     def _check_parts(self) -> None:
         self._edge.check()
-        if self._ray_started:
-            import ray
-
-            dead = {name for name, _ in ray._private.worker._global_node.dead_processes()}
-            if lost := dead & RAY_ESSENTIALS:
-                raise StackFailed(f"Ray lost its {' and '.join(sorted(lost))}.")
+        self._ray.check()
 
 
 def _free_ports(count: int) -> list[int]:
@@ -321,11 +258,14 @@ def main() -> int:
         logger.info("asked to stop")
         in_order = True
         return 0
-    except (StackFailed, EdgeFailed, SettingsError) as error:
+    except (StackFailed, EdgeFailed, RayFailed, SettingsError, StackError) as error:
         logger.error("%s", error)
+        files.failure.write_text(str(error), encoding="utf-8")
         return 1
-    except Exception:
+    except Exception as error:
         logger.exception("the stack failed")
+        said = str(error).strip().partition("\n")[0]
+        files.failure.write_text(f"{type(error).__name__}: {said}", encoding="utf-8")
         return 1
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -107,7 +107,10 @@ def certs(
         list[str] | None, typer.Option("--tenant", help="Tenant with a certificate; repeatable.")
     ] = None,
     host: Annotated[
-        list[str] | None, typer.Option("--host", help="Name or address of the edge; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--host", help="Name or address of the edge, beside those before; repeatable."
+        ),
     ] = None,
     renew: Annotated[bool, typer.Option("--renew", help="Make all of them anew.")] = False,
     json: AsJson = False,

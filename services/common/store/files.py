@@ -18,7 +18,11 @@ class StoreFiles:
     """What the artifact store needs of a file system. Paths are relative to the root."""
 
     def __init__(self, store_uri: str) -> None:
-        self._fs, root = fsspec.url_to_fs(store_uri, use_listings_cache=False)
+        if store_uri.startswith("file://"):  # a folder's name may hold "::", fsspec's own sign
+            self._fs: Any = LocalFileSystem(use_listings_cache=False)
+            root = store_uri.removeprefix("file://")
+        else:
+            self._fs, root = fsspec.url_to_fs(store_uri, use_listings_cache=False)
         self._root = root.rstrip("/")
         self.is_local = isinstance(self._fs, LocalFileSystem)
 

@@ -208,7 +208,7 @@ def open_pool(plan: SyntheticPlan, image_size: int, ctx: JobContext) -> Any:
     )
     from services.trainer.classifiers.synthetic_pool import SyntheticPool
 
-    client = GeneratorClient(ctx.settings.generator_address, tenant=ctx.tenant)
+    client = GeneratorClient(ctx.settings.generator_address, tenant=ctx.tenant, bypass_proxy=True)
     sampler = SamplerSettings(**plan.sampler)
 
     def synthesize(class_counts: dict[str, int], seed: int) -> Iterator[Any]:

@@ -82,8 +82,12 @@ def create(name: str, values: dict[str, str], server: str, namespace: str, token
     )
     authority = ACCOUNT / "ca.crt"
     context = ssl.create_default_context(cafile=str(authority)) if authority.exists() else None
+    # Inside the cluster, whatever proxy the environment names.
+    direct = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+    )
     try:
-        urllib.request.urlopen(request, context=context, timeout=30).close()
+        direct.open(request, timeout=30).close()
     except urllib.error.HTTPError as error:
         if error.code == 409:
             return False

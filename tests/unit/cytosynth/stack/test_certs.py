@@ -65,6 +65,17 @@ def test_a_new_host_gets_a_new_server_certificate(tmp_path: Path) -> None:
     assert made.server.certificate.read_bytes() != before
 
 
+def test_hosts_named_before_stay(tmp_path: Path) -> None:
+    make_certificates(tmp_path, hosts=["localhost", "edge.example"])
+    make_certificates(tmp_path, hosts=["10.0.0.7", "localhost"])
+    made = make_certificates(tmp_path, renew=True, hosts=["other.example"])
+    extensions = _load(made.server.certificate).extensions
+    names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(name.value) for name in names] == [
+        *("localhost", "edge.example", "10.0.0.7", "other.example"),
+    ]
+
+
 def test_a_damaged_certificate_is_made_anew(tmp_path: Path) -> None:
     made = make_certificates(tmp_path)
     made.server.certificate.write_text("not a certificate")

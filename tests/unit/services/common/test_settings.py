@@ -3,7 +3,11 @@
 import pytest
 from pydantic import ValidationError
 
+from services.common.database.jobs import JobDatabase
+from services.common.database.migrate import migrate
 from services.common.settings import CommonSettings, SettingsError, refuse_unknown_variables
+from services.common.store.artifacts import ArtifactStore
+from services.operations.backup import copy_database
 
 
 def test_defaults_lie_under_the_working_folder(tmp_path, monkeypatch):
@@ -12,6 +16,27 @@ def test_defaults_lie_under_the_working_folder(tmp_path, monkeypatch):
     assert settings.store_uri == f"file://{tmp_path}/.cytosynth/store"
     assert settings.database_url == f"sqlite:///{tmp_path}/.cytosynth/jobs.db"
     assert settings.max_message_bytes == 32 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "name", ["Study: AML #1", "50%41 ?a=b&c", """'q' "q" $HOME {x} \\""", "é\n☃", "a::b", "s @h:1"]
+)
+def test_store_and_database_lie_in_the_state_folder_whatever_its_name(tmp_path, monkeypatch, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    monkeypatch.setenv("CYTOSYNTH_STATE_DIR", str(folder))
+    settings = CommonSettings.load()
+    migrate(settings.database_url)
+    jobs = JobDatabase(settings.database_url)
+    jobs.create("local", "fit_adapter", {})
+    jobs.close()
+    draft = ArtifactStore(settings.store_uri).new_draft("local", "datasets", "d1")
+    draft.write("a.txt", b"a")
+    draft.commit({"kind": "datasets"})
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {path.name.partition(".")[0] for path in folder.iterdir()} == {"store", "jobs"}
+    assert list(folder.glob("store/tenants/local/datasets/d1/a.txt"))
+    copy_database(settings.database_url, folder / "copy.db")
 
 
 def test_environment_wins_over_defaults(monkeypatch):

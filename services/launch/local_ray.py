@@ -1,0 +1,115 @@
+"""Ray and Serve of the local stack: started, watched, ended."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cytosynth.stack.runtime_dir import LINK, link_files, touch_link
+from services.common.rpc.reflection import GRPC_SERVICER_FUNCTIONS
+from services.common.serve_patches.ray_node import lost_processes, session_folder
+
+LOOPBACK = "127.0.0.1"
+OBJECT_STORE_BYTES = 128 * 1024 * 1024
+LOGICAL_CPUS = 16
+"""What Ray counts with. The stack is one machine's: its processes share the real cores."""
+START_TRIES = 3
+"""Ray gives its own processes 30 s to start, which a machine busy with other work can exceed."""
+_ESSENTIALS = {"gcs_server", "raylet"}
+_TOUCH_SECONDS = 3600.0
+_STOP_SECONDS = 15.0
+logger = logging.getLogger("cytosynth.stack")
+
+
+class RayFailed(Exception):
+    """Ray cannot go on; the message is for the stack's user."""
+
+
+class LocalRay:
+    """One Ray whose files lie in the state directory and whose sockets have short paths.
+
+    Args:
+        files: folder of Ray's sessions.
+        runtime_dir: short-named folder that gets a link to ``files``.
+    """
+
+    def __init__(self, files: Path, runtime_dir: Path) -> None:
+        self._files, self._runtime_dir = files, runtime_dir
+        self._touched = time.monotonic()
+        self.started = False
+
+    def start(self, end_leftovers: Callable[[], None]) -> str:
+        """Starts Ray; returns the address of its metrics.
+
+        Args:
+            end_leftovers: ends the processes of a start that failed.
+        """
+        import ray
+
+        self._files.mkdir(parents=True, exist_ok=True)
+        link_files(self._runtime_dir, self._files)
+        self.started = True
+        options: dict[str, Any] = {
+            "address": "local",
+            "num_cpus": LOGICAL_CPUS,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+            "log_to_driver": False,
+            "_node_ip_address": LOOPBACK,
+            "_temp_dir": str(self._runtime_dir / LINK),
+        }
+        for tries_left in reversed(range(START_TRIES)):
+            try:
+                ray.init(**options)
+                break
+            except Exception:
+                if not tries_left:
+                    raise
+                logger.warning("Ray did not start in time; trying again", exc_info=True)
+                ray.shutdown()
+                end_leftovers()
+        [node] = ray.nodes()
+        return f"{LOOPBACK}:{node['MetricsExportPort']}"
+
+    def start_serve(self, http_port: int, grpc_port: int) -> None:
+        """Starts Serve's proxies on loopback."""
+        from ray import serve
+        from ray.serve.config import HTTPOptions, gRPCOptions
+
+        serve.start(
+            http_options=HTTPOptions(host=LOOPBACK, port=http_port),
+            grpc_options=gRPCOptions(
+                port=grpc_port, grpc_servicer_functions=list(GRPC_SERVICER_FUNCTIONS)
+            ),
+        )
+
+    def check(self) -> None:
+        """Raises RayFailed or StackError when something was lost that cannot be brought back."""
+        if not self.started:
+            return
+        if lost := lost_processes() & _ESSENTIALS:
+            raise RayFailed(f"Ray lost its {' and '.join(sorted(lost))}.")
+        if link_files(self._runtime_dir, self._files):
+            logger.warning("%s was removed; it is there again", self._runtime_dir)
+        if not session_folder().is_dir():
+            raise RayFailed(f"Ray's files in {self._files} were removed while the stack ran.")
+        if time.monotonic() - self._touched > _TOUCH_SECONDS:
+            touch_link(self._runtime_dir)
+            self._touched = time.monotonic()
+
+    def stop(self) -> None:
+        """Ends Ray in order; returns after some seconds also if that hangs."""
+        if self.started:
+            ending = threading.Thread(target=self._shut_down, daemon=True)
+            ending.start()
+            ending.join(_STOP_SECONDS)
+
+    def _shut_down(self) -> None:
+        import ray
+
+        ray.shutdown()
+        self.started = False
