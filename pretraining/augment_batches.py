@@ -1,4 +1,4 @@
-"""Random changes of a batch of training images that leave the class of the cell as it is."""
+"""Random changes of a minibatch that keep the class of each cell."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ import torch
 
 
 def augment(images: np.ndarray, rng: np.random.Generator, color: float) -> torch.Tensor:
-    """uint8 (B, H, W, 3) to float (B, 3, H, W) in [-1, 1]: flips, quarter turns, colour gains."""
-    turned = np.empty_like(images)
+    """Changes orientation and colour at random.
+
+    Args:
+        images: uint8 (B, H, W, 3).
+        rng: Source of the random values.
+        color: Standard deviation of the colour gains; 0: none.
+
+    Returns:
+        float32 (B, 3, H, W) in -1 to 1.
+    """
+    oriented = np.empty_like(images)
     for i, image in enumerate(images):
         image = np.rot90(image, rng.integers(4))
-        turned[i] = image[:, ::-1] if rng.random() < 0.5 else image
-    x = torch.from_numpy(turned).permute(0, 3, 1, 2).float() / 255
+        oriented[i] = image[:, ::-1] if rng.random() < 0.5 else image
+    x = torch.from_numpy(oriented).permute(0, 3, 1, 2).float() / 255
     if color:
         n = len(images)
         gain = torch.from_numpy(rng.normal(1, color, (n, 3, 1, 1))).float()
@@ -21,8 +30,8 @@ def augment(images: np.ndarray, rng: np.random.Generator, color: float) -> torch
     return x * 2 - 1
 
 
-def zoom_turn_and_shift(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Random zoom, rotation and shift of a batch (B, 3, H, W), each image its own."""
+def zoom_rotate_and_shift(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Zooms, rotates and shifts every image of (B, 3, H, W) at random."""
     n = len(x)
     angle = torch.from_numpy(rng.uniform(-np.pi, np.pi, n)).float()
     zoom = torch.from_numpy(rng.uniform(0.8, 1.2, n)).float()
@@ -36,9 +45,9 @@ def zoom_turn_and_shift(x: torch.Tensor, rng: np.random.Generator) -> torch.Tens
 
 
 def restain(x: torch.Tensor, rng: np.random.Generator, amount: float) -> torch.Tensor:
-    """Other stains: mixes what each channel of (B, 3, H, W), -1 to 1, takes from white light.
+    """Changes stains at random: mixes the absorption of the channels of (B, 3, H, W), -1 to 1.
 
-    Every image gets a matrix of its own, the unit matrix plus normal noise of this ``amount``.
+    Every image gets another matrix: the unit matrix plus normal noise of this ``amount``.
     """
     mixing = np.eye(3) + rng.normal(0, amount, (len(x), 3, 3))
     absorbed = torch.einsum("bchw,bcd->bdhw", (1 - x) / 2, torch.from_numpy(mixing).float())

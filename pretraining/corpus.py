@@ -1,7 +1,7 @@
-"""What the embedded models are trained on: phantoms, and the Barcelona images set aside for it.
+"""Training images of the embedded models: phantoms and a share of the Barcelona images.
 
-Every real image is chosen by its own SHA-256, so which images a base has seen can be
-recomputed from the images alone, and the digests are listed in the model's manifest.
+Every real image is chosen by its SHA-256. Which images a base has seen can therefore be recomputed
+from the images alone, and the model's manifest lists the digests.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIZE_PX = 64
 REAL_SHARE = 6
 """Tenths of the real images that a base may see; the other four stay unseen for checks."""
 REAL_CENTER_CROP = 0.62
-"""Side of the centre square kept of a Barcelona photograph (360 px), as a share of its side."""
+"""Size of the centre square kept of a Barcelona photograph, as a share of its 360 px."""
 
 
 @dataclass
@@ -39,8 +39,11 @@ class Corpus:
     digests: list[str] = field(default_factory=list)
 
     def prompts(self) -> list[str]:
-        """A prompt per image.  Where real images are present, phantoms say that they are one,
-        so that the plain prompt means the look of a real smear."""
+        """A prompt per image.
+
+        Beside real images, the prompt of a phantom says so, and the plain prompt means the look of
+        a real smear.
+        """
         any_real = bool(self.is_real.any())
         return [
             class_prompt(c) + (" phantom" if any_real and not real else "")
@@ -48,7 +51,7 @@ class Corpus:
         ]
 
     def sampling_weights(self) -> np.ndarray:
-        """Probability of each image (N,): a source's classes level; half real, half phantom."""
+        """Probability of each image (N,): classes of a source balanced; half real, half phantom."""
         weights = np.zeros(len(self.class_ids))
         sources = [m for m in (self.is_real, ~self.is_real) if m.any()]
         for mask in sources:
@@ -65,7 +68,7 @@ def _phantom(task: tuple[str, int]) -> np.ndarray:
 
 
 def phantom_corpus(per_class: int, cache: Path, seed: int = 0, workers: int = 2) -> Corpus:
-    """``per_class`` phantoms of every class, each from its own laboratory; kept in ``cache``."""
+    """Phantoms of every class, each from another laboratory; kept in ``cache``."""
     kept = cache / f"phantoms-{per_class}-{seed}.npz"
     if kept.exists():
         loaded = np.load(kept)
@@ -92,9 +95,9 @@ def may_be_seen(digest: str) -> bool:
 def _real(path: Path) -> tuple[np.ndarray, str]:
     data = path.read_bytes()
     image = Image.fromarray(decode_rgb(data, path.name))
-    side = round(min(image.size) * REAL_CENTER_CROP)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
+    size = round(min(image.size) * REAL_CENTER_CROP)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    square = image.crop((left, top, left + size, top + size))
     return np.asarray(square.resize((SIZE_PX, SIZE_PX), Image.Resampling.LANCZOS)), hashlib.sha256(
         data
     ).hexdigest()
@@ -143,6 +146,6 @@ def join(a: Corpus, b: Corpus) -> Corpus:
 
 
 def prompt_phrases() -> list[str]:
-    """Every phrase a prompt can hold, from which the small tokenizer's vocabulary is built."""
+    """Every phrase of a prompt, from which the tokenizer's vocabulary is built."""
     prompts = {class_prompt(c) + " phantom" for c in CELL_TYPES}
     return sorted(prompts | {class_phrase(c) for c in CELL_TYPES})

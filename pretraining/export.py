@@ -7,7 +7,7 @@
         --real ../shared/data/wbc-pbc-barcelona
 
 The manifest lists the SHA-256 and the perceptual hash of every real image the model has seen,
-so that a study can refuse to test on one of them.
+so that a study can refuse to test on any of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_BYTES = 25_000_000
 
 
 def new_manifest(kind: str, folder: Path, name: str, real: Path | None, records: dict) -> dict:
-    """Manifest of a model folder: what it is, what it saw, how it was trained."""
+    """Manifest of a model folder: kind, training images, training record, files."""
     images = seen_images(real) if real else []
     data = [path.read_bytes() for path in images]
     return {
@@ -57,7 +57,7 @@ def new_manifest(kind: str, folder: Path, name: str, real: Path | None, records:
 
 
 def write(folder: Path, manifest: dict) -> None:
-    """``manifest.json`` and the model card that says the same to people."""
+    """Write ``manifest.json`` and the model card."""
     write_manifest(folder, manifest)
     real = (
         f"{len(manifest['digests'])} images of wbc-pbc-barcelona (the six tenths that "
@@ -103,12 +103,12 @@ def write_bespoke_solver(folder: Path, solver: dict, record: dict) -> None:
 
 
 def write_manifest(folder: Path, manifest: dict) -> None:
-    """``manifest.json``, indented."""
+    """Write ``manifest.json``, indented."""
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
-def forget_paths(folder: Path) -> None:
-    """Drop the local paths that diffusers notes in configurations."""
+def remove_local_paths(folder: Path) -> None:
+    """Remove the local paths that diffusers writes into configurations."""
     for path in folder.rglob("config.json"):
         config = json.loads(path.read_text())
         if config.pop("_name_or_path", None) is not None:
@@ -124,9 +124,9 @@ def export(kind: str, build: Path, autoencoder: Path | None, name: str, real: Pa
     out = Path(__file__).parents[1] / "models" / name
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(build, out, ignore=shutil.ignore_patterns("training.json"))
-    if autoencoder is not None:  # its decoder may have been trained on since
+    if autoencoder is not None:  # its decoder may have been trained further
         AutoencoderDC.from_pretrained(autoencoder).half().save_pretrained(out / "vae")
-    forget_paths(out)
+    remove_local_paths(out)
     size = sum(p.stat().st_size for p in out.rglob("*.safetensors"))
     if size > MAX_BYTES:
         raise ValueError(f"{name} weighs {size} bytes, more than {MAX_BYTES}")

@@ -3,9 +3,9 @@
     python -m pretraining.fit_solver --name cyto-small
 
 Gradient descent through the whole solver (Shaul et al., "Bespoke Non-Stationary Solvers", arXiv
-2403.01329), on its coefficients and timesteps alone; the UNet stays as it is.  It begins as UniPC
-of as many steps.  No image is read: all that it learns from is drawn by the base.  For Stable
-Diffusion pipelines with one text encoder.
+2403.01329), on coefficients and timesteps alone; the UNet stays unchanged.  The solver begins as
+UniPC of as many steps.  No image is read: the base generates what the solver is fitted to.  For
+Stable Diffusion pipelines with one text encoder.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from services.generator.presets import PRESETS
 
 BATCH = 16
 HELD_OUT = 60
-"""Paths that are kept to measure on."""
+"""Paths held out to measure on."""
 MODELS = Path("models")
 PAPER = PRESETS["paper"]
 TEACHER = Teacher(PAPER.scheduler, PAPER.num_steps, PAPER.num_steps, PAPER.guidance_scale)
@@ -44,10 +44,10 @@ Predict = Callable[[torch.Tensor, torch.Tensor, bool], tuple[torch.Tensor, torch
 
 
 class Coefficients(torch.nn.Module):
-    """The numbers of a ``BespokeSolver`` (``bespoke_solvers.py``), to be learned."""
+    """Learnable coefficients of a ``BespokeSolver`` (``bespoke_solvers.py``)."""
 
     def __init__(self, config: dict[str, object], num_steps: int, num_guided: int) -> None:
-        """``config``: of the base's scheduler. The steps begin as those of ``START``."""
+        """Begins with the steps of ``START``; ``config`` is that of the base's scheduler."""
         super().__init__()
         solver = build_solver(START, config, num_steps)
         state = torch.zeros(STATE_SIZE, 1 + num_steps)  # of the noise and of each output
@@ -68,11 +68,11 @@ class Coefficients(torch.nn.Module):
         self.guidances = torch.nn.Parameter(torch.zeros(num_steps, num_guided))
 
     def timesteps(self) -> torch.Tensor:
-        """(K,), the first one fixed."""
+        """Timesteps (K,), the first one fixed."""
         return torch.cat([self.first[None], self.first * torch.sigmoid(self.later)])
 
     def forward(self, noise: torch.Tensor, predict: Predict) -> torch.Tensor:
-        """Where the solver ends, starting from ``noise`` (N, C, h, w)."""
+        """The solver's final sample, starting from ``noise`` (N, C, h, w)."""
         outputs: list[torch.Tensor] = []
         guidances: list[torch.Tensor] = []
         x = noise
@@ -88,7 +88,7 @@ class Coefficients(torch.nn.Module):
         return x
 
     def content(self) -> dict[str, object]:
-        """As ``bespoke_solver.json`` holds them."""
+        """The coefficients as in ``bespoke_solver.json``."""
 
         def numbers(tensor: torch.Tensor) -> list[float]:
             return [round(value, 6) for value in tensor.tolist()]
@@ -122,7 +122,7 @@ def make_predict(
 
 
 @torch.no_grad()
-def nearness(
+def psnr_to_paths(
     pipeline: StableDiffusionPipeline,
     tokens: torch.Tensor,
     paths: Paths,
@@ -135,8 +135,8 @@ def nearness(
             return decode_latents(pipeline, latents).float().clamp(-1, 1)
 
     predict = make_predict(pipeline, tokens[paths.prompts], TEACHER.guidance_scale)
-    drawn = coefficients(paths.points[:, 0].float(), predict)
-    error = (pixels(drawn) - pixels(paths.points[:, -1].float())).square().mean((1, 2, 3))
+    generated = coefficients(paths.points[:, 0].float(), predict)
+    error = (pixels(generated) - pixels(paths.points[:, -1].float())).square().mean((1, 2, 3))
     return float((10 * torch.log10(4 / error)).mean())
 
 
@@ -155,7 +155,7 @@ def fit(
     pipeline.unet.set_attn_processor(AttnProcessor())
     coefficients = Coefficients(dict(pipeline.scheduler.config), num_steps, num_guided)
     held = Paths(paths.points[-HELD_OUT:], paths.prompts[-HELD_OUT:])
-    before = nearness(pipeline, tokens, held, coefficients)
+    before = psnr_to_paths(pipeline, tokens, held, coefficients)
     weights = [coefficients.starts, coefficients.outputs, coefficients.guidances]
     rates = list(_LEARNING_RATES.values())
     optimizer = torch.optim.Adam(
@@ -168,8 +168,8 @@ def fit(
             group["lr"] = rate * warm
         pick = torch.from_numpy(rng.integers(len(paths.points) - HELD_OUT, size=BATCH))
         predict = make_predict(pipeline, tokens[paths.prompts[pick]], TEACHER.guidance_scale)
-        drawn = coefficients(paths.points[pick, 0].float(), predict)
-        error = (drawn - paths.points[pick, -1].float()).square().mean((1, 2, 3))
+        generated = coefficients(paths.points[pick, 0].float(), predict)
+        error = (generated - paths.points[pick, -1].float()).square().mean((1, 2, 3))
         loss = error.sqrt().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -188,22 +188,28 @@ def fit(
         "paths": len(paths.points) - HELD_OUT,
         "psnr_to_paper_db": {
             START: round(before, 1),
-            "fitted": round(nearness(pipeline, tokens, held, coefficients), 1),
+            "fitted": round(psnr_to_paths(pipeline, tokens, held, coefficients), 1),
         },
     }
 
 
 def main() -> None:
-    """Draw with the preset, fit, write ``models/<name>/bespoke_solver.json``."""
+    """Generate with the preset, fit, write ``models/<name>/bespoke_solver.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True, help="the base, below models/")
     parser.add_argument("--num-steps", type=int, default=4)
-    parser.add_argument("--num-guided", type=int, default=2, help="of them, the first ones")
-    parser.add_argument("--paths", type=int, default=660, help="images that it is fitted to")
+    parser.add_argument(
+        "--num-guided", type=int, default=2, help="the first steps, which are guided"
+    )
+    parser.add_argument(
+        "--paths", type=int, default=660, help="images that the solver is fitted to"
+    )
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--cache", type=Path, default=Path("build/paths"), help="paths")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("build/paths"), help="folder of the generated paths"
+    )
     args = parser.parse_args()
     base = resolve_base(args.name, MODELS)
     paths = kept_paths(args.cache, base, TEACHER, args.paths, MODELS, args.threads)

@@ -1,4 +1,4 @@
-"""What a base draws with guidance and many steps, for those that learn to draw it with few."""
+"""Guided sampling paths of a base with many steps, to fit solvers with few steps to."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from services.generator.engine.denoiser import starting_noise
 from services.generator.engine.solver import build_scheduler
 
 _FIRST_SEED = 10**12
-_DRAWN_TOGETHER = 32
+_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A sampler, guided at every step, of which each ``keep_every``-th point is kept."""
+    """A solver, guided at every step, of which each ``keep_every``-th point is kept."""
 
     scheduler: str
     num_steps: int
@@ -34,10 +34,10 @@ class Teacher:
 
 @dataclass
 class Paths:
-    """What a teacher drew on the way from noise to image.
+    """Paths of a teacher from noise to image.
 
     points: float16 (N, num_steps / keep_every + 1, C, h, w), noise first; prompts: int64 (N,),
-    their places in ``all_prompts``.
+    indices into ``all_prompts``.
     """
 
     points: torch.Tensor
@@ -59,23 +59,23 @@ def embed(pipeline: StableDiffusionPipeline, base: Base) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def draw_paths(name: str, teacher: Teacher, first: int, num_paths: int, models: Path) -> Paths:
-    """Paths ``first`` to ``first + num_paths - 1``; noise and prompts hang on their number."""
+def sample_paths(name: str, teacher: Teacher, first: int, num_paths: int, models: Path) -> Paths:
+    """Paths ``first`` to ``first + num_paths - 1``; noise and prompt depend on the number."""
     torch.set_num_threads(1)
     base = resolve_base(name, models)
     pipeline = load_pipeline(base)
     scheduler = build_scheduler(teacher.scheduler, dict(pipeline.scheduler.config))
     tokens = embed(pipeline, base)
-    nothing = encode_prompts(pipeline, [""]).tokens
-    side = pipeline.unet.config.sample_size
-    shape = (pipeline.unet.config.in_channels, side, side)
+    empty = encode_prompts(pipeline, [""]).tokens
+    size = pipeline.unet.config.sample_size
+    shape = (pipeline.unet.config.in_channels, size, size)
     points, chosen = [], []
-    for start in range(first, first + num_paths, _DRAWN_TOGETHER):
-        numbers = range(start, min(start + _DRAWN_TOGETHER, first + num_paths))
+    for start in range(first, first + num_paths, _BATCH_SIZE):
+        numbers = range(start, min(start + _BATCH_SIZE, first + num_paths))
         prompts = torch.tensor([number % len(tokens) for number in numbers])
         x = torch.stack([starting_noise(_FIRST_SEED + number, shape) for number in numbers])
-        both = torch.cat([tokens[prompts], nothing.expand(len(x), -1, -1)])
-        scheduler.set_timesteps(teacher.num_steps)  # forgets the batch before
+        both = torch.cat([tokens[prompts], empty.expand(len(x), -1, -1)])
+        scheduler.set_timesteps(teacher.num_steps)  # resets the multistep state
         path = [x]
         for k, t in enumerate(scheduler.timesteps):
             with native_bfloat16():
@@ -93,23 +93,23 @@ def draw_paths(name: str, teacher: Teacher, first: int, num_paths: int, models: 
 def kept_paths(
     cache: Path, base: Base, teacher: Teacher, num_paths: int, models: Path, workers: int
 ) -> Paths:
-    """The first ``num_paths`` paths, drawn by several processes unless ``cache`` has them."""
+    """The first ``num_paths`` paths, sampled by several processes unless ``cache`` has them."""
     name = f"{base.revision[:16]}-{teacher.scheduler}-{teacher.num_steps}-{teacher.keep_every}"
     kept = cache / f"{name}-{teacher.guidance_scale:g}-{num_paths}.safetensors"
     if not kept.exists():
         share = -(-num_paths // workers)
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
             tasks = [
-                pool.submit(draw_paths, base.name, teacher, i * share, share, models)
+                pool.submit(sample_paths, base.name, teacher, i * share, share, models)
                 for i in range(workers)
             ]
             parts = [task.result() for task in tasks]
-        drawn = {
+        sampled = {
             "points": torch.cat([part.points for part in parts]),
             "prompts": torch.cat([part.prompts for part in parts]),
         }
         kept.parent.mkdir(parents=True, exist_ok=True)
-        save_file(drawn, kept)
+        save_file(sampled, kept)
     paths = Paths(**load_file(kept))
     print(f"{len(paths.points)} paths", flush=True)
     return paths

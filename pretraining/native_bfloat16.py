@@ -1,4 +1,4 @@
-"""The number format of the recipes: bfloat16 where the processor has it."""
+"""Number format of the pretraining: bfloat16 where the processor has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The small tokenizer of the embedded bases: a byte-level BPE over the words of the prompts."""
+"""Tokenizer of the embedded bases: BPE over the words of the prompts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from transformers import CLIPTokenizer
 from pretraining.corpus import prompt_phrases
 
 MAX_TOKENS = 24
-"""Tokens of a prompt, start and end marks included."""
+"""Tokens per prompt, including start and end tokens."""
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Train the vocabulary on every prompt phrase and return it as a CLIPTokenizer.
+    """Train the vocabulary on every prompt phrase; returns a CLIPTokenizer.
 
     Unknown words fall back to single letters, so any class name of a laboratory can be written.
     """

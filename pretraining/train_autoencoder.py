@@ -5,10 +5,10 @@
         --real ../shared/data/wbc-pbc-barcelona
     python -m pretraining.train_autoencoder --out build/ae-longer --start build/ae
 
-Its latents are the principal components of blocks of 8 x 8 pixels, and its decoder begins as their
-transpose: both are exact, as AutoencoderDC (Chen et al., arXiv 2410.10733) moves pixels into
-channels and back instead of striding and interpolating, and its residual blocks begin at nothing.
-Then those of the decoder learn what the components leave out. Why not an AutoencoderKL:
+Latents are the principal components of blocks of 8 x 8 pixels, and the decoder begins as their
+transpose. Both are exact: AutoencoderDC (Chen et al., arXiv 2410.10733) moves pixels into channels
+and back instead of striding and interpolating, and the residual blocks begin at zero. Training then
+teaches the decoder's residual blocks what the components leave out. Why not an AutoencoderKL:
 docs/lab-notebook.md.
 """
 
@@ -31,22 +31,23 @@ from pretraining.native_bfloat16 import native_bfloat16
 LATENT_CHANNELS = 48
 GRADIENT_WEIGHT = 1.0
 RESTAINED_SHARE = 0.4
-"""Share of the images shown in a stain that no laboratory here has: an adapter can only learn
-colours that the autoencoder can draw."""
+"""Share of images in a stain that no laboratory here has: an adapter can only learn colours that
+the autoencoder can decode."""
 RESTAIN_AMOUNT = 0.15
 _BATCH = 16
 _PEAK_RATE = 1e-3
 _BLOCKS = 1500
-"""Images whose blocks decide about the components."""
+"""Images whose blocks determine the components."""
 _WHITENING = 0.6
-"""Latents have the standard deviation of their component to the power of 1 less this: with 1, fine
-detail would count in the UNet's loss as much as the colour of the image; with 0 it would be drawn
-in the last steps alone."""
+"""Latents have the standard deviation of their component to the power of 1 minus this value.
+
+With 1, fine detail would count in the UNet's loss as much as the colour of the image; with 0, only
+the last sampling steps would generate it."""
 _NOISE = 0.02
-"""Standard deviation added to latents in training, as what is drawn is never quite right."""
+"""Standard deviation of noise added to latents in training: generated latents are not exact."""
 _CONSTANT = 16.0
-"""Of the channels that keep the decoder's last norm from depending on the image; pixels are 1 at
-most."""
+"""Value of the channels that keep the decoder's last norm independent of the image; pixels are at
+most 1."""
 _ENCODER_WIDTHS = (3, 12, 48, 192)
 _DECODER_WIDTHS = (16, 32, 64, 128)
 _PIXELS = 12
@@ -71,7 +72,7 @@ def new_autoencoder(latent_channels: int = LATENT_CHANNELS) -> AutoencoderDC:
 
 @torch.no_grad()
 def set_principal_components(model: AutoencoderDC, x: torch.Tensor) -> None:
-    """Makes latents the principal components of the blocks of images (N, 3, 64, 64), -1 to 1."""
+    """Sets encoder and decoder to the principal components of (N, 3, 64, 64), -1 to 1."""
     for block in model.modules():
         if type(block).__name__ == "ResBlock":  # diffusers does not export it
             block.norm.weight.zero_()
@@ -87,7 +88,7 @@ def set_principal_components(model: AutoencoderDC, x: torch.Tensor) -> None:
     scale = std**-_WHITENING
     scale /= (scale * std).square().mean().sqrt()
     encoder, decoder = model.encoder, model.decoder
-    # Down: pixels become channels, which the shortcuts do by themselves.
+    # Down: pixels become channels through the shortcuts.
     _only(encoder.conv_in.conv, torch.eye(3))
     for blocks_down in encoder.down_blocks[1:3]:
         _only(blocks_down[-1].conv, torch.zeros(1, 1))
@@ -107,7 +108,7 @@ def set_principal_components(model: AutoencoderDC, x: torch.Tensor) -> None:
 
 
 def _only(conv: torch.nn.Conv2d, matrix: torch.Tensor, bias: torch.Tensor | None = None) -> None:
-    """Makes a convolution this matrix at every position, in its first channels."""
+    """Sets the first channels of a convolution to a matrix at every position."""
     conv.weight.zero_()
     conv.bias.zero_()
     conv.weight[: matrix.shape[0], : matrix.shape[1], 1, 1] = matrix
@@ -116,7 +117,7 @@ def _only(conv: torch.nn.Conv2d, matrix: torch.Tensor, bias: torch.Tensor | None
 
 
 def _up(block: torch.nn.Module, matrix: torch.Tensor, bias: torch.Tensor) -> None:
-    """Makes an up-block this matrix, its shortcut included."""
+    """Sets an up-block, shortcut included, to a matrix."""
     conv = block.conv
     wanted = torch.zeros(conv.out_channels, conv.in_channels)
     wanted[: matrix.shape[0], : matrix.shape[1]] = matrix
@@ -143,7 +144,7 @@ def train(
 ) -> None:
     """Train the decoder for ``minutes`` of wall time and write ``out`` (diffusers folder).
 
-    0 minutes leave the components and their transpose as they are. With ``start`` the latents stay
+    0 minutes keep the components and their transpose unchanged. With ``start`` the latents stay
     those of that autoencoder, so that a UNet trained on them still fits.
     """
     torch.manual_seed(seed)
@@ -216,12 +217,14 @@ def finish(model: AutoencoderDC, corpus: Corpus, out: Path, record: dict, rescal
 
 
 def corpus_parser(description: str | None) -> argparse.ArgumentParser:
-    """Arguments of a recipe: what ``load_corpus`` reads, ``--out``, ``--seed``, ``--threads``."""
+    """Arguments of a training script: the corpus, ``--out``, ``--seed``, ``--threads``."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--real", type=Path, help="folder of Barcelona images")
     parser.add_argument("--phantoms-per-class", type=int, default=600)
-    parser.add_argument("--cache", type=Path, default=Path("build/corpus"), help="phantoms")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("build/corpus"), help="folder of rendered phantoms"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     return parser
@@ -240,7 +243,7 @@ def load_corpus(args: argparse.Namespace) -> Corpus:
 if __name__ == "__main__":
     parser = corpus_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--start", type=Path, help="go on with this autoencoder's decoder")
+    parser.add_argument("--start", type=Path, help="continue training this autoencoder's decoder")
     parser.add_argument("--latent-channels", type=int, default=LATENT_CHANNELS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pretraining.augment_batches import augment, zoom_turn_and_shift
+from pretraining.augment_batches import augment, zoom_rotate_and_shift
 from pretraining.corpus import Corpus
 from pretraining.native_bfloat16 import native_bfloat16
 from pretraining.train_autoencoder import corpus_parser, load_corpus
@@ -64,7 +64,7 @@ def train(corpus: Corpus, out: Path, minutes: float, seed: int) -> None:
         for group in optimizer.param_groups:
             group["lr"] = lr
         pick = rng.choice(len(weights), BATCH, p=weights)
-        x = zoom_turn_and_shift(augment(corpus.images[pick], rng, color=0.1), rng)
+        x = zoom_rotate_and_shift(augment(corpus.images[pick], rng, color=0.1), rng)
         # Backward through torch's fused attention in bfloat16 is four times slower on a CPU.
         with sdpa_kernel(SDPBackend.MATH), native_bfloat16():
             image_features = model.encode_image(x, normalize=True)

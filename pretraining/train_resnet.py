@@ -4,9 +4,9 @@
     python -m pretraining.train_resnet --out build/cyto-resnet \
         --real ../shared/data/wbc-pbc-barcelona
 
-With the loop, the augmentation and the balanced batches of every classifier of ours
-(``services/trainer/classifiers/training.py``). Where real images are present, phantoms are what
-synthetic images are there: half of the loss.
+Training loop, augmentation and balanced minibatches are those of every classifier here
+(``services/trainer/classifiers/training.py``). Beside real images, phantoms take the part of
+synthetic images: half of the loss.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ ARCHITECTURE = "resnet18"
 PRINT_EVERY = 100
 
 
-def recipe(num_steps: int, seed: int) -> ClassifierRecipe:
-    """The preset ``cpu`` with larger batches, more steps and a longer average."""
+def hyperparameters(num_steps: int, seed: int) -> ClassifierRecipe:
+    """The preset ``cpu`` with larger minibatches, more steps and a longer weight average."""
     return dataclasses.replace(
         preset_recipe("cpu", ARCHITECTURE),
         num_steps=num_steps,
@@ -68,7 +68,7 @@ def run(corpus: Corpus, out: Path, num_steps: int, seed: int) -> None:
         model,
         real if any_real else phantoms,
         Ready(phantoms) if any_real else None,
-        recipe(num_steps, seed),
+        hyperparameters(num_steps, seed),
         torch.device("cpu"),
         progress,
         NoCheckpoints(),

@@ -1,4 +1,4 @@
-"""The recipes of the embedded models run, and keep the promises that the manifests make."""
+"""Pretraining scripts run, and keep the promises of the manifests."""
 
 import dataclasses
 import hashlib
@@ -14,7 +14,16 @@ import torch
 from diffusers import AutoencoderDC
 from PIL import Image
 
-from pretraining import export, fit_solver, guided_paths, train_clip, train_diffusion, train_resnet
+from pretraining import (
+    diffusion_models,
+    export,
+    fit_solver,
+    guided_paths,
+    latent_batches,
+    train_clip,
+    train_diffusion,
+    train_resnet,
+)
 from pretraining.corpus import Corpus, join, may_be_seen, phantom_corpus, real_corpus
 from pretraining.guided_paths import Teacher
 from pretraining.train_autoencoder import new_autoencoder, set_principal_components
@@ -110,15 +119,15 @@ def test_a_longer_trained_decoder_keeps_the_latents(corpus, autoencoder, tmp_pat
     assert record["start"] == json.loads((autoencoder / "training.json").read_text())
 
 
-def test_a_base_is_a_pipeline_that_draws(corpus, autoencoder, tmp_path):
+def test_a_base_is_a_pipeline_that_generates(corpus, autoencoder, tmp_path):
     vae = AutoencoderDC.from_pretrained(autoencoder).eval().requires_grad_(False)
     train_diffusion.train(corpus, vae, tmp_path / "base", A_STEP_OR_TWO, 0, None, compiled=False)
     pipeline = load_pipeline(resolve_base("base", tmp_path))
     assert pipeline.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.heads == 4
     assert image_size(pipeline) == 64
     prompt = "a microscopic image of a single monocyte"
-    drawn = pipeline(prompt, 64, 64, num_inference_steps=2, output_type="latent").images
-    assert decode_latents(pipeline, drawn).shape == (1, 3, 64, 64)
+    generated = pipeline(prompt, 64, 64, num_inference_steps=2, output_type="latent").images
+    assert decode_latents(pipeline, generated).shape == (1, 3, 64, 64)
 
 
 @torch.no_grad()
@@ -127,9 +136,9 @@ def test_a_unet_goes_on_with_another_autoencoder(corpus, num_channels):
     pipeline = load_pipeline(resolve_base("cyto-small", Path("models")))
     vae = new_autoencoder(num_channels).eval()
     set_principal_components(vae, pixels_of(corpus, 30).flip(1))  # of other colours
-    unet = train_diffusion.carry_over(pipeline, vae, corpus.images)
+    unet = diffusion_models.carry_over(pipeline, vae, corpus.images)
     x = pixels_of(corpus, 8)
-    latents = train_diffusion.encode(vae, x)
+    latents = latent_batches.encode(vae, x)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     noisy, text = 0.7 * latents + 0.7 * noise, torch.zeros(8, 1, 128)
 
@@ -141,14 +150,14 @@ def test_a_unet_goes_on_with_another_autoencoder(corpus, num_channels):
     if num_channels == 48:  # it could have been taken as it is
         assert carried > likeness(pipeline.unet(noisy, 500, text).sample) + 0.1
     pipeline.scheduler.register_to_config(prediction_type="v_prediction")
-    negated = train_diffusion.carry_over(pipeline, vae, corpus.images)
+    negated = diffusion_models.carry_over(pipeline, vae, corpus.images)
     assert torch.equal(negated.conv_out.weight, -unet.conv_out.weight)
 
 
 @torch.no_grad()
 def test_a_unet_goes_on_with_its_own_autoencoder_as_it_was(corpus):
     pipeline = load_pipeline(resolve_base("cyto-small", Path("models")))
-    unet = train_diffusion.carry_over(pipeline, pipeline.vae, corpus.images)
+    unet = diffusion_models.carry_over(pipeline, pipeline.vae, corpus.images)
     for name, weight in pipeline.unet.state_dict().items():
         assert torch.equal(unet.state_dict()[name], weight), name
 
@@ -156,45 +165,45 @@ def test_a_unet_goes_on_with_its_own_autoencoder_as_it_was(corpus):
 @torch.no_grad()
 def test_images_encoded_anew_come_in_all_orientations_and_real_ones_in_more(corpus, monkeypatch):
     # Kept latents are compared to the last digit, which bfloat16 lacks on processors that have it.
-    monkeypatch.setattr(train_diffusion, "native_bfloat16", lambda *_: nullcontext())
+    monkeypatch.setattr(latent_batches, "native_bfloat16", lambda *_: nullcontext())
     vae = new_autoencoder(48).eval()
     set_principal_components(vae, pixels_of(corpus, 30))
     real = dataclasses.replace(corpus, is_real=np.arange(len(corpus.images)) == 1)
-    latents = train_diffusion.FreshLatents(vae, real, "cpu", seed=0)
+    latents = latent_batches.FreshLatents(vae, real, "cpu", seed=0)
 
     def nearest(row):
-        """How far each of 40 draws of an image is from the nearest of its orientations."""
-        drawn = latents.draw(np.full(40, row), np.random.default_rng(0))
+        """Distance of each of 40 views of an image to the nearest of its orientations."""
+        generated = latents.minibatch(np.full(40, row), np.random.default_rng(0))
         one = dataclasses.replace(
             corpus, images=corpus.images[[row]], class_ids=corpus.class_ids[[row]]
         )
-        eight = train_diffusion.encode_corpus(vae, one, range(8))[0].float()
-        apart = (drawn[:, None] - eight).abs().amax((2, 3, 4))
+        eight = latent_batches.encode_corpus(vae, one, range(8))[0].float()
+        apart = (generated[:, None] - eight).abs().amax((2, 3, 4))
         return apart.amin(1), set(apart.argmin(1).tolist())
 
-    apart, ways = nearest(0)
-    assert apart.max() < 0.02 and ways == set(range(8))  # kept latents have 16 bits
+    apart, orientations = nearest(0)
+    assert apart.max() < 0.02 and orientations == set(range(8))  # kept latents have 16 bits
     apart, _ = nearest(1)
     assert 5 < (apart < 0.02).sum() < 35
 
 
 def test_paths_are_those_of_diffusers_pipeline(tmp_path):
     shutil.copytree("models/cyto-small", tmp_path / "base")
-    paths = guided_paths.draw_paths("base", Teacher("unipc", 6, 3, 2.0), 5, 4, tmp_path)
+    paths = guided_paths.sample_paths("base", Teacher("unipc", 6, 3, 2.0), 5, 4, tmp_path)
     base = resolve_base("base", tmp_path)
     pipeline = load_pipeline(base)
     assert len(guided_paths.embed(pipeline, base)) == 30  # every class, real and as a phantom
     assert paths.points.shape == (4, 3, 48, 8, 8) and paths.prompts.tolist() == [5, 6, 7, 8]
     pipeline.scheduler = build_scheduler("unipc", dict(pipeline.scheduler.config))
     prompts = guided_paths.all_prompts(base.class_ids, has_real=True)
-    drawn = pipeline(
+    generated = pipeline(
         [prompts[i] for i in paths.prompts],
         num_inference_steps=6,
         guidance_scale=2.0,
         latents=paths.points[:, 0].float(),
         output_type="latent",
     ).images
-    assert (drawn - paths.points[:, -1]).abs().mean() < 0.02  # 16-bit arithmetic
+    assert (generated - paths.points[:, -1]).abs().mean() < 0.02  # 16-bit arithmetic
 
 
 def test_a_bespoke_solver_begins_as_the_steps_of_diffusers():
@@ -253,7 +262,7 @@ def test_a_shipped_configuration_names_no_local_path(tmp_path):
     (tmp_path / "unet").mkdir()
     config = tmp_path / "unet" / "config.json"
     config.write_text('{"_name_or_path": "/home/me/unet", "sample_size": 8}')
-    export.forget_paths(tmp_path)
+    export.remove_local_paths(tmp_path)
     assert json.loads(config.read_text()) == {"sample_size": 8}
     shipped = list(Path(export.__file__).parents[1].glob("models/cyto-*/**/config.json"))
     assert len(shipped) >= 6
