@@ -21,13 +21,8 @@ MAX_FILE_BYTES = 25_000_000
 PICKLED = {".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 INDEX_URL = re.compile(r"https?://\S+/simple|--(extra-)?index-url|--find-links")
 STUB_SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
-DOCS = (
-    "README.md",
-    "CONTRIBUTING.md",
-    "docs/architecture.md",
-    "docs/errors.md",
-    "docs/monitoring.md",
-)
+# History: names what has gone.
+NOTEBOOK = Path("docs/lab-notebook.md")
 
 
 def tracked_files() -> list[Path]:
@@ -103,13 +98,19 @@ def tree_problems() -> list[str]:
 
 
 def docs_problems() -> list[str]:
-    """Paths that the docs name and that do not exist."""
+    """Paths that the pages name or link to and that do not exist."""
     problems = []
     files = tracked_files()
     known = {str(path) for path in files} | {str(parent) for f in files for parent in f.parents}
     roots = {path.parts[0] for path in files}
-    for doc in DOCS:
-        for name in re.findall(r"`([\w.\-/]+/[\w.\-/]*)`", (ROOT / doc).read_text()):
+    for page in files:
+        if page.suffix != ".md" or page == NOTEBOOK:
+            continue
+        text = (ROOT / page).read_text()
+        for name in re.findall(r"`([\w.\-/]+/[\w.\-/]*)`", text):
             if name.split("/")[0] in roots and name.rstrip("/") not in known:
-                problems.append(f"{doc} names {name}, which does not exist")
+                problems.append(f"{page} names {name}, which does not exist")
+        for link in re.findall(r"\]\(([\w.\-/]+)(?:#[\w-]*)?\)", text):
+            if not (ROOT / page.parent / link).exists():
+                problems.append(f"{page} links to {link}, which does not exist")
     return problems
