@@ -20,8 +20,9 @@ from typing import Any
 from services.common import resource_names
 from services.common.database.jobs import JobDatabase
 from services.common.database.operators import Deletion
-from services.common.errors import NotFound
+from services.common.errors import NotFound, ResourceExhausted
 from services.common.settings import CommonSettings
+from services.common.storage_errors import storage_error
 from services.common.store.artifacts import ArtifactStore
 
 
@@ -29,6 +30,8 @@ def delete_artifact(
     store: ArtifactStore, database: JobDatabase, tenant: str, kind: str, id: str
 ) -> dict[str, Any]:
     """Removes an artifact and notes it: before it begins, and the proof when it is done.
+
+    Where storage is too full for the note, the removal comes first: it makes the room.
 
     Returns:
         Proof, as ``ArtifactStore.delete`` gives it.
@@ -38,12 +41,21 @@ def delete_artifact(
         DataLoss: If an object is still there afterwards; asked again, it goes on.
     """
     name = resource_names.build(kind, id)
-    database.begin_deletion(tenant, name)
+    is_noted = True
+    try:
+        database.begin_deletion(tenant, name)
+    except Exception as error:
+        if not isinstance(storage_error(error), ResourceExhausted):
+            raise
+        is_noted = False
     try:
         proof = store.delete(tenant, kind, id)
     except NotFound:
-        database.forget_deletion(tenant, name)
+        if is_noted:
+            database.forget_deletion(tenant, name)
         raise
+    if not is_noted:
+        database.begin_deletion(tenant, name)
     database.end_deletion(tenant, proof)
     return proof
 

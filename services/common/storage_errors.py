@@ -98,6 +98,8 @@ def _is_full(error: BaseException) -> bool:
     return (
         _number(error) in _FULL
         or _sqlite_code(error) == sqlite3.SQLITE_FULL
+        # A new connection found no room for SQLite's shared memory file.
+        or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_SHMSIZE
         or getattr(error, "sqlstate", None) == _POSTGRES_DISK_FULL
         or _is_s3_full(error)
         or any(text in str(error).lower() for text in _FULL_TEXTS)

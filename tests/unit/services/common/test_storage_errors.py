@@ -123,6 +123,11 @@ def test_a_database_on_a_disk_that_is_really_full(tmp_path: Path) -> None:
         with pytest.raises(sa.exc.OperationalError) as caught:
             database.create("local", "report", {"text": "x" * 100_000})
         assert isinstance(storage_error(caught.value), ResourceExhausted)
+        late = JobDatabase(f"sqlite:///{disk}/jobs.db")
+        with pytest.raises(sa.exc.OperationalError) as caught:
+            late.create("local", "report", {"text": "x" * 100_000})
+        assert isinstance(storage_error(caught.value), ResourceExhausted)
+        late.close()
         ballast.unlink()
         assert database.create("local", "report", {}).id != kept.id
         assert database.get("local", kept.id) == kept
