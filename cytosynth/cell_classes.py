@@ -1,4 +1,4 @@
-"""Cell classes: the one list of names, codes and prompts.
+"""Cell classes: the one table of ids, codes, names and prompts.
 
 A *class id* is a lower-case folder name (``neutrophil_band``).  The 15 ids of the
 Munich AML morphology set (Matek et al., TCIA 2019, doi 10.7937/tcia.2019.36f5o9ld)
@@ -8,19 +8,23 @@ prompt is then written from the id.
 
 from __future__ import annotations
 
+import difflib
 import re
+import unicodedata
 from dataclasses import dataclass
 
 _CLASS_ID = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9 _.,()/+-]*")
 
 
 @dataclass(frozen=True)
 class CellClass:
-    """One class: its id, its Munich code and the words that describe it in a prompt."""
+    """One class: its id, its Munich code, the words for a prompt, and further names."""
 
     class_id: str
     munich_code: str
     phrase: str
+    other_names: tuple[str, ...] = ()
 
 
 CELL_CLASSES: dict[str, CellClass] = {
@@ -31,26 +35,65 @@ CELL_CLASSES: dict[str, CellClass] = {
         CellClass("eosinophil", "EOS", "eosinophil"),
         CellClass("smudge_cell", "KSC", "smudge cell"),
         CellClass("lymphocyte_atypical", "LYA", "atypical lymphocyte"),
-        CellClass("lymphocyte", "LYT", "lymphocyte"),
+        CellClass("lymphocyte", "LYT", "lymphocyte", ("typical lymphocyte",)),
         CellClass("metamyelocyte", "MMZ", "metamyelocyte"),
         CellClass("monoblast", "MOB", "monoblast"),
         CellClass("monocyte", "MON", "monocyte"),
         CellClass("myelocyte", "MYB", "myelocyte"),
         CellClass("myeloblast", "MYO", "myeloblast"),
-        CellClass("neutrophil_band", "NGB", "band neutrophil"),
-        CellClass("neutrophil_segmented", "NGS", "segmented neutrophil"),
-        CellClass("promyelocyte_bilobed", "PMB", "bilobed promyelocyte"),
+        CellClass("neutrophil_band", "NGB", "band neutrophil", ("banded neutrophil",)),
+        CellClass("neutrophil_segmented", "NGS", "segmented neutrophil", ("seg neutrophil",)),
+        # "Bilobled" is how the key of the published set spells it.
+        CellClass(
+            "promyelocyte_bilobed", "PMB", "bilobed promyelocyte", ("promyelocyte bilobled",)
+        ),
         CellClass("promyelocyte", "PMO", "promyelocyte"),
     )
 }
 
 _NARROWER = {"neutrophil": ("neutrophil_segmented", "neutrophil_band")}
-"""Classes outside the list under which laboratories count several of it."""
+"""Classes outside the list that laboratories count several of its classes as."""
 
 
 def is_class_id(text: str) -> bool:
     """Whether ``text`` may name a class: a lower-case letter, then at most 62 of ``a-z0-9_``."""
     return _CLASS_ID.fullmatch(text) is not None
+
+
+def is_known_class(class_id: str) -> bool:
+    """Whether the bases of this package were trained on the class, or on parts of it."""
+    return class_id in CELL_CLASSES or class_id in _NARROWER
+
+
+def resolve_class_id(name: str) -> str:
+    """The class id that a folder name or table value stands for; empty if there is none.
+
+    Understands ids, Munich codes and display names, whatever their case, separators, order of
+    words or plural: ``LYT``, ``Band neutrophils``, ``neutrophil (band)``. Other names become the
+    id that they spell: ``Blast cells`` is ``blast_cells``.
+    """
+    words = _words(name)
+    known = _KNOWN_NAMES.get(_key(words))
+    if known and name.isascii():
+        return known
+    if is_class_id(name):
+        return name
+    spelled = "_".join(words)
+    return spelled if _PLAIN_NAME.fullmatch(name.strip()) and is_class_id(spelled) else ""
+
+
+def suggest_class_id(name: str) -> str:
+    """A valid class id close to ``name``."""
+    text = "_".join(_words(unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()))
+    return (text if text[:1].isalpha() else f"class_{text}")[:63].rstrip("_")
+
+
+def similar_class(class_id: str) -> str:
+    """The known class that ``class_id`` may be short for or misspell; empty if none is close."""
+    known = [*CELL_CLASSES, *_NARROWER]
+    longer = [each for each in known if len(class_id) >= 3 and each.startswith(class_id)]
+    close = difflib.get_close_matches(class_id, known, 1, 0.8)
+    return longer[0] if len(longer) == 1 else next(iter(close), "")
 
 
 def class_phrase(class_id: str) -> str:
@@ -67,3 +110,28 @@ def narrower_classes(class_id: str) -> tuple[str, ...]:
 def class_prompt(class_id: str) -> str:
     """The text prompt of a class, the same in training and in synthesis."""
     return f"a microscopic image of a single {class_phrase(class_id)}"
+
+
+def _words(name: str) -> list[str]:
+    """Lower-case words of a name; ``BandNeutrophil`` has two."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return re.findall(r"[a-z0-9]+", spaced.lower())
+
+
+def _key(words: list[str]) -> frozenset[str]:
+    """What names of one class share: their words in any order, without plurals and "cell"."""
+    singular = {word[:-1] if word.endswith("s") and len(word) > 3 else word for word in words}
+    return frozenset(singular - {"cell"})
+
+
+_KNOWN_NAMES: dict[frozenset[str], str] = {
+    _key(_words(name)): class_id
+    for class_id, names in [
+        *(
+            (cell.class_id, (cell.class_id, cell.munich_code, cell.phrase, *cell.other_names))
+            for cell in CELL_CLASSES.values()
+        ),
+        *((wide, (wide,)) for wide in _NARROWER),
+    ]
+    for name in names
+}

@@ -7,8 +7,11 @@ was wrong and what to do, and never a path, an address or a traceback.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, ClassVar
+
+#: Faults of one request that an error lists, and those that its message tells, at most.
+MAX_LISTED, MAX_TOLD = 10, 5
 
 
 class DomainError(Exception):
@@ -49,21 +52,45 @@ class InvalidArgument(DomainError):
         field: Path of the request field, for example ``class_counts[0].num_images``.
         problem: What is wrong with it.
         remedy: What to send instead.
-        further: Field and problem of further fields at fault, which the message leaves out.
+        further: Field and problem of further faults of the same request.
+        num_more: Faults that are counted and not listed.
     """
 
     code = "INVALID_ARGUMENT"
 
     def __init__(
-        self, field: str, problem: str, remedy: str = "", further: Sequence[Sequence[str]] = ()
+        self,
+        field: str,
+        problem: str,
+        remedy: str = "",
+        further: Iterable[Sequence[str]] = (),
+        num_more: int = 0,
     ) -> None:
-        super().__init__(_sentence(f"{field}: {problem}", remedy))
         self.field, self.problem, self.remedy = field, problem, remedy
-        self.further = [(field, problem) for field, problem in further]
+        self.further = [(each[0], each[1]) for each in further]
+        self.num_more = num_more
+        told = self.further[: MAX_TOLD - 1]
+        texts = [text if name == field else f"{name}: {text}" for name, text in told]
+        more = len(self.further) - len(told) + num_more
+        problems = "; ".join((problem, *texts, *([f"and {more} more"] if more else [])))
+        super().__init__(_sentence(f"{field}: {problems}", remedy))
+
+    @classmethod
+    def joined(cls, errors: Sequence[InvalidArgument], num_errors: int) -> InvalidArgument:
+        """One error for several: the first ``MAX_LISTED`` of ``num_errors``."""
+        listed = errors[:MAX_LISTED]
+        return cls(
+            listed[0].field,
+            listed[0].problem,
+            "; ".join(dict.fromkeys(each.remedy for each in listed if each.remedy)),
+            [(each.field, each.problem) for each in listed[1:]],
+            num_errors - len(listed),
+        )
 
     def _fields(self) -> dict[str, Any]:
         fields = {"field": self.field, "problem": self.problem, "remedy": self.remedy}
-        return fields | ({"further": self.further} if self.further else {})
+        more = {"further": self.further, "num_more": self.num_more}
+        return fields | {name: value for name, value in more.items() if value}
 
 
 class NotFound(DomainError):

@@ -10,6 +10,7 @@ from cytosynth.trainer.v1 import trainer_pb2 as pb
 from services.common.errors import InvalidArgument
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.config import TrainerSettings
+from services.trainer.datasets.refusals import Refusals
 from services.trainer.datasets.upload import DatasetUpload
 from services.trainer.messages import header_from
 
@@ -28,23 +29,35 @@ async def receive_dataset(
         The dataset's manifest.
 
     Raises:
-        InvalidArgument: If a message is out of order, an image is bad, or the stream ends or
-            stays silent before its commit. Nothing is kept then.
+        InvalidArgument: If a message is out of order, images are bad, or the stream ends or
+            stays silent before its commit. Nothing is kept then. Bad images are named together,
+            when the upload ends or ``MAX_REFUSED`` of them came.
         ResourceExhausted: If the dataset is over its limits.
     """
     first = await _next(requests, settings, 0)
     if first.WhichOneof("part") != "header":
         raise InvalidArgument("header", "is not the first message", "send the header first")
+    refusals = Refusals()
     with DatasetUpload(store, tenant, header_from(first.header), settings) as upload:
         while True:
-            request = await _next(requests, settings, upload.num_images)
+            try:
+                request = await _next(requests, settings, upload.num_images)
+            except InvalidArgument:
+                refusals.raise_any()
+                raise
             match request.WhichOneof("part"):
                 case "image":
                     image = request.image
-                    await asyncio.to_thread(
-                        upload.add, image.class_id, image.file_name, image.patient_id, image.data
-                    )
+                    with refusals.collecting():
+                        await asyncio.to_thread(
+                            upload.add,
+                            image.class_id,
+                            image.file_name,
+                            image.patient_id,
+                            image.data,
+                        )
                 case "commit":
+                    refusals.raise_any()
                     return await asyncio.to_thread(upload.commit, request.commit.num_images)
                 case "header":
                     raise InvalidArgument("header", "came twice", "send one header, first")

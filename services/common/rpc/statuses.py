@@ -15,6 +15,8 @@ DOMAIN = "cytosynth"
 # gRPC refuses trailers above 8 KiB. A message is in them up to three times, once with
 # three bytes for each that is not ASCII.
 _MAX_TEXT_BYTES = 700
+# Of all fields and problems together, where an error lists several.
+_MAX_LISTED_BYTES = 2400
 
 _logger = logging.getLogger("cytosynth.calls")
 
@@ -55,11 +57,13 @@ def _details(error: errors.DomainError, request_id: str) -> list[Message]:
     details: list[Message] = [info]
     match error:
         case errors.InvalidArgument():
+            found = [(error.field, error.problem), *error.further]
+            most = _MAX_TEXT_BYTES if len(found) == 1 else _MAX_LISTED_BYTES // len(found)
             violations = [
                 error_details_pb2.BadRequest.FieldViolation(
-                    field=_cut(field), description=_cut(problem)
+                    field=_cut(field, most // 2), description=_cut(problem, most // 2)
                 )
-                for field, problem in [(error.field, error.problem), *error.further]
+                for field, problem in found
             ]
             details.append(error_details_pb2.BadRequest(field_violations=violations))
         case errors.NotFound() | errors.AlreadyExists():
@@ -116,8 +120,8 @@ _LOST_REPLICA = {
 }
 
 
-def _cut(text: str) -> str:
+def _cut(text: str, most_bytes: int = _MAX_TEXT_BYTES) -> str:
     data = text.encode(errors="replace")
-    if len(data) <= _MAX_TEXT_BYTES:
+    if len(data) <= most_bytes:
         return text
-    return data[: _MAX_TEXT_BYTES - 3].decode(errors="ignore") + "…"
+    return data[: most_bytes - 3].decode(errors="ignore") + "…"

@@ -1,24 +1,26 @@
-"""Makes a dataset from an ImageFolder tree (``<class>/<image>``) that the server can read."""
+"""Makes a dataset from an ImageFolder tree (``<class>/…/<image>``) that the server can read."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shlex
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from cytosynth.labels_table import LABELS_FILE, PATIENT_COLUMN, LabelsError, read_labels
-from services.common.errors import InvalidArgument, PermissionDenied, Unavailable
+from cytosynth.image_folder.problems import ImageFolderError
+from cytosynth.image_folder.reader import FolderImage, ImageFolder, read_image_folder
+from cytosynth.image_folder.walk import Entry
+from services.common.errors import InvalidArgument, PermissionDenied
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.config import TrainerSettings
+from services.trainer.datasets.refusals import Refusals
 from services.trainer.datasets.upload import DatasetHeader, DatasetUpload
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-MAX_LABELS_BYTES = 100_000_000
+_ENTRY_KINDS: dict[str, Literal["file", "folder"]] = {"file": "file", "directory": "folder"}
 
 
 def import_folder(
@@ -28,17 +30,14 @@ def import_folder(
     header: DatasetHeader,
     settings: TrainerSettings,
 ) -> dict[str, Any]:
-    """Imports every image below ``uri``; files with other endings are passed over.
-
-    Patient ids are taken from ``labels.csv``, if it is there: the columns ``file`` (relative to
-    ``uri``) and, where patients are known, ``patient_id``.
+    """Imports every image below ``uri``, read as the client reads a folder that it uploads.
 
     Returns:
-        The dataset's manifest.
+        The dataset's manifest; what was left out is among its notices.
 
     Raises:
-        InvalidArgument: If the URI is malformed, there are no images, or one of them is bad, or
-            the table.
+        InvalidArgument: If the URI is malformed, there are no images, or the folders, the table
+            or images cannot be used.
         PermissionDenied: If the URI lies outside what ``import_uri_prefixes`` allows.
     """
     header.validate("header")
@@ -46,19 +45,16 @@ def import_folder(
     try:
         fs, root = fsspec.url_to_fs(uri, use_listings_cache=False)
         _check_no_way_out(fs, root, fsspec.url_to_fs(allowed)[1])
-        paths = sorted(_image_paths(fs, root))
+        files = _FsspecFiles(fs, root, uri)
+        folder = _read(files)
     except (ValueError, ImportError):
         raise InvalidArgument("uri", "is of a kind that this server cannot read", _REMEDY) from None
-    except OSError:
-        paths = []
-    if not paths:
-        raise InvalidArgument("uri", "there are no images at <uri>/<class>/<image>", _REMEDY)
-    patients = _patients(fs, root)
-    with DatasetUpload(store, tenant, header, settings) as upload:
-        for path in paths:
-            class_id, file = PurePosixPath(path).parts[-2:]
-            name = f"{class_id}/{file}"
-            upload.add(class_id, name, patients.get(name, ""), _read(fs, path, settings))
+    with DatasetUpload(store, tenant, header, settings, notices=folder.notices) as upload:
+        refusals = Refusals()
+        for image in folder.images:
+            with refusals.collecting():
+                _add(upload, files, image, settings)
+        refusals.raise_any()
         return upload.commit(upload.num_images)
 
 
@@ -66,7 +62,7 @@ _NOT_ALLOWED = (
     "uri: the server may not read this folder; put the images where its operator allows it "
     "(CYTOSYNTH_IMPORT_URI_PREFIXES), or upload them"
 )
-_REMEDY = "name a folder with one folder of images per class, or upload the images"
+_REMEDY = "name a folder with one folder of images per class, or `cytosynth upload` the images"
 
 
 def _allowed_prefix(uri: str, tenant: str, settings: TrainerSettings) -> str:
@@ -91,48 +87,68 @@ def _check_no_way_out(fs: AbstractFileSystem, root: str, allowed: str) -> None:
             raise PermissionDenied(_NOT_ALLOWED)
 
 
-def _image_paths(fs: AbstractFileSystem, root: str) -> Iterator[str]:
-    """Paths of the images; links are neither files nor directories to fsspec and passed over."""
-    for folder in fs.ls(root, detail=True):
-        name = PurePosixPath(folder["name"]).name
-        if folder["type"] != "directory" or name.startswith("."):
-            continue
-        for entry in fs.ls(folder["name"], detail=True):
-            file = PurePosixPath(entry["name"]).name
-            if (
-                entry["type"] == "file"
-                and not file.startswith(".")
-                and file.lower().endswith(IMAGE_ENDINGS)
-            ):
-                yield entry["name"]
+class _FsspecFiles:
+    """Lists and reads below ``root``; no link is followed."""
+
+    def __init__(self, fs: AbstractFileSystem, root: str, uri: str) -> None:
+        self._fs, self._root, self._uri = fs, root.rstrip("/"), uri.rstrip("/")
+
+    def entries(self, path: str) -> list[Entry]:
+        """What lies in a folder; raises OSError."""
+        folder = self._path(path)
+        return [
+            # Local links are neither "file" nor "directory" to fsspec.
+            Entry(
+                PurePosixPath(each["name"]).name,
+                _ENTRY_KINDS.get(each["type"], "link"),
+                each.get("size") or 0,
+            )
+            for each in self._fs.ls(folder, detail=True)
+            if each["name"].strip("/") != folder.strip("/")  # how object stores mark a folder
+        ]
+
+    def read(self, path: str, most_bytes: int) -> bytes:
+        """The first bytes of a file; raises OSError."""
+        with self._fs.open(self._path(path), "rb") as file:
+            data: bytes = file.read(most_bytes)
+        return data
+
+    def shown(self, path: str) -> str:
+        """The URI of the path."""
+        return f"{self._uri}/{path}".rstrip("/")
+
+    def command(self, path: str) -> str:
+        """The command that imports a folder of the tree."""
+        return f"cytosynth import {shlex.quote(self.shown(path))}"
+
+    def exists(self) -> bool:
+        """Whether the root is a folder."""
+        try:
+            return bool(self._fs.isdir(self._root or "/"))
+        except OSError:
+            return False
+
+    def _path(self, path: str) -> str:
+        return f"{self._root}/{path}".rstrip("/")
 
 
-def _read(fs: AbstractFileSystem, path: str, settings: TrainerSettings) -> bytes:
-    """A file's bytes, no more than one over the limit."""
-    with fs.open(path, "rb") as file:
-        data: bytes = file.read(settings.max_image_bytes + 1)
-    return data
-
-
-def _patients(fs: AbstractFileSystem, root: str) -> dict[str, str]:
-    """Patient id by ``<class>/<file>``, from ``labels.csv`` if it is there.
-
-    A table that cannot be read is refused: without its patients, those who train would test.
-    """
+def _read(files: _FsspecFiles) -> ImageFolder:
+    """The folder's images; raises InvalidArgument."""
+    if not files.exists():
+        raise InvalidArgument("uri", "there are no images at <uri>/<class>/<image>", _REMEDY)
     try:
-        with fs.open(f"{root.rstrip('/')}/{LABELS_FILE}", "rb") as file:
-            data = file.read(MAX_LABELS_BYTES + 1)
-    except FileNotFoundError:
-        return {}
+        return read_image_folder(files)
+    except ImageFolderError as error:
+        found = [InvalidArgument(each.name, each.text, error.remedy) for each in error.problems]
+        raise InvalidArgument.joined(found, error.num_problems) from None
+
+
+def _add(
+    upload: DatasetUpload, files: _FsspecFiles, image: FolderImage, settings: TrainerSettings
+) -> None:
+    try:
+        data = files.read(image.path, settings.max_image_bytes + 1)
     except OSError:
-        raise Unavailable(f"{LABELS_FILE} cannot be read") from None
-    if len(data) > MAX_LABELS_BYTES:
-        problem = f"has more than {MAX_LABELS_BYTES} bytes"
-        raise InvalidArgument(LABELS_FILE, problem, "keep the columns file and patient_id alone")
-    try:
-        rows = read_labels(data.decode("utf-8-sig"), ("file",))
-    except UnicodeDecodeError:
-        raise InvalidArgument(LABELS_FILE, "is not UTF-8", "save it as CSV in UTF-8") from None
-    except LabelsError as error:
-        raise InvalidArgument(LABELS_FILE, error.problem, error.remedy) from None
-    return {row["file"]: row.get(PATIENT_COLUMN, "").strip() for _, row in rows}
+        problem = f"{image.file_name!r} cannot be read"
+        raise InvalidArgument("image.data", problem, "let the server read it") from None
+    upload.add(image.class_id, image.file_name, image.patient_id, data)

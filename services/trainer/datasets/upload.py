@@ -11,10 +11,13 @@ import json
 import tempfile
 import threading
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cytosynth.cell_classes import is_class_id
+from cytosynth.image_folder.problems import MAX_FILE_NAME
+from cytosynth.labels_table import MAX_PATIENT_ID, known_patient
 from services.common import resource_names
 from services.common.errors import AlreadyExists, InvalidArgument, ResourceExhausted
 from services.common.images.codec import (
@@ -33,8 +36,6 @@ from services.trainer.datasets.splitting import ImageRecord, Split, SplitSetting
 
 MAX_DISPLAY_NAME = 200
 MAX_KEY = 128
-MAX_FILE_NAME = 500
-MAX_PATIENT_ID = 200
 #: Training images that the centre crop is estimated from, at most.
 MAX_CROP_IMAGES = 200
 #: File names named in one notice, at most.
@@ -95,8 +96,9 @@ class DatasetUpload:
         header: DatasetHeader,
         settings: TrainerSettings,
         path: str = "header",
+        notices: Sequence[str] = (),
     ) -> None:
-        """Starts an upload.
+        """Starts an upload; ``notices`` are put before those of the upload itself.
 
         Raises:
             InvalidArgument: If the header is bad; ``path`` is its request field.
@@ -105,6 +107,7 @@ class DatasetUpload:
         self._store, self._tenant, self._settings = store, tenant, settings
         self._header, self._path = header, path
         self._spool = tempfile.TemporaryFile(prefix="cytosynth-upload-")  # noqa: SIM115
+        self._first_notices = tuple(notices)
         self._received: dict[str, _Received] = {}
         self._merged: list[str] = []
         self._conflicts: dict[str, str] = {}
@@ -119,11 +122,14 @@ class DatasetUpload:
     def add(self, class_id: str, file_name: str, patient_id: str, data: bytes) -> None:
         """Checks one image and spools its original bytes.
 
+        A patient id that only says "unknown" (``NA``, ``none``, ``-``) counts as no patient.
+
         Raises:
             InvalidArgument: Naming the file, if class, name or bytes are not as they must be.
             ResourceExhausted: If the dataset is over its limits.
         """
         self.num_images += 1
+        patient_id = known_patient(patient_id)
         shown = f"image {self.num_images} ({file_name[:120]!r})"
         if not is_class_id(class_id):
             raise InvalidArgument(
@@ -227,7 +233,7 @@ class DatasetUpload:
                 "center_crop": crop,
                 "split_digest": split.digest,
                 "content_digest": content,
-                "notices": [*self._notices(), *split.notices],
+                "notices": [*self._first_notices, *self._notices(), *split.notices],
                 "classes": {each.class_id: asdict(each) for each in split.classes},
                 "images": {
                     each.record.sha256: {

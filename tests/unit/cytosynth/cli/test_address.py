@@ -38,7 +38,7 @@ def dialled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def cells(tmp_path: Path) -> Path:
     folder = tmp_path / "cells" / "blast"
     folder.mkdir(parents=True)
-    (folder / "1.png").write_bytes(b"1")
+    (folder / "1.png").write_bytes(b"\x89PNG 1")
     return folder.parent
 
 

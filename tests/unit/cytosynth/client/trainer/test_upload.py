@@ -52,6 +52,8 @@ def test_upload_sends_every_image_and_the_last_message(
     assert dataset.notices == (
         "blast/notes.txt: left out, not an image by its name",
         "empty: left out, the class folder holds no images",
+        "no base of this package knows blast, mono: an adapter learns such a class from these "
+        "images alone, without cells of the base",
         "3 images have no patient_id in labels.csv",
         "toy notice",
     )

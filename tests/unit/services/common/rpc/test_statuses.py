@@ -83,8 +83,20 @@ def test_lost_replica_is_unavailable_and_may_be_retried():
     assert found["RetryInfo"].retry_delay.seconds == 1
 
 
-def test_status_fits_into_grpc_trailers():
-    error = errors.InvalidArgument("ü" * 50_000, "ü" * 50_000, "ü" * 50_000)
+def test_every_fault_of_a_request_is_a_violation():
+    error = errors.InvalidArgument("a", "is 1", "", [("b", "is 2"), ("c", "is 3")])
+    found = details(error)["BadRequest"].field_violations
+    assert [(each.field, each.description) for each in found] == [
+        ("a", "is 1"),
+        ("b", "is 2"),
+        ("c", "is 3"),
+    ]
+
+
+@pytest.mark.parametrize("num_others", [0, errors.MAX_LISTED - 1])
+def test_status_fits_into_grpc_trailers(num_others: int):
+    text = "ü" * 50_000
+    error = errors.InvalidArgument(text, text, text, [(text, text)] * num_others)
     status = to_status(error, "r" * 64)
     in_base64 = len(status.SerializeToString()) * 4 / 3
     assert in_base64 + len(quote(status.message)) < 8000

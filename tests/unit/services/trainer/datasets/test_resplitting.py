@@ -17,21 +17,9 @@ from services.trainer.datasets.reading import delete_dataset, load_images, side_
 from services.trainer.datasets.resplitting import redraw
 from services.trainer.datasets.splitting import SplitSettings
 from services.trainer.datasets.upload import DatasetHeader, DatasetUpload
-from tests.unit.services.trainer.datasets.test_upload import cell, png
+from tests.support.cells import cell, png
 
 SPLIT = SplitSettings(shots=2, class_shots={"monocyte": 3}, seed=5)
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> TrainerSettings:
-    return TrainerSettings(
-        store_uri=f"file://{tmp_path}/store", database_url=f"sqlite:///{tmp_path}/jobs.db"
-    )
-
-
-@pytest.fixture
-def store(settings: TrainerSettings) -> ArtifactStore:
-    return ArtifactStore(settings.store_uri)
 
 
 @pytest.fixture

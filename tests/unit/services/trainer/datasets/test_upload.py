@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from cytosynth.labels_table import LabelsError, read_labels
 from services.common.errors import (
     AlreadyExists,
     DomainError,
     InvalidArgument,
     NotFound,
-    PermissionDenied,
     ResourceExhausted,
 )
 from services.common.images.codec import encode_image
@@ -23,40 +19,12 @@ from services.common.resource_names import DATASETS
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets.center_crop import estimate_center_crop
-from services.trainer.datasets.import_folder import import_folder
 from services.trainer.datasets.reading import load_images, usable_classes
 from services.trainer.datasets.splitting import SplitSettings
 from services.trainer.datasets.upload import DatasetHeader, DatasetUpload
+from tests.support.cells import cell, png
 
 HEADER = DatasetHeader(display_name="ward 7", split=SplitSettings(shots=3), center_crop=1.0)
-
-
-def cell(seed: int, size: int = 32, nucleus: float = 0.3) -> np.ndarray:
-    """A light field with a dark disc of ``nucleus`` times the side, and noise."""
-    rng = np.random.default_rng(seed)
-    row, column = np.indices((size, size)) - (size - 1) / 2
-    disc = np.hypot(row, column) < nucleus * size / 2
-    image = np.where(disc[..., None], (90, 60, 150), (230, 220, 225))
-    coarse = rng.integers(-60, 60, (4, 4, 1)).repeat(size // 4, 0).repeat(size // 4, 1)
-    return np.clip(image + coarse + rng.integers(-9, 9, image.shape), 0, 255).astype(np.uint8)
-
-
-def png(seed: int, **fields: float) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(cell(seed, **fields)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> TrainerSettings:
-    return TrainerSettings(
-        store_uri=f"file://{tmp_path}/store", database_url=f"sqlite:///{tmp_path}/jobs.db"
-    )
-
-
-@pytest.fixture
-def store(settings: TrainerSettings) -> ArtifactStore:
-    return ArtifactStore(settings.store_uri)
 
 
 def files_in(tmp_path: Path) -> list[Path]:
@@ -205,111 +173,6 @@ def test_center_crop_follows_the_nuclei() -> None:
     large = estimate_center_crop([cell(s, size=64, nucleus=0.6) for s in range(8)])
     assert 0.5 <= small < 0.85 and large == 1.0
     assert estimate_center_crop([np.full((32, 32, 3), 200, np.uint8)]) == 1.0
-
-
-def write_folder(folder: Path) -> None:
-    for number in range(8):
-        path = folder / ("basophil", "monocyte")[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(number))
-    (folder / "README.md").write_text("about")
-    (folder / "basophil" / ".hidden.png").write_text("no image")
-    rows = [f"{('basophil', 'monocyte')[n % 2]}/{n}.png,p{n // 4}" for n in range(8)]
-    (folder / "labels.csv").write_text("\n".join(["file,patient_id", *rows]))
-
-
-def test_import_reads_the_tenants_drop_folder(store, settings, tmp_path: Path) -> None:
-    write_folder(tmp_path / "store" / "imports" / "local" / "cells")
-    uri = f"{settings.store_uri}/imports/local/cells"
-    body = import_folder(store, "local", uri, HEADER, settings)["body"]
-    assert len(body["images"]) == 8
-    assert {each["patient_id"] for each in body["images"].values()} == {"p0", "p1"}
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        (b"file,patientID\nbasophil/0.png,p0\n", "'patientID'; rename it to patient_id"),
-        (b"file;patient_id\nbasophil/0.png;p0\n", "'file' is missing"),
-        ("file,patient_id\nbasophil/0.png,Müller\n".encode("latin-1"), "is not UTF-8"),
-        (b'file,patient_id\n"' + b"x" * 200_000, "is not CSV"),
-    ],
-)
-def test_patients_are_not_lost_with_the_table(
-    store, settings, tmp_path: Path, table: bytes, message: str
-) -> None:
-    folder = tmp_path / "store" / "imports" / "local" / "cells"
-    write_folder(folder)
-    (folder / "labels.csv").write_bytes(table)
-    uri = f"{settings.store_uri}/imports/local/cells"
-    with pytest.raises(InvalidArgument, match=message) as caught:
-        import_folder(store, "local", uri, HEADER, settings)
-    assert caught.value.field == "labels.csv"
-
-
-@pytest.mark.parametrize(
-    "column", ["case_id", "PatientNr", "patient", "SUBJECT", "donor_id", "Patienten-ID", "PID"]
-)
-def test_a_column_of_patients_is_known_by_its_name(column: str) -> None:
-    text = f"file,class,{column},lower_case_share\na.png,blast,7,1\n"
-    with pytest.raises(LabelsError, match=column):
-        read_labels(text, ("file",))
-    row = {"file": "a.png", "class": "blast", column: "7", "patient_id": "1"}
-    assert read_labels(text.replace("lower_case_share", "patient_id"), ("file",)) == [(2, row)]
-
-
-def test_a_table_without_patients_is_read() -> None:
-    text = "file,class,lower_case_share,subjective_quality\na.png,blast,,4\n"
-    ((line, row),) = read_labels(text, ("file", "class"))
-    assert line == 2
-    assert row == {
-        "file": "a.png",
-        "class": "blast",
-        "lower_case_share": "",
-        "subjective_quality": "4",
-    }
-
-
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "file:///etc",
-        "{store}/imports/other/cells",
-        "{store}/tenants/other/datasets",
-        "{store}/imports/local/../other/cells",
-        "{store}/imports/localx",
-        "zip://x::file:///etc",
-        "/etc",
-        "http://10.0.0.1/latest",
-        "",
-    ],
-)
-def test_import_stays_inside_what_is_allowed(store, settings, tmp_path: Path, uri: str) -> None:
-    write_folder(tmp_path / "store" / "imports" / "other" / "cells")
-    with pytest.raises((PermissionDenied, InvalidArgument)) as caught:
-        import_folder(store, "local", uri.replace("{store}", settings.store_uri), HEADER, settings)
-    assert "uri" in caught.value.message
-
-
-def test_import_follows_no_link_out(store, settings, tmp_path: Path) -> None:
-    folder = tmp_path / "store" / "imports" / "local" / "cells"
-    write_folder(folder)
-    secret = tmp_path / "secret.png"
-    secret.write_bytes(png(77))
-    (folder / "basophil" / "link.png").symlink_to(secret)
-    (folder / "lymphocyte").symlink_to(tmp_path)
-    uri = f"{settings.store_uri}/imports/local"
-    body = import_folder(store, "local", f"{uri}/cells", HEADER, settings)["body"]
-    assert len(body["images"]) == 8
-    write_folder(tmp_path / "elsewhere")
-    (tmp_path / "store" / "imports" / "local" / "way-out").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(PermissionDenied):
-        import_folder(store, "local", f"{uri}/way-out", HEADER, settings)
-
-
-def test_import_of_an_empty_folder_says_what_is_expected(store, settings) -> None:
-    with pytest.raises(InvalidArgument, match="<class>/<image>"):
-        import_folder(store, "local", f"{settings.store_uri}/imports/local/x", HEADER, settings)
 
 
 def test_deletion_is_proved_and_final(store, settings, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The one reader of ImageFolder trees, ``<class>/…/<image>``, for client and trainer."""
