@@ -178,7 +178,7 @@ def settings_problems(manifest: dict[str, Any]) -> list[str]:
     """Of a ConfigMap: CYTOSYNTH_ keys that no service reads, or whose value does not fit."""
     from pydantic import ValidationError
 
-    from services.launch.cluster_apps import settings_class
+    from services.launch.service_settings import settings_class
 
     problems = []
     classes = [settings_class(name) for name in SERVICES]

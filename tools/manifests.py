@@ -10,10 +10,12 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import manifest_planted
 import manifest_policies
 import manifest_schemas
 import yaml
@@ -21,16 +23,17 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # services and deploy, which the settings and imports are checked in
 K8S = ROOT / "deploy/k8s"
-PLANTED = K8S / "planted"
+PLANTED = K8S / "planted.yaml"
 ENVOY = K8S / "base/edge/envoy.yaml"
-FAILS = "# fails: "
 
 
 def notices() -> list[str]:
     """What cannot be checked on this machine, for people to see."""
     missing = []
     if _renderer() is None:
-        missing.append("SKIPPED: overlays were not rendered: install kubectl 1.21+ or kustomize 4+")
+        missing.append(
+            "SKIPPED: manifests were not rendered: install kubectl 1.21+ or kustomize 4+"
+        )
     if not (manifest_schemas.crds_folder() / "rayservices.yaml").is_file():
         missing.append(
             f"SKIPPED: Ray kinds were not compared with KubeRay's CRDs: set "
@@ -75,29 +78,32 @@ def rendered_edge() -> str:
 
 def overlay_problems() -> list[str]:
     """What is wrong with the overlays, and which planted manifests were not refused as they say."""
-    overlays = {path.name: render(path) for path in sorted(K8S.glob("overlays/*")) if _renderer()}
-    planted = {path.stem: path for path in sorted(PLANTED.glob("*.yaml"))}
-    bad = {name: list(yaml.safe_load_all(path.read_text())) for name, path in planted.items()}
+    if _renderer() is None:
+        return []
+    overlays = {path.name: render(path) for path in sorted(K8S.glob("overlays/*"))}
+    try:
+        planted = manifest_planted.load(PLANTED, overlays)
+    except ValueError as error:
+        return [f"{PLANTED.name}: {error}"]
     groups = {f"overlay-{name}": with_pods(all_) for name, all_ in overlays.items()}
-    groups |= {name: with_pods(manifests) for name, manifests in bad.items()}
+    groups |= {case.name: with_pods([case.manifest]) for case in planted}
     verdicts = manifest_policies.checkov_problems(groups)
     problems = []
     for name, manifests in overlays.items():
         found = problems_of(manifests) + manifest_schemas.ray_environment_problems(manifests)
         found += (verdicts or {}).get(f"overlay-{name}", [])
         problems += [f"overlays/{name}: {line}" for line in sorted(set(found))]
-    for name, path in planted.items():
-        found = problems_of(bad[name]) + (verdicts or {}).get(name, [])
-        problems += [f"planted/{path.name}: {line}" for line in _unexpected(path, set(found))]
+    for case in planted:
+        found = problems_of([case.manifest]) + (verdicts or {}).get(case.name, [])
+        problems += [
+            f"{PLANTED.name}: {case.name} {line}" for line in _unexpected(case.reasons, set(found))
+        ]
     return problems
 
 
-def _unexpected(path: Path, found: set[str]) -> list[str]:
-    """Compares what was found with a planted file's ``# fails:`` lines; neither may be more."""
-    lines = path.read_text().splitlines()
-    expected = {line.removeprefix(FAILS).strip() for line in lines if line.startswith(FAILS)}
-    if not expected:
-        return [f"states no reason: begin it with {FAILS!r}"]
+def _unexpected(reasons: Iterable[str], found: set[str]) -> list[str]:
+    """Compares what was found with a planted manifest's reasons; neither may be more."""
+    expected = set(reasons)
     if not manifest_policies.CHECKOV.is_file():
         expected = {line for line in expected if ": checkov: " not in line}
     if not (manifest_schemas.crds_folder() / "rayservices.yaml").is_file():

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,23 +15,84 @@ ROOT = Path(__file__).resolve().parents[4]
 sys.path.insert(0, str(ROOT / "tools"))
 
 manifests = pytest.importorskip("manifests")
+planted = pytest.importorskip("manifest_planted")
 
 
-def test_planted_file_must_fail_for_its_reason_and_no_other(tmp_path: Path) -> None:
+OVERLAYS = {
+    "dev": [
+        {"kind": "ConfigMap", "metadata": {"name": "a-settings-75tb25b5tg"}, "data": {"X": "1"}},
+        {"kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [{"image": "x:1"}]}},
+        {"kind": "RayService", "metadata": {"name": "r"}, "spec": {"serveConfigV2": "port: 1"}},
+    ]
+}
+
+
+def _planted(tmp_path: Path, case: str) -> Any:
     path = tmp_path / "planted.yaml"
-    path.write_text("# fails: Pod/a: policy: x\nkind: Pod\n")
-    assert manifests._unexpected(path, {"Pod/a: policy: x"}) == []
-    (missed,) = manifests._unexpected(path, set())
+    path.write_text(case)
+    return planted.load(path, OVERLAYS)
+
+
+def test_planted_manifest_must_fail_for_its_reason_and_no_other() -> None:
+    assert manifests._unexpected(["Pod/a: policy: x"], {"Pod/a: policy: x"}) == []
+    (missed,) = manifests._unexpected(["Pod/a: policy: x"], set())
     assert missed.startswith("was not refused for")
-    both = manifests._unexpected(path, {"Pod/a: policy: x", "Pod/a: policy: y"})
+    both = manifests._unexpected(["Pod/a: policy: x"], {"Pod/a: policy: x", "Pod/a: policy: y"})
     assert both == ["was refused for another reason: Pod/a: policy: y"]
 
 
-def test_planted_file_without_a_reason_is_a_problem(tmp_path: Path) -> None:
-    path = tmp_path / "planted.yaml"
-    path.write_text("kind: Pod\n")
-    (problem,) = manifests._unexpected(path, {"anything"})
-    assert problem.startswith("states no reason")
+def test_planted_manifest_is_the_overlays_object_with_its_patch(tmp_path: Path) -> None:
+    (case,) = _planted(
+        tmp_path,
+        "latest: {refused: [why], object: Pod/a, patch: ["
+        "{op: replace, path: /spec/containers/0/image, value: x}, "
+        "{op: add, path: /spec/containers/-, value: {image: y}}, "
+        "{op: add, path: /metadata/a~1b, value: 1}]}",
+    )
+    assert (case.name, case.reasons) == ("latest", frozenset(["why"]))
+    assert case.manifest["spec"]["containers"] == [{"image": "x"}, {"image": "y"}]
+    assert case.manifest["metadata"] == {"name": "a", "a/b": 1}
+    assert OVERLAYS["dev"][1]["spec"] == {"containers": [{"image": "x:1"}]}
+
+
+def test_planted_settings_are_found_without_their_hash(tmp_path: Path) -> None:
+    (case,) = _planted(
+        tmp_path,
+        "a: {refused: [why], object: ConfigMap/a-settings, patch: [{op: remove, path: /data/X}]}",
+    )
+    assert case.manifest["metadata"]["name"] == "a-settings"
+    assert case.manifest["data"] == {}
+
+
+def test_planted_serve_configuration_is_patched_inside(tmp_path: Path) -> None:
+    (case,) = _planted(
+        tmp_path,
+        "a: {refused: [why], object: RayService/r, serve_patch: "
+        "[{op: replace, path: /port, value: 2}]}",
+    )
+    assert case.manifest["spec"]["serveConfigV2"] == "port: 2\n"
+
+
+@pytest.mark.parametrize(
+    ("case", "problem"),
+    [
+        ("a: {object: Pod/a}", "a states no reason"),
+        ("a: {refused: [why], object: Pod/b}", "the overlay has no Pod/b"),
+        (
+            "a: {refused: [why], object: Pod/a, patch: [{op: remove, path: /spec/x}]}",
+            "a: remove /spec/x does not fit",
+        ),
+        (
+            "a: {refused: [why], object: Pod/a, patch: [{op: replace, path: /x, value: 1}]}",
+            "a: replace /x does not fit",
+        ),
+    ],
+)
+def test_planted_case_that_fits_nothing_is_a_problem(
+    case: str, problem: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        _planted(tmp_path, case)
 
 
 def test_edge_manifest_is_what_the_template_renders() -> None:
