@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that help is instant.
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -13,10 +14,18 @@ from types import FrameType
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns 0, 1 for a failure (told in one line) or 2 for wrong usage."""
+    """Run one command.
+
+    Returns:
+        0; 1 for a failure, told in one line; 2 for wrong usage; 3 if ``classify`` refused some of
+        the images; 130 after Ctrl-C.
+    """
     from cytosynth.cli.app import app
+    from cytosynth.cli.global_options import Caller, caller, set_caller
 
     args = list(sys.argv[1:] if argv is None else argv)
+    set_caller(Caller())
+    _print_any_file_name()
     before = signal.signal(signal.SIGTERM, _as_interrupt)
     try:
         app(args=args, prog_name="cytosynth")
@@ -33,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if told is None:
             raise
         line, fields = told
-        if "--json" in args:
+        if caller().json:
             line = json.dumps({"error": fields})
         else:
             line = f"cytosynth: {line}"
@@ -63,6 +72,13 @@ def _told(error: Exception) -> tuple[str, dict[str, object]] | None:
         line = f"{error.filename}: {error.strerror}"
         return line, {"code": "FAILED_PRECONDITION", "message": line}
     return None
+
+
+def _print_any_file_name() -> None:
+    """Let names that are not text, or not in the terminal's encoding, be printed escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _as_interrupt(signum: int, frame: FrameType | None) -> None:

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cytosynth import traces
 from cytosynth.cli.commands import (
+    certs,
     classification,
+    datasets,
+    deletion,
     jobs,
+    logs,
+    models,
+    phantoms,
     pipeline,
+    reports,
     review,
     stack,
     study,
     synthesis,
     training,
 )
-from cytosynth.cli.options import Caller, set_caller
+from cytosynth.cli.global_options import (
+    Address,
+    AsJson,
+    CertsDir,
+    GlobalGroup,
+    Tenant,
+    Timeout,
+    TracesEndpoint,
+    Verbose,
+)
 from cytosynth.cli.show import RESEARCH_USE
 
 app = typer.Typer(
     name="cytosynth",
+    cls=GlobalGroup,
     help="Synthetic white blood cells for few-shot AML classification. " + RESEARCH_USE,
     epilog=RESEARCH_USE,
     no_args_is_help=True,
@@ -46,46 +61,35 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    tenant: Annotated[
-        str | None, typer.Option(envvar="CYTOSYNTH_TENANT", help="Whose data to work with.")
-    ] = None,
-    tls_dir: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="CYTOSYNTH_TLS_DIR",
-            help="Folder with ca.pem, client-TENANT.pem and .key, as `cytosynth certs` makes it.",
-        ),
-    ] = None,
-    timeout: Annotated[
-        float | None, typer.Option(min=0.001, help="Seconds that one call may take.")
-    ] = None,
-    traces_endpoint: Annotated[
-        str,
-        typer.Option(
-            envvar="CYTOSYNTH_TRACES_ENDPOINT",
-            help="OTLP gRPC collector that traces of calls go to, as http://host:port.",
-        ),
-    ] = "",
+    address: Address = None,
+    tenant: Tenant = None,
+    certs_dir: CertsDir = None,
+    timeout: Timeout = None,
+    traces_endpoint: TracesEndpoint = "",
+    json: AsJson = False,
+    verbose: Verbose = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Keep what is said before the command."""
-    set_caller(Caller(tenant, tls_dir, timeout))
-    try:
-        traces.start(traces_endpoint, "client")
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--traces-endpoint") from None
+    """Take the options of every command, which each command reads for itself."""
 
 
 for commands in (
     pipeline,
+    phantoms,
     study,
     review,
     stack,
+    logs,
+    certs,
+    datasets,
     training,
+    reports,
+    deletion,
     jobs,
     synthesis,
     classification,
+    models,
 ):
     commands.register(app)

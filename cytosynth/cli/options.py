@@ -2,57 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cytosynth.cli.global_options import caller
+
 if TYPE_CHECKING:
     from cytosynth.client import Client
 
-Address = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        metavar="HOST:PORT",
-        envvar="CYTOSYNTH_ADDRESS",
-        help="Where the services answer; default: the stack that runs in this folder.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Key = Annotated[
     str | None,
     typer.Option("--idempotency-key", help="The same key again gives the same job or dataset."),
 ]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Print the job and return at once.")]
+Shots = Annotated[
+    str,
+    typer.Option(
+        help="Training images per class: 16, or 16,12,8 by class in alphabetical order, "
+        "or class=16,class=12; 0: all but the test share."
+    ),
+]
+MaxTest = Annotated[
+    int, typer.Option(min=0, help="Most test images per class; 0: all that remain.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed.")]
+SamplerPreset = Annotated[
+    str, typer.Option(help="draft, fast, balanced or paper; default: the server's.")
+]
+Data = Annotated[Path, typer.Option("--data", help="ImageFolder tree: <class>/<image>.")]
+ReportFolder = Annotated[
+    Path, typer.Option("--out", help="Folder for report.html and report.json.")
+]
+Base = Annotated[str, typer.Option(help="Base diffusion model.")]
+ClipBase = Annotated[str, typer.Option(help="CLIP base.")]
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="CYTOSYNTH_STATE_DIR", help="Where everything is kept; default: .cytosynth here."
+    ),
+]
+Keep = Annotated[
+    bool, typer.Option("--keep-stack", help="Leave services running that this command started.")
+]
 
 
-@dataclass(frozen=True)
-class Caller:
-    """Who calls: set once, on the command line before the command."""
-
-    tenant: str | None = None
-    tls_dir: Path | None = None
-    timeout_seconds: float | None = None
-
-
-_caller: ContextVar[Caller] = ContextVar("caller", default=Caller())  # noqa: B039 (frozen)
-
-
-def set_caller(who: Caller) -> None:
-    """Keep what was given before the command."""
-    _caller.set(who)
-
-
-def resolve(address: str | None) -> tuple[str, dict[str, Any]]:
+def resolve(address: str | None = None) -> tuple[str, dict[str, Any]]:
     """The address to call and the client's other arguments.
 
-    Without ``--address`` the stack of this folder is meant; if it speaks TLS, its
-    certificates are used unless others are named.
+    Without an address, here or on the command line, the stack of this folder is meant; if it
+    speaks TLS, its certificates are used unless others are named.
+
+    Args:
+        address: Instead of the command line's.
 
     Raises:
         NoStack: no address is given and no stack of this folder runs.
@@ -61,17 +66,26 @@ def resolve(address: str | None) -> tuple[str, dict[str, Any]]:
     from cytosynth.stack.processes import running_stack
     from cytosynth.stack.state import StackFiles, default_state_dir
 
-    who = _caller.get()
+    who = caller()
     files = StackFiles(default_state_dir())
-    if address is None:
-        address = running_stack(files).address
+    address = address or who.address or running_stack(files).address
     stack = files.read()
-    arguments: dict[str, Any] = {"tenant": who.tenant, "timeout_seconds": who.timeout_seconds}
-    if who.tls_dir:
-        arguments["credentials"] = _credentials(who.tls_dir, who.tenant)
-    elif stack and stack.tls and stack.address == address and stack.ca_path:
-        arguments["credentials"] = tls_credentials(
-            stack.ca_path, stack.client_certificate_path, stack.client_key_path
+    is_own = stack is not None and stack.address == address
+    arguments: dict[str, Any] = {"tenant": who.tenant, "timeout_seconds": who.timeout}
+    if who.certs_dir:
+        arguments["credentials"] = _credentials(who.certs_dir, who.tenant)
+    elif stack and is_own and stack.tls and stack.ca_path:
+        arguments["credentials"] = (
+            _credentials(stack.ca_path.parent, who.tenant)
+            if who.tenant
+            else tls_credentials(
+                stack.ca_path, stack.client_certificate_path, stack.client_key_path
+            )
+        )
+    elif stack and is_own and who.tenant:
+        raise typer.BadParameter(
+            "has no effect on a stack without TLS; start it with `cytosynth up --tls`",
+            param_hint="--tenant",
         )
     return address, arguments
 
@@ -90,14 +104,27 @@ def _credentials(folder: Path, tenant: str | None) -> Any:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[Client]:
+def connected() -> Iterator[Client]:
     """A client of services that answer; raises ``UNAVAILABLE`` within seconds if none does."""
     from cytosynth.client import Client
 
-    target, arguments = resolve(address)
+    target, arguments = resolve()
     with Client(target, **arguments) as client:
         client.check()
         yield client
+
+
+def refuse_without_effect(condition: str, given: Mapping[str, Any], remedy: str) -> None:
+    """Refuse options that nothing would use.
+
+    Args:
+        condition: Why not, for example ``without --adapter``.
+        given: Values by option; None, empty and False mean that it was not given.
+        remedy: What to do.
+    """
+    for option, value in given.items():
+        if value not in (None, "", False):
+            raise typer.BadParameter(f"has no effect {condition}; {remedy}", param_hint=option)
 
 
 def parse_pairs(texts: list[str], what: str) -> dict[str, int]:

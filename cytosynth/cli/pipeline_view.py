@@ -18,19 +18,23 @@ class PhaseView(Listener):
 
     def __init__(self, meter: show.Meter) -> None:
         self._meter = meter
-        self._phase = ""
+        self.phase = ""
+        """The phase that runs, as the workflow calls it."""
+        self.job_name = ""
+        """The job that the phase waits for; empty if there is none."""
         self._count = meter.counted("")
 
     def begin(self, phase: str) -> None:
-        self._phase = readable(phase)
-        self._meter.update(self._phase)
-        self._count = self._meter.counted(self._phase)
+        self.phase, self.job_name = phase, ""
+        self._meter.update(readable(phase))
+        self._count = self._meter.counted(readable(phase))
 
     def count(self, done: int, total: int) -> None:
         self._count(done, total)
 
     def job(self, job: Job) -> None:
-        self._meter.job(job, self._phase)
+        self.job_name = "" if job.done else job.name
+        self._meter.job(job, readable(self.phase))
 
     def dataset(self, dataset: Dataset) -> None:
         for notice in dataset.notices:

@@ -74,6 +74,13 @@ def when(time_: datetime | None) -> str:
     return time_.astimezone().strftime("%Y-%m-%d %H:%M:%S") if time_ else ""
 
 
+def steps(job: Job) -> str:
+    """``3/20``, or ``20/20`` once a job has succeeded; empty while the total is unknown."""
+    progress = job.progress
+    done = progress.total_steps if job.state == "SUCCEEDED" else progress.step
+    return f"{done}/{progress.total_steps}" if progress.total_steps else ""
+
+
 def duration(seconds: float) -> str:
     """``8 s``, ``3:05`` or ``1:02:03``."""
     whole = round(seconds)
@@ -172,13 +179,14 @@ class Meter:
     def job(self, job: Job, prefix: str = "") -> None:
         """Show how far a job is."""
         progress = job.progress
+        step = progress.total_steps if job.state == "SUCCEEDED" else progress.step
         phase = progress.phase or job.state.lower()
         if job.state == "PENDING":
             phase = "waiting for a runner"
         if prefix:
             phase = f"{prefix}: {phase}"
         detail = figures(progress.metrics)
-        self.update(phase, progress.step, progress.total_steps, progress.eta_seconds, detail)
+        self.update(phase, step, progress.total_steps, progress.eta_seconds, detail)
 
 
 @contextmanager

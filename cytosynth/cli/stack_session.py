@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import typer
+
 from cytosynth.cli import show
+from cytosynth.cli.global_options import caller
 from cytosynth.cli.options import resolve
 
 if TYPE_CHECKING:
+    from cytosynth.cli.pipeline_view import PhaseView
     from cytosynth.client import Client
     from cytosynth.stack.state import StackInfo
 
@@ -18,17 +22,48 @@ LOOPBACK = ("127.0.0.1", "localhost")
 
 
 @contextmanager
-def services(address: str | None, keep: bool, meter: show.Meter) -> Iterator[tuple[Client, float]]:
-    """A client of running services and the seconds it took to start them (0 if they were up).
+def long_running(keep_stack: bool, *, quiet: bool) -> Iterator[tuple[Client, PhaseView, float]]:
+    """Services for a long command: client, view of its phases, seconds that the start took.
 
     Services that answer are used and left alone. Otherwise a local stack is started, on the
-    port of ``address`` if one is given, and stopped at the end unless ``keep``.
+    port of ``--address`` if one is given, and stopped at the end unless ``keep_stack``. After
+    Ctrl-C one line says what became of the job.
     """
+    from cytosynth.cli.pipeline_view import PhaseView
+
+    with show.meter(quiet=quiet) as meter:
+        view = PhaseView(meter)
+        stops = [False]
+        try:
+            with _services(keep_stack, meter, stops) as (client, start_seconds):
+                if start_seconds:
+                    view.end("start_services", start_seconds)
+                yield client, view, start_seconds
+        except KeyboardInterrupt:
+            typer.echo(f"cytosynth: interrupted; {_consequence(view.job_name, *stops)}", err=True)
+            raise typer.Exit(130) from None
+
+
+def _consequence(job_name: str, stack_stopped: bool) -> str:
+    if not job_name:
+        return "the same command goes on from here"
+    if stack_stopped:
+        return f"{job_name} waits with its checkpoint; the same command goes on from there"
+    return (
+        f"{job_name} goes on; the same command follows it again, "
+        f"`cytosynth cancel {job_name}` ends it"
+    )
+
+
+@contextmanager
+def _services(keep: bool, meter: show.Meter, stops: list[bool]) -> Iterator[tuple[Client, float]]:
+    """Client and start seconds; sets ``stops[0]`` where the stack ends with the command."""
     from cytosynth.client import DEFAULT_ADDRESS, Client
     from cytosynth.stack import stack as local_stack
 
+    address = caller().address
     try:
-        target, arguments = resolve(address)
+        target, arguments = resolve()  # A bad address or certificate is told before any start.
     except local_stack.NoStack:
         target = DEFAULT_ADDRESS
     else:
@@ -42,6 +77,7 @@ def services(address: str | None, keep: bool, meter: show.Meter) -> Iterator[tup
     started = time.monotonic()
     info = _start(address, target, meter)
     seconds = time.monotonic() - started
+    stops[0] = not keep
     try:
         target, arguments = resolve(info.address)
         with Client(target, **arguments) as client:

@@ -1,7 +1,9 @@
-"""What every call of the client tells the services: its request id, and its place in a trace."""
+"""Request id, trace and log line of every call of the client."""
 
 from __future__ import annotations
 
+import logging
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,12 +12,14 @@ import grpc
 
 from cytosynth import traces
 
+log = logging.getLogger(__name__)
+
 REQUEST_ID_KEY = "x-request-id"
 TRACEPARENT_KEY = "traceparent"
 
 
 class _Details(NamedTuple):
-    """``grpc.ClientCallDetails`` that can be made."""
+    """``grpc.ClientCallDetails`` that can be constructed."""
 
     method: str
     timeout: float | None
@@ -31,7 +35,7 @@ class CallHeaders(
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    """Gives each call the id of the request that it is made for, or one of its own, and a span."""
+    """Gives each call a span and the id of its request, or an id of its own."""
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         """One request, one answer."""
@@ -66,7 +70,8 @@ def _call(continuation: Callable[[Any, Any], Any], details: Any, request: Any) -
     headers = [*(details.metadata or ()), (REQUEST_ID_KEY, request_id)]
     if span.traceparent:
         headers.append((TRACEPARENT_KEY, span.traceparent))
-    told = _Details(
+    started = time.monotonic()
+    called_with = _Details(
         details.method,
         details.timeout,
         headers,
@@ -75,15 +80,18 @@ def _call(continuation: Callable[[Any, Any], Any], details: Any, request: Any) -
         details.compression,
     )
     try:
-        call = continuation(told, request)
+        call = continuation(called_with, request)
     except BaseException:
         span.end("UNKNOWN")
         raise
-    call.add_done_callback(lambda done: _end(span, done))
+    call.add_done_callback(
+        lambda done: _end(span, done, f"{method} (request {request_id})", started)
+    )
     return call
 
 
-def _end(span: traces.Span, call: Any) -> None:
+def _end(span: traces.Span, call: Any, what: str, started: float) -> None:
     code = call.code() or grpc.StatusCode.UNKNOWN
+    log.info("%s: %s after %.3f s", what, code.name, time.monotonic() - started)
     span.set({"rpc.grpc.status_code": code.value[0]})
     span.end(code.name)

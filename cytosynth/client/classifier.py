@@ -12,7 +12,7 @@ import grpc
 from cytosynth.classifier.v1 import classifier_pb2, classifier_pb2_grpc
 from cytosynth.client import decode
 from cytosynth.client.connection import MAX_MESSAGE_BYTES, ServiceClient
-from cytosynth.client.errors import CytosynthError, invalid_argument
+from cytosynth.client.errors import CytosynthError, FieldViolation, invalid_argument
 from cytosynth.client.image_tree import check_size, read_image
 from cytosynth.client.records import Alias, Classification, Model
 
@@ -25,6 +25,8 @@ _IMAGE_FIELD = re.compile(r"images\[(\d+)\]")
 
 Image = bytes | str | Path
 """An encoded image, or the path of one."""
+_Loaded = tuple[str, bytes | CytosynthError]
+"""Name and bytes of an image, or why it cannot be read."""
 
 
 class ClassifierClient(ServiceClient):
@@ -58,23 +60,30 @@ class ClassifierClient(ServiceClient):
         self, images: Sequence[Image], *, model: str = "", batch_size: int = 64
     ) -> Iterator[list[Classification]]:
         """As ``classify``, one list per call, so that results can be shown as they come."""
-        if not 1 <= batch_size <= MAX_IMAGES_PER_CALL:
-            raise invalid_argument("batch_size", f"{batch_size} is not 1 to {MAX_IMAGES_PER_CALL}")
-        if not images:
-            raise invalid_argument("images", "there are none", "give at least one image")
-        for names, batch in _batches(images, batch_size):
-            request = classifier_pb2.ClassifyRequest(model=model, images=batch)
-            try:
-                reply = self._connection.call(self._classifier.Classify, request, CLASSIFY_SECONDS)
-            except CytosynthError as error:
-                raise _naming_images(error, names) from None
-            if len(reply.classifications) != len(batch):
-                raise CytosynthError(
-                    "DATA_LOSS", f"{len(reply.classifications)} answers for {len(batch)} images"
-                )
+        for batch in _batches(images, batch_size):
+            for _, data in batch:
+                if isinstance(data, CytosynthError):
+                    raise data
+            answers = self._classify_batch(batch, model)
             # Later calls stay with the version that answered first, whatever an alias does.
-            model = reply.model or model
-            yield [decode.classification(item, reply.model) for item in reply.classifications]
+            for answer in answers:
+                if isinstance(answer, CytosynthError):
+                    raise answer
+                model = answer.model or model
+            yield [answer for answer in answers if isinstance(answer, Classification)]
+
+    def classify_each(
+        self, images: Sequence[Image], *, model: str = "", batch_size: int = 64
+    ) -> Iterator[Classification | CytosynthError]:
+        """Classify every image that can be read; give the error of each that cannot.
+
+        Args and raised errors, other than those of single images, are those of ``classify``.
+        """
+        for batch in _batches(images, batch_size):
+            for answer in self._classify_batch(batch, model, every=True):
+                if isinstance(answer, Classification):
+                    model = answer.model or model
+                yield answer
 
     def classify_stream(
         self, images: Iterable[Image], *, model: str = ""
@@ -84,6 +93,8 @@ class ClassifierClient(ServiceClient):
         def requests() -> Iterator[classifier_pb2.ClassifyStreamRequest]:
             for number, image in enumerate(images):
                 _, data = _load(image, number)
+                if isinstance(data, CytosynthError):
+                    raise data
                 yield classifier_pb2.ClassifyStreamRequest(
                     model="" if number else model, image=data
                 )
@@ -114,6 +125,34 @@ class ClassifierClient(ServiceClient):
             if call is not None:
                 call.cancel()
 
+    def _classify_batch(
+        self, batch: Sequence[_Loaded], model: str, *, every: bool = False
+    ) -> list[Classification | CytosynthError]:
+        """One answer per image; with ``every`` asks again without an image that was refused."""
+        answers: dict[int, Classification | CytosynthError] = {
+            place: data for place, (_, data) in enumerate(batch) if isinstance(data, CytosynthError)
+        }
+        while len(answers) < len(batch):
+            places = [place for place in range(len(batch)) if place not in answers]
+            data = [batch[place][1] for place in places]
+            request = classifier_pb2.ClassifyRequest(model=model, images=data)  # type: ignore[arg-type]
+            try:
+                reply = self._connection.call(self._classifier.Classify, request, CLASSIFY_SECONDS)
+            except CytosynthError as error:
+                named = _naming_images(error, [batch[place][0] for place in places])
+                at_fault = _place_at_fault(error, len(places)) if every else None
+                if at_fault is None:
+                    raise named from None
+                answers[places[at_fault]] = named
+                continue
+            if len(reply.classifications) != len(places):
+                raise CytosynthError(
+                    "DATA_LOSS", f"{len(reply.classifications)} answers for {len(places)} images"
+                )
+            for place, item in zip(places, reply.classifications, strict=True):
+                answers[place] = decode.classification(item, reply.model)
+        return [answers[place] for place in range(len(batch))]
+
     def list_models(self) -> list[Model]:
         """The caller's classifiers, newest first, with the aliases that point at them."""
         request = classifier_pb2.ListModelsRequest()
@@ -135,6 +174,11 @@ class ClassifierClient(ServiceClient):
         request = classifier_pb2.RollbackAliasRequest(name=name)
         return decode.alias(self._connection.call(self._classifier.RollbackAlias, request).alias)
 
+    def delete_alias(self, name: str) -> None:
+        """Remove an alias; the classifier behind it stays."""
+        request = classifier_pb2.DeleteAliasRequest(name=name)
+        self._connection.call(self._classifier.DeleteAlias, request)
+
     def list_aliases(self) -> list[Alias]:
         """The caller's aliases."""
         request = classifier_pb2.ListAliasesRequest()
@@ -142,27 +186,43 @@ class ClassifierClient(ServiceClient):
         return [decode.alias(message) for message in reply.aliases]
 
 
-def _batches(images: Sequence[Image], batch_size: int) -> Iterator[tuple[list[str], list[bytes]]]:
+def _place_at_fault(error: CytosynthError, num_images: int) -> int | None:
+    """The image of a call that its error names."""
+    for violation in error.field_violations:
+        match = _IMAGE_FIELD.fullmatch(violation.field)
+        if match and int(match[1]) < num_images:
+            return int(match[1])
+    return None
+
+
+def _batches(images: Sequence[Image], batch_size: int) -> Iterator[list[_Loaded]]:
     """Names and bytes, in batches under both limits; only one batch is in memory at a time."""
-    names: list[str] = []
-    batch: list[bytes] = []
+    if not 1 <= batch_size <= MAX_IMAGES_PER_CALL:
+        raise invalid_argument("batch_size", f"{batch_size} is not 1 to {MAX_IMAGES_PER_CALL}")
+    if not images:
+        raise invalid_argument("images", "there are none", "give at least one image")
+    batch: list[_Loaded] = []
     num_bytes = 0
     for number, image in enumerate(images):
         name, data = _load(image, number)
-        if batch and (len(batch) == batch_size or num_bytes + len(data) > MAX_BYTES_PER_CALL):
-            yield names, batch
-            names, batch, num_bytes = [], [], 0
-        names.append(name)
-        batch.append(data)
-        num_bytes += len(data)
-    yield names, batch
+        size = len(data) if isinstance(data, bytes) else 0
+        if batch and (len(batch) == batch_size or num_bytes + size > MAX_BYTES_PER_CALL):
+            yield batch
+            batch, num_bytes = [], 0
+        batch.append((name, data))
+        num_bytes += size
+    yield batch
 
 
-def _load(image: Image, number: int) -> tuple[str, bytes]:
-    if isinstance(image, bytes):
-        check_size(f"images[{number}]", len(image))
-        return f"images[{number}]", image
-    return str(image), read_image(Path(image))
+def _load(image: Image, number: int) -> _Loaded:
+    name = f"images[{number}]" if isinstance(image, bytes) else str(image)
+    try:
+        if isinstance(image, bytes):
+            check_size(name, len(image))
+            return name, image
+        return name, read_image(Path(image))
+    except CytosynthError as error:
+        return name, error
 
 
 def _naming_images(error: CytosynthError, names: list[str]) -> CytosynthError:
@@ -172,14 +232,8 @@ def _naming_images(error: CytosynthError, names: list[str]) -> CytosynthError:
         place = int(match[1])
         return names[place] if place < len(names) else match[0]
 
-    return CytosynthError(
-        error.code,
-        _IMAGE_FIELD.sub(name, error.message),
-        field_violations=[
-            type(violation)(_IMAGE_FIELD.sub(name, violation.field), violation.description)
-            for violation in error.field_violations
-        ],
-        remedy=error.remedy,
-        retry_after_seconds=error.retry_after_seconds,
-        request_id=error.request_id,
-    )
+    violations = [
+        FieldViolation(_IMAGE_FIELD.sub(name, violation.field), violation.description)
+        for violation in error.field_violations
+    ]
+    return error.reworded(_IMAGE_FIELD.sub(name, error.message), error.remedy, violations)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 from urllib.parse import unquote
 
 import grpc
@@ -78,6 +79,16 @@ class CytosynthError(Exception):
             "retry_after_seconds": self.retry_after_seconds,
             "request_id": self.request_id,
         }
+
+    def reworded(
+        self, message: str, remedy: str, field_violations: Iterable[FieldViolation]
+    ) -> Self:
+        """The same error in other words."""
+        told = type(self).__new__(type(self), message)
+        told.__dict__.update(self.__dict__)
+        told.message, told.remedy = message, remedy
+        told.field_violations = tuple(field_violations)
+        return told
 
 
 class JobFailed(CytosynthError):

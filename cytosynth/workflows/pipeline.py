@@ -24,7 +24,7 @@ from cytosynth.client import (
     SyntheticSettings,
     read_image_tree,
 )
-from cytosynth.workflows.progress import Listener, Progress
+from cytosynth.workflows.progress import Listener, Progress, display_name
 
 MODELS = {"cpu": ("resnet18", "clip"), "paper": ("resnet50", "clip")}
 SAMPLER_PRESETS = {"cpu": "", "paper": "paper"}
@@ -49,6 +49,8 @@ class PipelineOptions:
         preset: ``cpu`` or ``paper``.
         seed: Seed of split, training and synthesis.
         num_steps: Optimizer steps of every classifier; 0: the preset's.
+        adapter_steps: Optimizer steps of the adapter; 0: the preset's.
+        sampler_preset: ``draft``, ``fast``, ``balanced`` or ``paper``; empty: the preset's.
         num_runs: Classifiers per arm, with seeds one apart; the report averages over them.
         title: Title of the report.
     """
@@ -64,6 +66,8 @@ class PipelineOptions:
     preset: str = "cpu"
     seed: int = 0
     num_steps: int = 0
+    adapter_steps: int = 0
+    sampler_preset: str = ""
     num_runs: int = 1
     title: str = ""
 
@@ -108,7 +112,7 @@ def run_pipeline(
             split=SplitSettings(
                 options.shots, options.class_shots, options.max_test_per_class, options.seed
             ),
-            display_name=options.data.resolve().name[:200],
+            display_name=display_name(options.data),
             idempotency_key=phase.key,
             on_progress=phase.count,
         )
@@ -118,7 +122,11 @@ def run_pipeline(
         adapter = phase.job(
             client.fit_adapter,
             dataset.name,
-            AdapterSettings(preset=options.preset, seed=options.seed),
+            AdapterSettings(
+                preset=options.preset,
+                num_steps=options.adapter_steps or None,
+                seed=options.seed,
+            ),
             base=options.base,
         )
 
@@ -126,7 +134,7 @@ def run_pipeline(
         adapter=adapter,
         num_per_class=options.num_per_class,
         seed=options.seed,
-        sampler=SamplerSettings(SAMPLER_PRESETS[options.preset]),
+        sampler=SamplerSettings(options.sampler_preset or SAMPLER_PRESETS[options.preset]),
     )
     arms: list[ReportArm] = []
     for model, arm, run in product(MODELS[options.preset], ARMS, range(options.num_runs)):
@@ -155,7 +163,7 @@ def run_pipeline(
             client.create_report,
             dataset.name,
             arms,
-            title=options.title or f"Few-shot cells: {options.data.resolve().name[:150]}",
+            title=options.title or f"Few-shot cells: {display_name(options.data)[:150]}",
             phase_seconds=progress.seconds,
         )
         client.download_report(report, options.out)

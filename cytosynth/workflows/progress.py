@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -14,9 +15,10 @@ from typing import Any
 
 from cytosynth.client import Dataset, ImageTree, Job, JobHandle
 from cytosynth.client.atomic_files import write_whole
-from cytosynth.client.errors import invalid_argument
+from cytosynth.client.errors import CytosynthError, FieldViolation, invalid_argument
 
 RUN_FILE = "run.json"
+MAX_DISPLAY_NAME = 200
 
 
 class Listener:
@@ -49,7 +51,8 @@ class Phase:
     def job(self, create: Callable[..., JobHandle], *args: Any, **settings: Any) -> str:
         """Create the phase's job, or find it again, and wait; returns what it made.
 
-        A job that an earlier run left failed or cancelled gets a successor. Ctrl-C cancels it.
+        A job that an earlier run left failed or cancelled gets a successor. Ctrl-C leaves the job
+        to the services, and the same phase finds it again.
         """
         attempt = 0
         while True:
@@ -57,11 +60,7 @@ class Phase:
             if handle.job.state not in ("FAILED", "CANCELLED"):
                 break
             attempt += 1
-        try:
-            return handle.wait(self.listener.job).result
-        except KeyboardInterrupt:
-            handle.cancel()
-            raise
+        return handle.wait(self.listener.job).result
 
 
 class Progress:
@@ -69,27 +68,33 @@ class Progress:
 
     The same options and images in the same folder go on with the run that did not finish: every
     request carries a key made from the run's id, and the services know what they did for it.
+
+    Raises:
+        CytosynthError: ``out`` is no folder, or holds a run of other options or images.
     """
 
     def __init__(self, out: Path, options: Any, images: ImageTree, listener: Listener) -> None:
-        if out.exists() and not out.is_dir():
-            raise invalid_argument("out", f"{out} is not a folder", "name another")
+        check_folder(out, options)
         self._path = out / RUN_FILE
         self._listener = listener
-        asked = hashlib.sha256()
-        asked.update(json.dumps(dataclasses.asdict(options), default=str, sort_keys=True).encode())
-        for image in images.images:
-            asked.update(f"{image.file_name}\0{image.patient_id}\0".encode())
-            asked.update(hashlib.sha256(image.path.read_bytes()).digest())
-        fresh = {
-            "run_id": uuid.uuid4().hex,
-            "request": asked.hexdigest(),
-            "finished": False,
-            "seconds": {},
-        }
-        before = self._read()
-        goes_on = before.get("request") == fresh["request"] and not before.get("finished")
-        self._state: dict[str, Any] = dict(before) if goes_on else fresh
+        digest = _images_digest(images)
+        before = _read(self._path)
+        if before.get("images", digest) != digest:
+            raise _holds_another_run(
+                out, [FieldViolation("data", "its images were others when the run began")]
+            )
+        goes_on = before.get("images") == digest and not before["finished"]
+        self._state: dict[str, Any] = (
+            dict(before)
+            if goes_on
+            else {
+                "run_id": uuid.uuid4().hex,
+                "options": _plain(options),
+                "images": digest,
+                "finished": False,
+                "seconds": {},
+            }
+        )
         self._write()
 
     @property
@@ -121,15 +126,81 @@ class Progress:
         self._state["finished"] = True
         self._write()
 
-    def _read(self) -> Mapping[str, Any]:
-        try:
-            state = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        known = isinstance(state, dict) and {"run_id", "request", "finished", "seconds"} <= set(
-            state
-        )
-        return state if known else {}
-
     def _write(self) -> None:
         write_whole(self._path, json.dumps(self._state, indent=2).encode() + b"\n")
+
+
+def check_folder(out: Path, options: Any) -> None:
+    """Refuse a folder that holds a run of other options.
+
+    Raises:
+        CytosynthError: Names the options that differ.
+    """
+    if out.exists() and not out.is_dir():
+        raise invalid_argument("out", f"{out} is not a folder", "name another")
+    before = _read(out / RUN_FILE)
+    if not before:
+        return
+    if "options" not in before:
+        raise _holds_another_run(out, [FieldViolation("options", "are an earlier version's")])
+    then, now = _flat(before["options"]), _flat(_plain(options))
+    differing = [
+        FieldViolation(name, f"was {then.get(name)!r}, is {now.get(name)!r}")
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
+    ]
+    if differing:
+        raise _holds_another_run(out, differing)
+
+
+def display_name(folder: Path) -> str:
+    """The display name of a dataset uploaded from ``folder``, also if its name is not text."""
+    name = folder.resolve().name.encode("utf-8", "backslashreplace").decode()
+    return name[:MAX_DISPLAY_NAME]
+
+
+def _holds_another_run(out: Path, differing: list[FieldViolation]) -> CytosynthError:
+    changes = ", ".join(f"{item.field} {item.description}" for item in differing)
+    return CytosynthError(
+        "FAILED_PRECONDITION",
+        f"{out} holds another run: {changes}",
+        field_violations=differing,
+        remedy="choose another --out, or give the options of that run",
+    )
+
+
+def _plain(options: Any) -> Any:
+    """Options as JSON values, without the folder that they are kept in."""
+    values = dataclasses.asdict(options)
+    del values["out"]
+    values["data"] = str(options.data.resolve())
+    return json.loads(json.dumps(values, default=str))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by path, as ``settings.num_draws``; class shots stay together."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and name == "settings":
+            found |= _flat(value, f"{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def _images_digest(images: ImageTree) -> str:
+    digest = hashlib.sha256()
+    for image in images.images:
+        digest.update(os.fsencode(f"{image.file_name}\0{image.patient_id}\0"))
+        digest.update(hashlib.sha256(image.path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """A run file; empty if there is none or it is damaged."""
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    known = isinstance(state, dict) and {"run_id", "finished", "seconds"} <= set(state)
+    return state if known else {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cytosynth.client import Client, StudySettings, read_image_tree
-from cytosynth.workflows.progress import Listener, Progress
+from cytosynth.workflows.progress import Listener, Progress, display_name
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def run_study(
     with progress.phase("upload") as phase:
         dataset = client.upload_dataset(
             images,
-            display_name=options.data.resolve().name[:200],
+            display_name=display_name(options.data),
             idempotency_key=phase.key,
             on_progress=phase.count,
         )

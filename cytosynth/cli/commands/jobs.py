@@ -7,30 +7,30 @@ from typing import Annotated
 import typer
 
 from cytosynth.cli import show
-from cytosynth.cli.options import Address, AsJson, connected, interruptible
+from cytosynth.cli.global_options import caller, command
+from cytosynth.cli.options import connected, interruptible
 
 _PANEL = "Jobs"
 Name = Annotated[str, typer.Argument(help="jobs/…")]
+_WORDS = {"name": "NAME", "state": "--state", "limit": "--limit", "page_size": "--limit"}
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command(rich_help_panel=_PANEL)(jobs)
-    app.command(rich_help_panel=_PANEL)(watch)
-    app.command(rich_help_panel=_PANEL)(cancel)
+    for function in (jobs, watch, cancel):
+        command(app, panel=_PANEL, words=_WORDS)(function)
 
 
 def jobs(
     state: Annotated[
         str, typer.Option(help="Only PENDING, RUNNING, SUCCEEDED, FAILED or CANCELLED.")
     ] = "",
-    address: Address = None,
-    json: AsJson = False,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most jobs to list.")] = 100,
 ) -> None:
     """List jobs, newest first."""
-    with connected(address) as client:
-        found = client.list_jobs(state)
-    if json:
+    with connected() as client:
+        found = client.list_jobs(state, limit=limit)
+    if caller().json:
         show.as_json(found)
         return
     rows = [
@@ -38,7 +38,7 @@ def jobs(
             job.name,
             job.kind,
             job.state,
-            f"{job.progress.step}/{job.progress.total_steps}" if job.progress.total_steps else "",
+            show.steps(job),
             job.result or (str(job.error) if job.error else ""),
             show.when(job.create_time),
         )
@@ -47,32 +47,29 @@ def jobs(
     show.table(("name", "kind", "state", "step", "result", "created"), rows)
 
 
-def watch(name: Name, address: Address = None, json: AsJson = False) -> None:
+def watch(name: Name) -> None:
     """Follow a job to its end with a progress bar and the time left.
 
     With --json one line per change. Exit code 1 if the job fails or is cancelled.
     """
-    with interruptible(f"{name} goes on"), connected(address) as client:
+    quiet = caller().json
+    with interruptible(f"{name} goes on"), connected() as client:
         handle = client.job(name)
-        if json:
+        if quiet:
             for job in handle.watch():
                 show.json_line(job)
-        with show.meter(quiet=json) as meter:
+        with show.meter(quiet=quiet) as meter:
             done = handle.wait(meter.job)
-    if not json:
+    if not quiet:
         typer.echo(done.result)
 
 
-def cancel(name: Name, address: Address = None, json: AsJson = False) -> None:
-    """Ask a job to stop; it does within one training step."""
-    with connected(address) as client:
-        handle = client.job(name)
-        job = handle.cancel()
-    if json:
+def cancel(name: Name) -> None:
+    """Ask a job to stop, which it does within one training step."""
+    with connected() as client:
+        job = client.job(name).cancel()
+    if caller().json:
         show.as_json(job)
     else:
-        typer.echo(
-            f"{job.name}: {job.state.lower()}, asked to stop"
-            if not job.done
-            else f"{job.name}: {job.state.lower()}"
-        )
+        asked = "" if job.done else ", asked to stop"
+        typer.echo(f"{job.name}: {job.state.lower()}{asked}")

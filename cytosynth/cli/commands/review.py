@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cytosynth.cli import show
-from cytosynth.cli.commands.training import Seed
-from cytosynth.cli.options import AsJson
+from cytosynth.cli.global_options import caller, command
+from cytosynth.cli.options import Seed
 
 if TYPE_CHECKING:
     from cytosynth.review.report import ReviewReport
 
 _PANEL = "Whole pipeline"
+_WORDS = {"per_class": "--per-class", "center_crop": "--center-crop"}
 Out = Annotated[Path, typer.Option("--out", help="Folder of the review: mix, answers, results.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command(rich_help_panel=_PANEL)(review)
-    app.command("review-report", rich_help_panel=_PANEL)(review_report)
+    command(app, panel=_PANEL, calls=False, json=False, words=_WORDS)(review)
+    command(app, "review-report", panel=_PANEL, calls=False)(review_report)
 
 
 def review(
@@ -89,7 +90,6 @@ def review_report(
         Path | None,
         typer.Option("--report", help="Folder of a study: put the review into its report, too."),
     ] = None,
-    json: AsJson = False,
 ) -> None:
     """Count what reviewers said: confusion, Cohen's κ, AUC of real against synthetic, quality.
 
@@ -102,7 +102,7 @@ def review_report(
     paths = [written.html_path, written.json_path, written.csv_path]
     if report:
         paths += add_to_study(report, written.results, written.section)
-    if json:
+    if caller().json:
         show.as_json(written.results)
     else:
         _show(written, paths)

@@ -1,4 +1,4 @@
-"""``up``, ``down``, ``status`` and ``certs``: the services on this machine."""
+"""``up``, ``down`` and ``status``: the services on this machine."""
 
 from __future__ import annotations
 
@@ -8,27 +8,23 @@ from typing import Annotated
 import typer
 
 from cytosynth.cli import show
-from cytosynth.cli.options import AsJson
+from cytosynth.cli.global_options import caller, command
+from cytosynth.cli.options import StateDir, connected, refuse_without_effect
 
 _PANEL = "Services on this machine"
-StateDir = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="CYTOSYNTH_STATE_DIR", help="Where everything is kept; default: .cytosynth here."
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command(rich_help_panel=_PANEL)(up)
-    app.command(rich_help_panel=_PANEL)(down)
-    app.command(rich_help_panel=_PANEL)(status)
-    app.command(rich_help_panel=_PANEL)(certs)
+    command(app, panel=_PANEL, calls=False, renamed={"--timeout": "--ready-timeout"})(up)
+    command(app, panel=_PANEL, calls=False)(down)
+    command(app, panel=_PANEL)(status)
 
 
 def up(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the edge.")] = 50051,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the edge; 0: any free one.")
+    ] = 50051,
     tls: Annotated[
         bool, typer.Option("--tls", help="Speak TLS, with development certificates.")
     ] = False,
@@ -38,15 +34,21 @@ def up(
     ] = None,
     certs_dir: Annotated[Path | None, typer.Option(help="Folder of the certificates.")] = None,
     state_dir: StateDir = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait until it is ready.")] = 180,
-    json: AsJson = False,
+    ready_timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds to wait until it is ready.")
+    ] = 180,
 ) -> None:
     """Start the three services and the edge; returns when all of them answer."""
     from cytosynth.stack import stack as local_stack
 
     if client_certificates not in (None, "none", "optional", "required"):
         raise typer.BadParameter("none, optional or required", param_hint="--client-certificates")
-    with show.meter(quiet=json) as meter:
+    if not tls:
+        given = {"--certs-dir": certs_dir}
+        if client_certificates != "none":
+            given["--client-certificates"] = client_certificates  # type: ignore[assignment]
+        refuse_without_effect("without --tls", given, "add --tls, or leave it out")
+    with show.meter(quiet=caller().json) as meter:
         info = local_stack.up(
             port,
             tls=tls,
@@ -54,79 +56,82 @@ def up(
             client_certificates=client_certificates,  # type: ignore[arg-type]
             certs_dir=certs_dir,
             state_dir=state_dir,
-            timeout_seconds=timeout,
+            timeout_seconds=ready_timeout,
             on_progress=lambda activity, seconds: meter.update(
                 activity, detail=show.duration(seconds)
             ),
         )
-    if json:
+    if caller().json:
         show.as_json(info)
     else:
         secured = " (TLS)" if info.tls else ""
         typer.echo(f"Cytosynth is ready at {info.address}{secured}. {show.RESEARCH_USE}")
 
 
-def down(state_dir: StateDir = None, json: AsJson = False) -> None:
+def down(state_dir: StateDir = None) -> None:
     """Stop everything that `up` started."""
     from cytosynth.stack import stack as local_stack
 
     stopped = local_stack.down(state_dir)
-    if json:
+    if caller().json:
         show.as_json({"stopped": stopped})
     else:
         typer.echo("Cytosynth is down." if stopped else "Cytosynth was not running.")
 
 
-def status(state_dir: StateDir = None, json: AsJson = False) -> None:
-    """Say what is running and what answers; exit code 1 unless all is well."""
+def status(state_dir: StateDir = None) -> None:
+    """Say what is running and what answers; exit code 1 unless all is well.
+
+    With --address the services there; otherwise the stack of this folder.
+    """
     from cytosynth.stack import stack as local_stack
 
+    if caller().address:
+        given = {"--state-dir": state_dir}
+        refuse_without_effect("with --address", given, "leave one of the two out")
+        _status_at_address()
+        return
     found = local_stack.status(state_dir)
-    if json:
+    if caller().json:
         show.as_json(found)
     else:
         where = f" at {found.info.address}" if found.info else ""
         typer.echo(f"{found.state}{where}: {found.detail}")
         if found.services:
-            rows = [
-                (service.name, "ready" if service.ready else "not ready", service.detail)
-                for service in found.services
-            ]
-            show.table(("service", "state", "detail"), rows)
+            _show_services(
+                [(service.name, service.ready, service.detail) for service in found.services]
+            )
         if found.num_processes:
             typer.echo(f"{found.num_processes} processes, {found.memory_bytes / 1e9:.2f} GB")
     if found.state != "running":
         raise typer.Exit(1)
 
 
-def certs(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the certificates.")] = Path(
-        ".cytosynth/certs"
-    ),
-    tenant: Annotated[
-        list[str] | None, typer.Option("--tenant", help="Tenant with a certificate; repeatable.")
-    ] = None,
-    host: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--host", help="Name or address of the edge, beside those before; repeatable."
-        ),
-    ] = None,
-    renew: Annotated[bool, typer.Option("--renew", help="Make all of them anew.")] = False,
-    json: AsJson = False,
-) -> None:
-    """Make certificates for development: an authority, the edge's, one per tenant."""
-    from cytosynth.stack.certificate_files import DEFAULT_HOSTS, DEFAULT_TENANT
-    from cytosynth.stack.certs import make_certificates
+def _status_at_address() -> None:
+    from cytosynth.client import CytosynthError
 
-    made = make_certificates(
-        out,
-        tenants=tenant or [DEFAULT_TENANT],
-        hosts=(*DEFAULT_HOSTS, *(host or ())),
-        renew=renew,
-    )
-    if json:
-        show.as_json({"directory": made.directory, "ca": made.ca, "tenants": made.tenants})
+    services: list[tuple[str, bool, str]] = []
+    with connected() as client:
+        for name, call in (
+            ("generator", client.capabilities),
+            ("classifier", client.list_aliases),
+            ("trainer", lambda: client.list_jobs(limit=1)),
+        ):
+            try:
+                call()
+                services.append((name, True, "ready"))
+            except CytosynthError as error:
+                services.append((name, False, str(error)))
+        address = client.address
+    if caller().json:
+        listed = [{"name": name, "ready": ready, "detail": text} for name, ready, text in services]
+        show.as_json({"address": address, "services": listed})
     else:
-        typer.echo(f"{made.directory}: authority, edge, tenants {', '.join(made.tenants)}")
-        typer.echo("For development only: a hospital's own authority signs in production.")
+        _show_services(services, address)
+    if not all(ready for _, ready, _ in services):
+        raise typer.Exit(1)
+
+
+def _show_services(services: list[tuple[str, bool, str]], title: str = "") -> None:
+    rows = [(name, "ready" if ready else "not ready", detail) for name, ready, detail in services]
+    show.table(("service", "state", "detail"), rows, title=title)

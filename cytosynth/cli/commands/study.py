@@ -1,34 +1,46 @@
-"""``study``: does synthesis help, over several draws of one collection of cells?"""
+"""``study``: does synthesis help, over several replicates of one collection of cells?"""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cytosynth.cli import show
-from cytosynth.cli.commands.pipeline import Keep, long_running
-from cytosynth.cli.commands.training import Seed
+from cytosynth.cli.global_options import caller, command
 from cytosynth.cli.options import (
-    Address,
-    AsJson,
+    Base,
+    ClipBase,
+    Data,
+    Keep,
+    ReportFolder,
+    SamplerPreset,
+    Seed,
     parse_shots,
+    refuse_without_effect,
     split_shots,
 )
+from cytosynth.cli.words import STUDY
 
 if TYPE_CHECKING:
     from cytosynth.workflows.study import StudyOutcome
 
+_ARMS_WITHOUT_ADAPTER = {"real_only", "real_plus_phantoms", "zero_shot", "real_plus_further_real"}
+_RENAMED = {
+    "--steps": "--classifier-steps",
+    "--draws": "--replicates",
+    "--models": "--architectures",
+}
+
 
 def register(app: typer.Typer) -> None:
     """Add the command of this file."""
-    app.command(rich_help_panel="Whole pipeline")(study)
+    command(app, panel="Whole pipeline", renamed=_RENAMED, words=STUDY)(study)
 
 
 def study(
-    data: Annotated[Path, typer.Option("--data", help="ImageFolder tree: <class>/<image>.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for report.html and report.json.")],
+    data: Data,
+    out: ReportFolder,
     preset: Annotated[
         str,
         typer.Option(
@@ -46,15 +58,21 @@ def study(
     per_class: Annotated[
         str, typer.Option(help="Synthetic images per class, ascending: 50,200.")
     ] = "",
-    draws: Annotated[int | None, typer.Option(min=1, max=50, help="Splits of the cells.")] = None,
-    models: Annotated[str, typer.Option(help="Classifiers: resnet18,clip.")] = "",
+    replicates: Annotated[
+        int | None,
+        typer.Option(min=1, max=50, help="Splits of the cells, each with models of its own."),
+    ] = None,
+    architectures: Annotated[str, typer.Option(help="Classifiers: resnet18,clip.")] = "",
     arms: Annotated[str, typer.Option(help="What is compared: real_only,…")] = "",
     max_test_per_class: Annotated[
         int | None, typer.Option(min=0, help="Most test images per class; 0: all that remain.")
     ] = None,
-    base: Annotated[str, typer.Option(help="Base diffusion model.")] = "",
-    clip_base: Annotated[str, typer.Option(help="CLIP base.")] = "",
-    sampler_preset: Annotated[str, typer.Option(help="draft, fast, balanced or paper.")] = "",
+    base: Base = "",
+    clip_base: ClipBase = "",
+    sampler_preset: SamplerPreset = "",
+    loss_weight: Annotated[
+        float | None, typer.Option(help="Weight of the synthetic part of the loss, 0 to 1.")
+    ] = None,
     transfer_resnet_base: Annotated[
         str, typer.Option(help="ResNet base of the transfer arms: cyto-resnet.")
     ] = "",
@@ -62,42 +80,57 @@ def study(
         str, typer.Option(help="CLIP base of the transfer arms: cyto-clip.")
     ] = "",
     feature_space: Annotated[
-        str, typer.Option(help="Of image quality: a CLIP base or inception.")
+        str, typer.Option(help="Features of image quality: a CLIP base or inception.")
     ] = "",
     hide_images: Annotated[
         bool, typer.Option("--hide-images", help="Leave real images out of the report.")
     ] = False,
-    steps: Annotated[
+    adapter_steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimizer steps of every adapter.")
+    ] = None,
+    classifier_steps: Annotated[
         int | None, typer.Option(min=1, help="Optimizer steps of every classifier.")
     ] = None,
     seed: Seed = 0,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "",
-    address: Address = None,
     keep_stack: Keep = False,
-    json: AsJson = False,
 ) -> None:
-    """Measure whether synthesis helps: several draws, all arms, intervals over draws and images.
+    """Measure whether synthesis helps, in all arms, with intervals over replicates and images.
 
     Starts the services unless they are up. Killed at any moment, the same command again goes on
-    and repeats no finished classifier.
+    and repeats no finished classifier; a folder takes one set of options.
     """
+    from cytosynth.cli.stack_session import long_running
     from cytosynth.client import StudySettings, read_image_tree
+    from cytosynth.workflows.progress import check_folder
     from cytosynth.workflows.study import StudyOptions, run_study
 
     amounts, wanted = _amounts(per_class), parse_shots(shots) if shots else None
+    remedy = "leave it out, or add such an arm to --arms"
+    if arms and not any("transfer" in arm for arm in _names(arms)):
+        given = {
+            "--transfer-resnet-base": transfer_resnet_base,
+            "--transfer-clip-base": transfer_clip_base,
+        }
+        refuse_without_effect("without a transfer arm", given, remedy)
+    if arms and set(_names(arms)) <= _ARMS_WITHOUT_ADAPTER:
+        given = {"--sampler-preset": sampler_preset, "--adapter-steps": adapter_steps}
+        refuse_without_effect("without an arm with synthetic images", given, remedy)
     tree = read_image_tree(data)  # what is wrong with the folder is said before services start
     settings = StudySettings(
         preset=preset,
-        models=_names(models),
+        models=_names(architectures),
         arms=_names(arms),
         num_per_class=amounts,
-        num_draws=draws,
+        num_draws=replicates,
         max_test_per_class=max_test_per_class,
         seed=seed,
         base=base,
         clip_base=clip_base,
-        num_steps=steps,
+        num_steps=classifier_steps,
+        adapter_steps=adapter_steps,
         sampler_preset=sampler_preset,
+        loss_weight=loss_weight,
         transfer_resnet_base=transfer_resnet_base,
         transfer_clip_base=transfer_clip_base,
         feature_space=feature_space,
@@ -105,9 +138,10 @@ def study(
         **(split_shots(wanted, tree.class_ids) if wanted is not None else {}),
     )
     options = StudyOptions(data, out, settings, title)
-    with long_running(address, keep_stack, json) as (client, view, _):
+    check_folder(out, options)
+    with long_running(keep_stack, quiet=caller().json) as (client, view, _):
         outcome = run_study(client, options, view)
-    if json:
+    if caller().json:
         show.as_json(outcome)
     else:
         _show(outcome)
@@ -137,9 +171,9 @@ def _show(outcome: StudyOutcome) -> None:
             rows.append((model, arm, f"{figures['macro_f1']:.3f} [{low:.3f}, {high:.3f}]", change))
     columns = ("model", "arm", "macro-F1", "against real only")
     num_draws = len(outcome.report["draws"])
-    title = "One draw (95 % interval over test images)"
+    title = "One replicate (95 % interval over test images)"
     if num_draws > 1:
-        title = f"Means of {num_draws} draws (95 % interval over draws and test images)"
+        title = f"Means of {num_draws} replicates (95 % interval over replicates and test images)"
     show.table(columns, rows, title=title, numeric=columns[2:])
     typer.echo(f"{show.duration(sum(outcome.seconds.values()))} in all. {show.RESEARCH_USE}")
     typer.echo(str(outcome.html_path))

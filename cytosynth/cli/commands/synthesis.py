@@ -9,15 +9,23 @@ from typing import Annotated, Any
 import typer
 
 from cytosynth.cli import show
-from cytosynth.cli.options import Address, AsJson, connected, interruptible, parse_pairs
+from cytosynth.cli.global_options import caller, command
+from cytosynth.cli.options import (
+    SamplerPreset,
+    connected,
+    interruptible,
+    parse_pairs,
+)
+from cytosynth.cli.words import SYNTHESIZE
 
 _PANEL = "Synthetic cells"
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command(rich_help_panel=_PANEL)(synthesize)
-    app.command(rich_help_panel=_PANEL)(capabilities)
+    renamed = {"--preset": "--sampler-preset", "--steps": "--sampler-steps"}
+    command(app, panel=_PANEL, renamed=renamed, words=SYNTHESIZE)(synthesize)
+    command(app, panel=_PANEL)(capabilities)
 
 
 def synthesize(
@@ -25,19 +33,21 @@ def synthesize(
     counts: Annotated[
         list[str] | None, typer.Argument(help="class=number …, for example myeloblast=100")
     ] = None,
-    per_class: Annotated[int, typer.Option(help="This many of every class of the adapter.")] = 0,
+    per_class: Annotated[
+        int, typer.Option(help="Images of every class of the adapter, with --adapter.")
+    ] = 0,
     adapter: Annotated[str, typer.Option(help="adapters/…; without it the base alone.")] = "",
     base: Annotated[str, typer.Option(help="Base model; default: the adapter's.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the whole request.")] = 0,
-    preset: Annotated[str, typer.Option(help="draft, fast, balanced or paper.")] = "",
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    sampler_preset: SamplerPreset = "",
+    sampler_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale.")] = None,
     guidance_start: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=1,
-            help="Share of the steps, 0 to 1, from which on guidance acts; default: the preset's.",
+            help="Share of the steps, 0 to 1, at which guidance begins; default: the preset's.",
         ),
     ] = None,
     guidance_stop: Annotated[
@@ -45,8 +55,7 @@ def synthesize(
         typer.Option(
             min=0,
             max=1,
-            help="Share of the steps, 0 to 1, from which on it acts no more; "
-            "default: the preset's.",
+            help="Share of the steps, 0 to 1, at which guidance ends; default: the preset's.",
         ),
     ] = None,
     scheduler: Annotated[str, typer.Option(help="dpmpp_2m, ddim, unipc or bespoke.")] = "",
@@ -61,10 +70,8 @@ def synthesize(
         ),
     ] = "",
     image_format: Annotated[str, typer.Option("--format", help="png, jpeg or webp.")] = "png",
-    address: Address = None,
-    json: AsJson = False,
 ) -> None:
-    """Draw cells into a folder in ImageFolder layout with metadata.jsonl.
+    """Synthesize cells into a folder in ImageFolder layout with metadata.jsonl.
 
     Interrupted, the same command again completes the folder.
     """
@@ -79,8 +86,8 @@ def synthesize(
         )
     with (
         interruptible("the same command again goes on from here"),
-        connected(address) as client,
-        show.meter(quiet=json) as meter,
+        connected() as client,
+        show.meter(quiet=caller().json) as meter,
     ):
         if per_class:
             class_ids = client.get_adapter(adapter).class_ids
@@ -93,32 +100,38 @@ def synthesize(
                 base=base,
                 seed=seed,
                 sampler=SamplerSettings(
-                    preset, steps, guidance, scheduler, guidance_start, guidance_stop, decoder
+                    sampler_preset,
+                    sampler_steps,
+                    guidance,
+                    scheduler,
+                    guidance_start,
+                    guidance_stop,
+                    decoder,
                 ),
                 priority=priority,
                 image_format=image_format,
             ),
             on_progress=meter.counted("synthesizing"),
         )
-    if json:
+    if caller().json:
         show.as_json(done)
         return
     before = f" ({done.num_resumed} were there)" if done.num_resumed else ""
     typer.echo(f"{done.folder}: {done.num_images} synthetic cells{before}. {show.RESEARCH_USE}")
 
 
-def capabilities(address: Address = None, json: AsJson = False) -> None:
+def capabilities() -> None:
     """Show bases, presets and limits of the generator."""
-    with connected(address) as client:
+    with connected() as client:
         found = client.capabilities()
-    if json:
+    if caller().json:
         show.as_json(found)
         return
     rows = [
         (name, f"{found.image_size.get(name, '')}", "yes" if name == found.default_base else "")
         for name in found.bases
     ]
-    show.table(("base", "image side, px", "default"), rows, numeric=("image side, px",))
+    show.table(("base", "image size, px", "default"), rows, numeric=("image size, px",))
     presets = [
         (
             name,
@@ -137,7 +150,7 @@ def capabilities(address: Address = None, json: AsJson = False) -> None:
 
 
 def _guidance(settings: Mapping[str, Any]) -> str:
-    """The guidance scale, and in which of the steps it acts where not in all."""
+    """The guidance scale, and the share of the steps that it applies to."""
     scale = settings.get("guidance_scale", 1.0)
     start, stop = settings.get("guidance_start", 0.0), settings.get("guidance_stop", 1.0)
     if scale == 1.0:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.servers.fakes_server import ToyServices, toy_services
+from tests.support.servers.toy_services.server import ToyServices, toy_services
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from cytosynth import extras
 from cytosynth.cli import main
 from cytosynth.stack import stack as local_stack
 from deploy.images.select_requirements import Lock
-from tests.support.servers.fakes_server import toy_services
+from tests.support.servers.toy_services.server import toy_services
 from tests.support.wheel import ROOT, build_wheel, install, size_of
 
 MAX_INSTALLED_BYTES = 60_000_000

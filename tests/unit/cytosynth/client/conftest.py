@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from cytosynth.client import Client
-from tests.support.servers.fakes_server import ToyServices
+from tests.support.servers.toy_services.server import ToyServices
 
 
 @pytest.fixture

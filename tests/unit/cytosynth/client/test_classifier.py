@@ -10,7 +10,7 @@ from cytosynth.client import (
     Client,
     CytosynthError,
 )
-from tests.support.servers.fakes_server import ToyServices
+from tests.support.servers.toy_services.server import ToyServices
 
 
 def test_images_are_classified_in_batches(toy: ToyServices, client: Client) -> None:
@@ -54,3 +54,24 @@ def test_aliases_move_and_roll_back(client: Client) -> None:
     assert (moved.model, moved.previous_model) == ("classifiers/c2", "classifiers/c1")
     assert client.rollback_alias("aliases/production").model == "classifiers/c1"
     assert [alias.name for alias in client.list_aliases()] == ["aliases/production"]
+
+
+def test_each_image_has_its_answer_or_its_error(
+    toy: ToyServices, client: Client, folder: Path
+) -> None:
+    paths = sorted(folder.rglob("*.png"))
+    paths[1].write_bytes(b"not an image")
+    paths[4].unlink()
+    answers = list(client.classify_each(paths, batch_size=3))
+    errors = [(n, str(answer)) for n, answer in enumerate(answers) if isinstance(answer, Exception)]
+    assert [number for number, _ in errors] == [1, 4]
+    assert errors[0][1] == f"{paths[1]}: is not an image; send PNG or JPEG"
+    assert "cannot be read" in errors[1][1]
+    assert toy.classifier.batch_sizes == [3, 2, 1]
+
+
+def test_a_removed_alias_is_gone(client: Client) -> None:
+    client.delete_alias("aliases/production")
+    assert client.list_aliases() == []
+    with pytest.raises(CytosynthError, match="aliases/production does not exist"):
+        client.delete_alias("aliases/production")

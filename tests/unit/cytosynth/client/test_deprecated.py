@@ -13,7 +13,7 @@ from cytosynth.client import Client, CytosynthError, SplitSettings, Synthetic
 from cytosynth.client import settings as records
 from cytosynth.generator.v1 import generator_pb2
 from cytosynth.trainer.v1 import trainer_pb2
-from tests.support.servers.fakes_server import ToyServices
+from tests.support.servers.toy_services.server import ToyServices
 
 
 def uploads(client: Client, folder: Path) -> object:

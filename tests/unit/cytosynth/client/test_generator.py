@@ -16,7 +16,8 @@ from cytosynth.client import (
     SynthesisSettings,
 )
 from cytosynth.client.connection import retry_delay
-from tests.support.servers.fakes_server import MANIFEST, MANIFEST_DIGEST, Break, ToyServices
+from tests.support.servers.toy_services.generator import MANIFEST, MANIFEST_DIGEST, Break
+from tests.support.servers.toy_services.server import ToyServices
 
 COUNTS = {"blast": 3, "mono": 2}
 IN_ORDER = [(0, "blast"), (1, "blast"), (2, "blast"), (3, "mono"), (4, "mono")]

@@ -18,7 +18,8 @@ from cytosynth.client import (
     SamplerSettings,
     SynthesisSettings,
 )
-from tests.support.servers.fakes_server import MANIFEST, MANIFEST_DIGEST, Break, ToyServices
+from tests.support.servers.toy_services.generator import MANIFEST, MANIFEST_DIGEST, Break
+from tests.support.servers.toy_services.server import ToyServices
 
 ROOT = Path(__file__).resolve().parents[4]
 COUNTS = {"blast": 3, "mono": 2}

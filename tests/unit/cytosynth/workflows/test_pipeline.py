@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cytosynth.client import Client, JobFailed
+from cytosynth.client import Client, CytosynthError, Job, JobFailed
 from cytosynth.workflows.demo import demo_options
 from cytosynth.workflows.pipeline import PipelineOptions, run_pipeline
 from cytosynth.workflows.progress import Listener
 from services.common.errors import FailedPrecondition
-from tests.support.servers.fakes_server import ToyServices
+from tests.support.servers.toy_services.server import ToyServices
 
 
 @pytest.fixture
@@ -120,28 +122,100 @@ def test_a_run_that_failed_goes_on_where_it_was(
     assert len(keys) == 1
 
 
-def test_a_finished_run_or_another_one_starts_anew(
+def test_a_finished_run_starts_anew(
     toy: ToyServices, client: Client, options: PipelineOptions
 ) -> None:
     run_pipeline(client, options)
     run_pipeline(client, options)
-    run_pipeline(client, dataclasses.replace(options, seed=6))
     keys = {upload.header.idempotency_key for upload in toy.trainer.uploads if upload.header}
-    assert len(keys) == 3
+    assert len(keys) == 2
 
 
-def test_an_interrupted_job_is_cancelled(
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seed": 6}, r"holds another run: seed was 5, is 6"),
+        ({"class_shots": {"blast": 1}}, r"class_shots was \{'blast': 2, 'mono': 1\}, is"),
+        ({"adapter_steps": 3, "num_per_class": 8}, "adapter_steps was 0, is 3, num_per_class was"),
+    ],
+)
+def test_other_options_in_the_same_folder_are_refused(
+    toy: ToyServices, client: Client, options: PipelineOptions, changes: Any, told: str
+) -> None:
+    run_pipeline(client, options)
+    report = (options.out / "report.json").read_bytes()
+    with pytest.raises(CytosynthError, match=told) as caught:
+        run_pipeline(client, dataclasses.replace(options, **changes))
+    assert "choose another --out" in caught.value.remedy
+    assert {item.field for item in caught.value.field_violations} == set(changes)
+    assert (options.out / "report.json").read_bytes() == report
+    assert len(toy.trainer.uploads) == 1
+
+
+def test_other_images_in_the_same_folder_are_refused(
+    client: Client, options: PipelineOptions
+) -> None:
+    run_pipeline(client, options)
+    (options.data / "mono/0.png").write_bytes(b"\7another")
+    with pytest.raises(CytosynthError, match="data its images were others when the run began"):
+        run_pipeline(client, options)
+
+
+def test_the_folder_of_an_earlier_version_is_refused(
+    client: Client, options: PipelineOptions
+) -> None:
+    options.out.mkdir()
+    old = {"run_id": "r", "request": "0" * 64, "finished": True, "seconds": {}}
+    (options.out / "run.json").write_text(json.dumps(old))
+    with pytest.raises(CytosynthError, match="options are an earlier version's"):
+        run_pipeline(client, options)
+
+
+def test_the_same_data_by_another_path_is_the_same_run(
+    toy: ToyServices, client: Client, options: PipelineOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_pipeline(client, options)
+    monkeypatch.chdir(options.data.parent)
+    run_pipeline(client, dataclasses.replace(options, data=Path("cells")))
+
+
+def test_an_interrupted_job_goes_on_and_is_found_again(
     toy: ToyServices, client: Client, options: PipelineOptions
 ) -> None:
     class Impatient(Listener):
-        def job(self, job: object) -> None:
-            raise KeyboardInterrupt
+        def job(self, job: Job) -> None:
+            if job.progress.step == 2:
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run_pipeline(client, options, Impatient())
-    assert client.list_jobs()[0].state == "CANCELLED"
+    [job] = client.list_jobs()
+    assert job.state != "CANCELLED"
     run_pipeline(client, options)
-    assert client.list_jobs()[0].state == "SUCCEEDED"
+    assert client.job(job.name).job.state == "SUCCEEDED"
+    kinds = [type(request).__name__ for request in toy.trainer.requests]
+    assert kinds.count("CreateAdapterRequest") == 1
+
+
+def test_adapter_steps_and_sampler_preset_reach_the_trainer(
+    toy: ToyServices, client: Client, options: PipelineOptions
+) -> None:
+    wanted = dataclasses.replace(options, adapter_steps=9, sampler_preset="draft")
+    run_pipeline(client, wanted)
+    adapter, *fits, _ = toy.trainer.requests
+    assert adapter.settings.num_steps == 9
+    assert {fit.synthetic.sampler.preset for fit in fits if fit.HasField("synthetic")} == {"draft"}
+
+
+def test_a_folder_whose_name_is_not_text_is_uploaded(
+    toy: ToyServices, client: Client, options: PipelineOptions, tmp_path: Path
+) -> None:
+    renamed = tmp_path / os.fsdecode(b"caf\xe9")
+    options.data.rename(renamed)
+    run_pipeline(client, dataclasses.replace(options, data=renamed))
+    header = toy.trainer.uploads[0].header
+    assert header is not None
+    assert header.display_name == "caf\\udce9"
 
 
 def test_a_damaged_run_file_is_started_anew(client: Client, options: PipelineOptions) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from cytosynth.client import (
     SplitSettings,
     SyntheticSettings,
 )
-from tests.support.servers.fakes_server import ToyServices
+from tests.support.servers.toy_services.server import ToyServices
 
 
 def test_datasets_are_read_imported_and_deleted(client: Client, folder: Path) -> None:
@@ -78,3 +79,41 @@ def test_a_report_is_downloaded_whole(client: Client, tmp_path: Path) -> None:
     with pytest.raises(CytosynthError, match="evil"):
         client.download_report("reports/evil", tmp_path / "report")
     assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize(
+    "create",
+    [
+        lambda client: client.create_study("datasets/d"),
+        lambda client: client.import_dataset("s3://cells", split=SplitSettings(shots=1)),
+        lambda client: client.fit_adapter("datasets/d"),
+        lambda client: client.fit_classifier("datasets/d"),
+        lambda client: client.create_report("datasets/d", []),
+    ],
+    ids=["create_study", "import_dataset", "fit_adapter", "fit_classifier", "create_report"],
+)
+def test_a_creation_whose_answer_was_lost_is_asked_for_again_with_its_key(
+    toy: ToyServices, client: Client, create: Callable[[Client], object]
+) -> None:
+    toy.trainer.refuse_requests = 2
+    create(client)
+    create(client)
+    assert len(toy.trainer.requests) == 2
+    assert all(toy.trainer.keys) and len(set(toy.trainer.keys)) == 2, "each has a key of its own"
+
+
+def test_reports_and_classifiers_are_listed_and_deleted(client: Client) -> None:
+    [report] = client.list_reports()
+    assert (report.name, report.kind, report.title) == ("reports/r1", "report", "Ward 3")
+    assert client.delete_report("reports/r1").num_objects == 4
+    assert client.delete_classifier("classifiers/c2").digest == "d3"
+    with pytest.raises(CytosynthError, match="aliases/production points at it"):
+        client.delete_classifier("classifiers/c1")
+
+
+def test_only_so_many_jobs_as_wanted_are_listed(client: Client) -> None:
+    for dataset in ("a", "b", "c"):
+        client.fit_adapter(f"datasets/{dataset}")
+    assert [job.name for job in client.list_jobs(limit=2)] == ["jobs/j3", "jobs/j2"]
+    with pytest.raises(CytosynthError, match="limit: 1001 is not 0 to 1000"):
+        client.list_jobs(limit=1001)

@@ -11,7 +11,7 @@ from cytosynth.client import (
     JobFailed,
 )
 from services.common.errors import FailedPrecondition
-from tests.support.servers.fakes_server import ToyServices
+from tests.support.servers.toy_services.server import ToyServices
 
 
 def test_a_job_is_followed_to_its_result(toy: ToyServices, client: Client) -> None:

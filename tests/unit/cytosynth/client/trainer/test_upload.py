@@ -11,7 +11,7 @@ from cytosynth.client import (
     CytosynthError,
     SplitSettings,
 )
-from tests.support.servers.fakes_server import ToyServices
+from tests.support.servers.toy_services.server import ToyServices
 
 
 def test_upload_sends_every_image_and_the_last_message(

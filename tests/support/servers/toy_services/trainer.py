@@ -1,111 +1,20 @@
-"""A real gRPC server with three tiny services whose answers can be worked out by hand.
-
-- Synthetic image i of class c is the bytes ``c:i``, its seed is ``1000 + i``.
-- A dataset has a class per folder; its shots train, the rest is the test set.
-- A job runs through steps 1, 2, 3 and succeeds, unless its script says otherwise.
-- An image's first byte b gives class ``blast`` the probability b / 255, ``mono`` the rest.
-"""
+"""A trainer whose jobs run through steps 1, 2, 3 and succeed, unless scripted otherwise."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 from collections.abc import Iterator
-from concurrent import futures
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from grpc_status import rpc_status
 
-from cytosynth.classifier.v1 import classifier_pb2, classifier_pb2_grpc
-from cytosynth.common.v1 import image_pb2, job_pb2
-from cytosynth.generator.v1 import generator_pb2, generator_pb2_grpc
+from cytosynth.common.v1 import job_pb2
 from cytosynth.trainer.v1 import trainer_pb2, trainer_pb2_grpc
-from services.common.errors import DomainError, InvalidArgument, NotFound
+from services.common.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound
 from services.common.rpc.handlers import to_status
-
-MANIFEST = {"base": "toy", "num_steps": 2}
-MANIFEST_JSON = json.dumps(MANIFEST)
-MANIFEST_DIGEST = hashlib.sha256(MANIFEST_JSON.encode()).hexdigest()
-MESSAGE_LIMIT = 32 * 1024 * 1024
-
-
-def fail(context: grpc.ServicerContext, error: BaseException) -> None:
-    """End the call as the real services do."""
-    context.abort_with_status(rpc_status.to_status(to_status(error, "request-7")))
-
-
-@dataclass
-class Break:
-    """Ends a stream after so many images."""
-
-    num_images: int
-    code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
-
-
-class ToyGenerator(generator_pb2_grpc.GeneratorServiceServicer):
-    """Draws text; ``breaks`` are used up by one call each."""
-
-    def __init__(self) -> None:
-        self.requests: list[generator_pb2.SynthesizeRequest] = []
-        self.metadata: list[dict[str, Any]] = []
-        self.breaks: list[Break] = []
-        self.skip = self.double = -1
-        self.new_manifest_from = -1
-        self.class_ids = {"blast", "mono", "lymph"}
-
-    def Synthesize(
-        self, request: generator_pb2.SynthesizeRequest, context: grpc.ServicerContext
-    ) -> Iterator[generator_pb2.SynthesizeResponse]:
-        self.requests.append(request)
-        self.metadata.append(dict(context.invocation_metadata()))
-        broken = self.breaks.pop(0) if self.breaks else None
-        class_ids: list[str] = []
-        for number, entry in enumerate(request.class_counts):
-            if entry.num_images < 1:
-                field_ = f"class_counts[{number}].num_images"
-                fail(context, InvalidArgument(field_, f"is {entry.num_images}", "send 1 or more"))
-            if entry.class_id not in self.class_ids:
-                fail(context, InvalidArgument("class_counts", f"no class {entry.class_id}", ""))
-            class_ids += [entry.class_id] * entry.num_images
-        for num_sent, index in enumerate(range(request.first_index, len(class_ids))):
-            if broken and num_sent == broken.num_images:
-                context.abort(broken.code, "the replica is gone")
-            if index == self.skip:
-                continue
-            for _ in range(2 if index == self.double else 1):
-                yield self._image(index, class_ids[index], first=num_sent == 0)
-        if broken and broken.num_images >= len(class_ids) - request.first_index:
-            context.abort(broken.code, "the replica is gone")
-
-    def _image(self, index: int, class_id: str, first: bool) -> generator_pb2.SynthesizeResponse:
-        is_new = 0 <= self.new_manifest_from <= index
-        return generator_pb2.SynthesizeResponse(
-            index=index,
-            class_id=class_id,
-            image_seed=1000 + index,
-            image=f"{class_id}:{index}".encode(),
-            image_format=image_pb2.IMAGE_FORMAT_PNG,
-            width=64,
-            height=48,
-            manifest_digest="f" * 64 if is_new else MANIFEST_DIGEST,
-            manifest_json=MANIFEST_JSON if first else "",
-        )
-
-    def GetCapabilities(
-        self, request: generator_pb2.GetCapabilitiesRequest, context: grpc.ServicerContext
-    ) -> generator_pb2.GetCapabilitiesResponse:
-        return generator_pb2.GetCapabilitiesResponse(
-            bases=["toy"],
-            default_base="toy",
-            presets={"fast": generator_pb2.SamplerSettings(num_steps=2, guidance_scale=1.5)},
-            max_num_images=1000,
-            batch_size=4,
-            image_size={"toy": 64},
-        )
+from tests.support.servers.toy_services.failure import fail
 
 
 @dataclass
@@ -118,7 +27,10 @@ class Upload:
 
 
 class ToyTrainer(trainer_pb2_grpc.TrainerServiceServicer):
-    """Keeps datasets and jobs in memory; ``job_errors`` fails the next job of a kind.
+    """Keeps datasets and jobs in memory.
+
+    ``job_errors`` fails the next job of a kind, ``refusals`` the next request for one, and
+    ``refuse_requests`` so many creations as a lost replica would.
 
     An upload's image number ``pause_uploads_at`` is the last one read until ``resume_uploads``.
     """
@@ -134,6 +46,9 @@ class ToyTrainer(trainer_pb2_grpc.TrainerServiceServicer):
         self.hold.set()
         self.break_watch_after: list[int] = []
         self.refuse_uploads = 0
+        self.refuse_requests = 0
+        self.refusals: dict[str, DomainError] = {}
+        self.keys: list[str] = []
         self.pause_uploads_at: int | None = None
         self.resume_uploads = threading.Event()
 
@@ -188,7 +103,11 @@ class ToyTrainer(trainer_pb2_grpc.TrainerServiceServicer):
     def ImportDataset(
         self, request: trainer_pb2.ImportDatasetRequest, context: grpc.ServicerContext
     ) -> trainer_pb2.ImportDatasetResponse:
+        if self.refuse_requests:
+            self.refuse_requests -= 1
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the replica is gone")
         self.requests.append(request)
+        self.keys.append(request.header.idempotency_key)
         images = [trainer_pb2.DatasetImage(class_id="blast") for _ in range(10)]
         return trainer_pb2.ImportDatasetResponse(dataset=self._dataset(request.header, images))
 
@@ -215,27 +134,65 @@ class ToyTrainer(trainer_pb2_grpc.TrainerServiceServicer):
     def CreateAdapter(
         self, request: trainer_pb2.CreateAdapterRequest, context: grpc.ServicerContext
     ) -> trainer_pb2.CreateAdapterResponse:
-        job = self._job("fit_adapter", "adapters/a", request)
+        job = self._job("fit_adapter", "adapters/a", request, context)
         return trainer_pb2.CreateAdapterResponse(job=job)
 
     def CreateClassifier(
         self, request: trainer_pb2.CreateClassifierRequest, context: grpc.ServicerContext
     ) -> trainer_pb2.CreateClassifierResponse:
-        job = self._job("fit_classifier", "classifiers/c", request)
+        job = self._job("fit_classifier", "classifiers/c", request, context)
         return trainer_pb2.CreateClassifierResponse(job=job)
+
+    def DeleteClassifier(
+        self, request: trainer_pb2.DeleteClassifierRequest, context: grpc.ServicerContext
+    ) -> trainer_pb2.DeleteClassifierResponse:
+        if request.name == "classifiers/c1":
+            remedy = "remove it with `cytosynth alias delete production`"
+            fail(
+                context, FailedPrecondition(request.name, "aliases/production points at it", remedy)
+            )
+        proof = trainer_pb2.DeletionProof(name=request.name, num_objects=3, digest="d3")
+        return trainer_pb2.DeleteClassifierResponse(proof=proof)
+
+    def ListReports(
+        self, request: trainer_pb2.ListReportsRequest, context: grpc.ServicerContext
+    ) -> trainer_pb2.ListReportsResponse:
+        report = trainer_pb2.Report(
+            name="reports/r1", kind="report", dataset="datasets/d1", title="Ward 3"
+        )
+        return trainer_pb2.ListReportsResponse(reports=[report])
+
+    def DeleteReport(
+        self, request: trainer_pb2.DeleteReportRequest, context: grpc.ServicerContext
+    ) -> trainer_pb2.DeleteReportResponse:
+        proof = trainer_pb2.DeletionProof(name=request.name, num_objects=4, digest="d4")
+        return trainer_pb2.DeleteReportResponse(proof=proof)
 
     def CreateReport(
         self, request: trainer_pb2.CreateReportRequest, context: grpc.ServicerContext
     ) -> trainer_pb2.CreateReportResponse:
-        return trainer_pb2.CreateReportResponse(job=self._job("report", "reports/r", request))
+        return trainer_pb2.CreateReportResponse(
+            job=self._job("report", "reports/r", request, context)
+        )
 
     def CreateStudy(
         self, request: trainer_pb2.CreateStudyRequest, context: grpc.ServicerContext
     ) -> trainer_pb2.CreateStudyResponse:
-        return trainer_pb2.CreateStudyResponse(job=self._job("study", "reports/study", request))
+        return trainer_pb2.CreateStudyResponse(
+            job=self._job("study", "reports/study", request, context)
+        )
 
-    def _job(self, kind: str, result: str, request: Any) -> job_pb2.Job:
+    def _job(
+        self, kind: str, result: str, request: Any, context: grpc.ServicerContext
+    ) -> job_pb2.Job:
+        if self.refuse_requests:
+            self.refuse_requests -= 1
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the replica is gone")
+        refusal = self.refusals.pop(kind, None)
+        if refusal is not None:
+            fail(context, refusal)
         key = request.idempotency_key
+        self.keys.append(key)
         if key not in self.jobs_by_key:
             self.requests.append(request)
             name = f"jobs/j{len(self.jobs) + 1}"
@@ -264,7 +221,8 @@ class ToyTrainer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: trainer_pb2.ListJobsRequest, context: grpc.ServicerContext
     ) -> trainer_pb2.ListJobsResponse:
         chosen = [job for job in self.jobs.values() if request.state in (0, job.state)]
-        return trainer_pb2.ListJobsResponse(jobs=[self._shown(job) for job in reversed(chosen)])
+        newest = list(reversed(chosen))[: request.page_size or None]
+        return trainer_pb2.ListJobsResponse(jobs=[self._shown(job) for job in newest])
 
     def CancelJob(
         self, request: trainer_pb2.CancelJobRequest, context: grpc.ServicerContext
@@ -373,137 +331,3 @@ TOY_STUDY: dict[str, Any] = {
     "paired_difference": {"clip": {"macro_f1": _TOY_CHANGE}},
     "draws": [{}, {}],
 }
-
-
-class ToyClassifier(classifier_pb2_grpc.ClassifierServiceServicer):
-    """Classifies by the first byte."""
-
-    def __init__(self) -> None:
-        self.batch_sizes: list[int] = []
-        self.aliases: dict[str, list[str]] = {"aliases/production": ["classifiers/c1"]}
-
-    def Classify(
-        self, request: classifier_pb2.ClassifyRequest, context: grpc.ServicerContext
-    ) -> classifier_pb2.ClassifyResponse:
-        model = self._model(request.model, context)
-        self.batch_sizes.append(len(request.images))
-        for place, image in enumerate(request.images):
-            if image == b"not an image":
-                field_ = f"images[{place}]"
-                fail(context, InvalidArgument(field_, "is not an image", "send PNG or JPEG"))
-        answers = [self._classify(image) for image in request.images]
-        return classifier_pb2.ClassifyResponse(model=model, classifications=answers)
-
-    def ClassifyStream(
-        self,
-        requests: Iterator[classifier_pb2.ClassifyStreamRequest],
-        context: grpc.ServicerContext,
-    ) -> Iterator[classifier_pb2.ClassifyStreamResponse]:
-        model = ""
-        for request in requests:
-            model = model or self._model(request.model, context)
-            yield classifier_pb2.ClassifyStreamResponse(
-                model=model, classification=self._classify(request.image)
-            )
-
-    def _model(self, name: str, context: grpc.ServicerContext) -> str:
-        name = name or "aliases/production"
-        if name.startswith("aliases/") and name in self.aliases:
-            name = self.aliases[name][-1]
-        if not name.startswith("classifiers/c"):
-            fail(context, NotFound(name, "list models to see which exist"))
-        return name
-
-    @staticmethod
-    def _classify(image: bytes) -> classifier_pb2.Classification:
-        blast = image[0] / 255
-        order = sorted([("blast", blast), ("mono", 1 - blast)], key=lambda item: -item[1])
-        probabilities = [
-            classifier_pb2.ClassProbability(class_id=class_id, probability=probability)
-            for class_id, probability in order
-        ]
-        return classifier_pb2.Classification(class_id=order[0][0], probabilities=probabilities)
-
-    def ListModels(
-        self, request: classifier_pb2.ListModelsRequest, context: grpc.ServicerContext
-    ) -> classifier_pb2.ListModelsResponse:
-        aliases = [name for name, history in self.aliases.items() if history[-1].endswith("c1")]
-        model = classifier_pb2.Model(
-            name="classifiers/c1",
-            architecture="clip",
-            class_ids=["blast", "mono"],
-            metrics={"macro_f1": 0.75},
-            aliases=aliases,
-        )
-        return classifier_pb2.ListModelsResponse(models=[model])
-
-    def SetAlias(
-        self, request: classifier_pb2.SetAliasRequest, context: grpc.ServicerContext
-    ) -> classifier_pb2.SetAliasResponse:
-        self.aliases.setdefault(request.name, []).append(request.model)
-        return classifier_pb2.SetAliasResponse(alias=self._alias(request.name))
-
-    def RollbackAlias(
-        self, request: classifier_pb2.RollbackAliasRequest, context: grpc.ServicerContext
-    ) -> classifier_pb2.RollbackAliasResponse:
-        self.aliases[request.name].pop()
-        return classifier_pb2.RollbackAliasResponse(alias=self._alias(request.name))
-
-    def ListAliases(
-        self, request: classifier_pb2.ListAliasesRequest, context: grpc.ServicerContext
-    ) -> classifier_pb2.ListAliasesResponse:
-        return classifier_pb2.ListAliasesResponse(aliases=[self._alias(n) for n in self.aliases])
-
-    def _alias(self, name: str) -> classifier_pb2.Alias:
-        history = self.aliases[name]
-        previous = history[-2] if len(history) > 1 else ""
-        return classifier_pb2.Alias(name=name, model=history[-1], previous_model=previous)
-
-
-class ToyServices:
-    """The three services at one address; can be stopped and started again on its port."""
-
-    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
-        self._credentials = credentials
-        self.generator = ToyGenerator()
-        self.trainer = ToyTrainer()
-        self.classifier = ToyClassifier()
-        self._server: grpc.Server | None = None
-        self._port = 0
-        self.start()
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._port}"
-
-    def start(self) -> None:
-        limits = [
-            ("grpc.max_receive_message_length", MESSAGE_LIMIT),
-            ("grpc.max_send_message_length", MESSAGE_LIMIT),
-        ]
-        self._server = grpc.server(futures.ThreadPoolExecutor(8), options=limits)
-        generator_pb2_grpc.add_GeneratorServiceServicer_to_server(self.generator, self._server)
-        trainer_pb2_grpc.add_TrainerServiceServicer_to_server(self.trainer, self._server)
-        classifier_pb2_grpc.add_ClassifierServiceServicer_to_server(self.classifier, self._server)
-        address = f"127.0.0.1:{self._port}"
-        if self._credentials:
-            self._port = self._server.add_secure_port(address, self._credentials)
-        else:
-            self._port = self._server.add_insecure_port(address)
-        self._server.start()
-
-    def stop(self) -> None:
-        if self._server:
-            self._server.stop(None).wait()
-            self._server = None
-
-
-@contextmanager
-def toy_services(credentials: grpc.ServerCredentials | None = None) -> Iterator[ToyServices]:
-    """Run the toy services for the length of a ``with`` block."""
-    services = ToyServices(credentials)
-    try:
-        yield services
-    finally:
-        services.trainer.hold.set()
-        services.stop()
