@@ -1,4 +1,4 @@
-"""What the runbooks tell one to type exists and is understood."""
+"""What README and the docs tell one to type exists and is understood."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from cytosynth.cli.app import app
 from tests.support.postgresql import POSTGRESQL_TOOLS
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGES = [*sorted((ROOT / "docs/runbooks").glob("*.md")), ROOT / "docs/scaling.md"]
+# Whole commands stand in their text too, not only in blocks.
+RUNBOOKS = [*sorted((ROOT / "docs/runbooks").glob("*.md")), ROOT / "docs/scaling.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *RUNBOOKS[:-1]]
 
 
 class _Understood(Exception):
@@ -29,9 +31,11 @@ def _typed(program: str) -> list[str]:
     for page in PAGES:
         text = page.read_text()
         blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        blocks = [block.replace("\\\n", " ") for block in blocks]
         lines = [line.strip() for block in blocks for line in block.splitlines()]
-        prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-        lines += re.findall(r"`([^`\n]+)`", prose)
+        if page in RUNBOOKS:
+            prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+            lines += re.findall(r"`([^`\n]+)`", prose)
         found |= {
             line.partition("  #")[0].strip()
             for line in lines
