@@ -66,7 +66,7 @@ def train_adapter(
     """Trains one adapter for all classes, or one per class.
 
     Args:
-        images: uint8 (N, S, S, 3), S the base's image side.
+        images: uint8 (N, S, S, 3), S the base's image size.
         class_ids: Class of each image.
         base: The diffusion base.
         settings: Hyperparameters, the steps filled in.

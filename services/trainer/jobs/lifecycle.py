@@ -49,9 +49,9 @@ KINDS = {
     "study": ("services.trainer.studies.job", REPORTS),
 }
 
-#: How often a job may be taken up when something it needs (store, generator) is away.
+#: Most attempts at a job whose store or generator is away.
 MAX_UNAVAILABLE_ATTEMPTS = 4
-#: How long a job is kept from being taken up again, at most and after storage failed, seconds.
+#: Longest pause before such a job is released; also the pause after storage failed, seconds.
 MAX_PAUSE_SECONDS = 10.0
 _IDLE_POLL_SECONDS = 0.5
 
@@ -102,11 +102,11 @@ def _run(
 ) -> str:
     """How the attempt ended, as the name of a gRPC status."""
     log.info("jobs/%s (%s) begins, attempt %d", job.id, job.kind, job.attempts)
-    module, kind = KINDS[job.kind]
     attempt = _Attempt(job, owner, database, store, Heartbeat(database, job, owner, settings, stop))
     inherited: Job | None = None
     try:
         with attempt.heartbeat as heartbeat, _stored_failure(attempt):
+            module, kind = KINDS[job.kind]
             if not store.exists(job.tenant, kind, job.id):
                 if not job.checkpoint:
                     inherited = failed_predecessor(store, database, job)
@@ -133,7 +133,7 @@ def _run(
         log.warning("jobs/%s went to another runner", job.id)
         return "ABORTED"
     except Exception:
-        # The database itself is away: the lease lapses and the job is taken up again.
+        # The database itself is away: the lease lapses and another attempt begins.
         log.exception("jobs/%s: its end could not be stored", job.id)
         return "INTERNAL"
     try:
@@ -196,8 +196,8 @@ class _Attempt:
 
     def discard_result(self) -> None:
         """Removes what the attempt has written of its artifact."""
-        kind = KINDS[self.job.kind][1]
         try:
+            kind = KINDS[self.job.kind][1]
             self.store.new_draft(self.job.tenant, kind, self.job.id).discard()
         except Exception:  # the sweep of old drafts removes it later
             log.exception("jobs/%s: a half-written result could not be removed", self.job.id)

@@ -74,7 +74,7 @@ def cells(num_per_class: int = 4) -> tuple[np.ndarray, list[str]]:
     return np.stack(images), class_ids
 
 
-def recipe(**changes: Any) -> AdapterSettings:
+def hyperparameters(**changes: Any) -> AdapterSettings:
     spec = {"rank": 4, "alpha": 4.0, "num_steps": 12, "batch_size": 4, "learning_rate": 3e-3}
     return AdapterSettings.from_spec({**spec, **changes})
 
@@ -90,28 +90,28 @@ def fit(models_dir: Path, settings: AdapterSettings, base: str = "tiny", **parts
 
 def test_loss_falls_and_the_adapter_changes_the_base(models_dir: Path) -> None:
     progress = StopAt()
-    fitted = fit(models_dir, recipe(num_steps=50, batch_size=8), progress=progress)
+    fitted = fit(models_dir, hyperparameters(num_steps=50, batch_size=8), progress=progress)
     losses = [seen[3]["loss"] for seen in progress.seen if "loss" in seen[3]]
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
     assert list(fitted.files) == [f"shared/{lora.WEIGHTS_FILE}"]
 
     pipeline = load_pipeline(resolve_base("tiny", models_dir))
 
-    def draw() -> tuple[torch.Tensor, torch.Tensor]:
+    def generate() -> tuple[torch.Tensor, torch.Tensor]:
         noise = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(3))
         tokens = encode_prompts(pipeline, [class_prompt("basophil")]).tokens
         with torch.no_grad():
             return tokens.detach(), pipeline.unet(noise, 500, tokens).sample
 
-    text_before, image_before = draw()
+    text_before, image_before = generate()
     load_lora(pipeline, fitted.files[f"shared/{lora.WEIGHTS_FILE}"])
-    text_after, image_after = draw()
+    text_after, image_after = generate()
     assert (image_after - image_before).abs().max() > 1e-2
     assert (text_after - text_before).abs().max() > 1e-4, "the text encoder must be trained too"
 
 
 def test_every_lora_matrix_is_trained(models_dir: Path) -> None:
-    fitted = fit(models_dir, recipe())
+    fitted = fit(models_dir, hyperparameters())
     tensors = load_safetensors(fitted.files[f"shared/{lora.WEIGHTS_FILE}"])
     zero = [name for name, t in tensors.items() if "lora_B" in name and not t.abs().max() > 0]
     assert not zero
@@ -140,7 +140,7 @@ def test_few_images_are_seen_in_many_views_and_many_in_eight(models_dir: Path) -
     plain = encode_images(pipeline, images, class_ids, quiet).mean
     assert torch.allclose(few[0][:, :8], plain, atol=1e-5), "orientations come first"
     assert torch.allclose(few[2][:, :8], plain, atol=1e-5)
-    assert not torch.equal(few[0][:, 8:], few[2][:, 8:]), "the seed draws the others"
+    assert not torch.equal(few[0][:, 8:], few[2][:, 8:]), "the seed determines the others"
     flat = few[0].flatten(2)
     assert (torch.cdist(flat, flat) + torch.eye(20)).min() > 1e-4, "no view twice"
 
@@ -156,7 +156,7 @@ def test_fewer_images_take_fewer_steps(num_images: int, num_steps: int) -> None:
 
 @pytest.mark.parametrize("per_class", [False, True])
 def test_a_run_that_was_cut_off_ends_with_the_same_bytes(models_dir: Path, per_class: bool) -> None:
-    settings = recipe(per_class=per_class)
+    settings = hyperparameters(per_class=per_class)
     whole = fit(models_dir, settings).files
     checkpoints = MemoryCheckpoints(every=3)
     for stop in (5, 10, 17) if per_class else (5, 10):
@@ -171,37 +171,39 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bytes(models_dir: Path, per_c
     }
 
 
-def test_a_checkpoint_of_another_recipe_is_not_continued(models_dir: Path) -> None:
+def test_a_checkpoint_of_other_hyperparameters_is_not_continued(models_dir: Path) -> None:
     checkpoints = MemoryCheckpoints(every=3)
     with pytest.raises(Cancelled):
-        fit(models_dir, recipe(seed=1), progress=StopAt(8), checkpoints=checkpoints)
+        fit(models_dir, hyperparameters(seed=1), progress=StopAt(8), checkpoints=checkpoints)
     progress = StopAt(1)
     with pytest.raises(Cancelled):
-        fit(models_dir, recipe(seed=2), progress=progress, checkpoints=checkpoints)
+        fit(models_dir, hyperparameters(seed=2), progress=progress, checkpoints=checkpoints)
     assert [seen[1] for seen in progress.seen if seen[0] == "training adapter"] == [0, 1]
 
 
 def test_cancel_stops_within_a_step(models_dir: Path) -> None:
     progress = StopAt(2)
     with pytest.raises(Cancelled):
-        fit(models_dir, recipe(), progress=progress)
+        fit(models_dir, hyperparameters(), progress=progress)
     assert progress.seen[-1][1] == 2
 
 
 def test_seed_decides_the_adapter(models_dir: Path) -> None:
-    first, again, other = (fit(models_dir, recipe(seed=s, num_steps=3)).files for s in (1, 1, 2))
+    first, again, other = (
+        fit(models_dir, hyperparameters(seed=s, num_steps=3)).files for s in (1, 1, 2)
+    )
     assert first == again
     assert first != other
 
 
 def test_one_adapter_per_class(models_dir: Path) -> None:
-    fitted = fit(models_dir, recipe(per_class=True, num_steps=2))
+    fitted = fit(models_dir, hyperparameters(per_class=True, num_steps=2))
     assert sorted(fitted.files) == [f"{c}/{lora.WEIGHTS_FILE}" for c in CLASSES]
     assert len(set(fitted.files.values())) == 2
 
 
 def test_sdxl_trains_by_the_same_code(models_dir: Path) -> None:
-    fitted = fit(models_dir, recipe(num_steps=2), base="tiny-xl")
+    fitted = fit(models_dir, hyperparameters(num_steps=2), base="tiny-xl")
     tensors = load_safetensors(fitted.files[f"shared/{lora.WEIGHTS_FILE}"])
     assert any(name.startswith("text_encoder_2.") for name in tensors)
 

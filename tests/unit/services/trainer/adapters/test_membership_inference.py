@@ -1,4 +1,4 @@
-"""The attack finds what an adapter learned by heart, and nothing where nothing was learned."""
+"""The attack finds what an adapter memorized, and nothing where nothing was learned."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def fit(models_dir: Path, base: str, **changes: Any) -> dict[str, bytes]:
     """An adapter of ``discs(0)``."""
     spec = {"rank": 4, "alpha": 4.0, "num_steps": 3, "batch_size": 4, "learning_rate": 1e-2}
     members = discs(0)
-    recipe = AdapterSettings.from_spec({**spec, **changes})
-    parts = (members.images, members.class_ids, resolve_base(base, models_dir), recipe)
+    settings = AdapterSettings.from_spec({**spec, **changes})
+    parts = (members.images, members.class_ids, resolve_base(base, models_dir), settings)
     return train_adapter(*parts, nothing, MemoryCheckpoints()).files
 
 
@@ -81,12 +81,12 @@ def untrained(models_dir: Path, up: float = 0.0) -> dict[str, bytes]:
 
 def audit(models_dir: Path, files: dict[str, bytes], base: str = "tiny", **rest: Any) -> Any:
     rest.setdefault("progress", nothing)
-    members, others = rest.pop("sides", (discs(0), discs(100)))
+    members, others = rest.pop("splits", (discs(0), discs(100)))
     return audit_adapter(resolve_base(base, models_dir), files, members, others, **rest)
 
 
 @pytest.fixture
-def learned_by_heart(
+def memorized(
     models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[SplitImages], dict[str, bytes]]:
     """Lets an adapter denoise anything to the nearest of the given images, and the base nothing."""
@@ -113,19 +113,19 @@ def learned_by_heart(
     return adapter_of
 
 
-def test_members_of_an_adapter_that_learned_by_heart_are_found(
-    models_dir: Path, learned_by_heart: Callable[[SplitImages], dict[str, bytes]]
+def test_members_of_an_adapter_that_memorized_are_found(
+    models_dir: Path, memorized: Callable[[SplitImages], dict[str, bytes]]
 ) -> None:
-    found = audit(models_dir, learned_by_heart(discs(0)))
+    found = audit(models_dir, memorized(discs(0)))
     assert found["auc"] > 0.95 and found["tpr_at_1_fpr"] > 0.75, "noise hides a member or two"
     assert (found["num_members"], found["num_non_members"]) == (8, 8)
-    assert audit(models_dir, learned_by_heart(discs(100)))["auc"] < 0.05, "the others are known"
+    assert audit(models_dir, memorized(discs(100)))["auc"] < 0.05, "the others are known"
     some = SplitImages(discs(0).images[[0, 4]], CLASSES[:2], ("", ""))
-    found = audit(models_dir, learned_by_heart(some))
+    found = audit(models_dir, memorized(some))
     assert found["low"] <= found["auc"] < 1, "two of eight"
     assert found["tpr_at_5_fpr"] >= 0.25, "and those two stand out"
-    assert found == audit(models_dir, learned_by_heart(some)), "the same every time"
-    neither = audit(models_dir, learned_by_heart(discs(50)), sides=(discs(200, 40), discs(300, 40)))
+    assert found == audit(models_dir, memorized(some)), "the same every time"
+    neither = audit(models_dir, memorized(discs(50)), splits=(discs(200, 40), discs(300, 40)))
     assert neither["low"] <= 0.5 <= neither["high"]
 
 
@@ -147,7 +147,7 @@ def test_each_class_is_judged_with_its_own_adapter(models_dir: Path, base: str) 
 
 def test_too_few_images_and_losses_that_are_no_numbers_are_told(models_dir: Path) -> None:
     alone = SplitImages(discs(0).images[:1], CLASSES[:1], ("",))
-    found = audit(models_dir, {}, sides=(discs(0), alone))
+    found = audit(models_dir, {}, splits=(discs(0), alone))
     assert found["auc"] is None and "fewer than two" in found["reason"]
     not_finite = audit(models_dir, untrained(models_dir, float("nan")))
     assert not_finite["auc"] is None and not_finite["reason"] == "a loss is not finite"
@@ -176,7 +176,7 @@ def test_figures_are_those_of_the_definition() -> None:
     at_5 = np.sort(others)[-5]  # four of 90 others lie above it
     assert found["tpr_at_5_fpr"] == pytest.approx(np.mean(members >= np.nextafter(at_5, 9)), 0.01)
     assert found["tpr_at_1_fpr"] <= found["tpr_at_5_fpr"]
-    # Known: the standard error of an AUC of 0.5 with n on each side is sqrt((2n + 1) / 12) / n.
+    # Standard error of an AUC of 0.5 with n members and n others: sqrt((2n + 1) / 12) / n.
     same = attack_figures(rng.normal(0, 1, 96), rng.normal(0, 1, 96), 0)
     assert same["high"] - same["low"] == pytest.approx(2 * 1.96 * (193 / 12) ** 0.5 / 96, rel=0.1)
     apart = attack_figures(np.arange(5) + 9.0, np.arange(5.0), 0)

@@ -69,13 +69,13 @@ def test_they_have_the_stain_of_their_class_on_the_background_of_any(models_dir:
     of_real = ["eosinophil", "basophil"]
     names = {each: (each,) for each in of_real}
     images, class_ids = generate_prior_images(pipeline, names, 12, real, of_real, 1, quiet)
-    drawn = cell_stains_of(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
-    dyes = drawn.stained.diagonal(dim1=1, dim2=2)
+    generated = cell_stains_of(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+    dyes = generated.stained.diagonal(dim1=1, dim2=2)
     of_red = torch.tensor([each == "eosinophil" for each in class_ids])
     assert dyes[of_red, 0].mean() < dyes[of_red, 2].mean(), "red absorbs blue"
     assert dyes[~of_red, 0].mean() > dyes[~of_red, 2].mean()
     for rows in (of_red, ~of_red):
-        yellow = drawn.background[rows, 0] < drawn.background[rows, 2]
+        yellow = generated.background[rows, 0] < generated.background[rows, 2]
         assert 0 < int(yellow.sum()) < 12, "either class lies on both backgrounds"
 
 

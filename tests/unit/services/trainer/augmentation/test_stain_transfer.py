@@ -68,7 +68,7 @@ def test_every_one_of_the_stains_is_taken() -> None:
     assert set(nearest.tolist()) == {0, 1, 2}
 
 
-def test_share_of_zero_is_nothing_and_draws_nothing() -> None:
+def test_share_of_zero_changes_nothing_and_samples_nothing() -> None:
     images, rng = as_batch(cells(9)), generator(3)
     before = rng.get_state()
     assert transfer_stain(images, stains_of(cells(10), CPU), rng, 0.0) is images

@@ -58,6 +58,12 @@ def test_a_job_that_succeeded_has_done_all_its_steps(database, store, settings, 
     assert (done.phase, done.step, done.total_steps) == ("reading", 20, 20)
 
 
+def test_a_job_of_an_unknown_kind_fails(database, store, settings) -> None:
+    job = database.create("local", "of_a_newer_version", {})
+    assert work(database, store, settings, threading.Event()) == 1
+    assert database.get("local", job.id).state == "FAILED"
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "text"),
     [
