@@ -36,9 +36,12 @@ class PhaseView(Listener):
         self.job_name = "" if job.done else job.name
         self._meter.job(job, readable(self.phase))
 
+    def notices(self, texts: tuple[str, ...]) -> None:
+        for text in texts:
+            self._meter.say(f"note: {text}")
+
     def dataset(self, dataset: Dataset) -> None:
-        for notice in dataset.notices:
-            self._meter.say(f"note: {notice}")
+        self.notices(dataset.notices)
         kept = [item for item in dataset.classes if not item.left_out_reason]
         classes = ", ".join(f"{item.class_id} {item.num_train}/{item.num_test}" for item in kept)
         self._meter.say(f"{dataset.name}: training/test cells: {classes}")

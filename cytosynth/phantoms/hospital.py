@@ -50,6 +50,6 @@ def write_image_folder(
             Image.fromarray(phantom.image).save(root / file)
             rows.append((file, cell_class, f"{laboratory.name}-p{patients[len(rows)] + 1:04d}"))
     with (root / LABELS_FILE).open("w", newline="", encoding="utf-8") as table:
-        writer = csv.writer(table)
+        writer = csv.writer(table, lineterminator="\n")
         writer.writerow(("file", "class", PATIENT_COLUMN))
         writer.writerows(rows)

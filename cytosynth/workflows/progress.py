@@ -33,6 +33,9 @@ class Listener:
     def job(self, job: Job) -> None:
         """The phase's job has come so far."""
 
+    def notices(self, texts: tuple[str, ...]) -> None:
+        """What a user must know about the images."""
+
     def dataset(self, dataset: Dataset) -> None:
         """The split is locked."""
 

@@ -57,6 +57,7 @@ def run_study(
             idempotency_key=phase.key,
             on_progress=phase.count,
         )
+        phase.listener.notices(dataset.notices)
     with progress.phase("study") as phase:
         name = phase.job(client.create_study, dataset.name, options.settings, title=options.title)
         client.download_report(name, options.out)

@@ -179,6 +179,7 @@ def test_image_folder_holds_the_images_and_the_labels(tmp_path):
     write_image_folder(
         tmp_path / "b", REFERENCE, {"monocyte": 10, "basophil": 6}, seed=1, size_px=32
     )
+    assert b"\r" not in (tmp_path / "a" / "labels.csv").read_bytes()
     with (tmp_path / "a" / "labels.csv").open(encoding="utf-8") as table:
         rows = list(csv.DictReader(table))
     assert list(rows[0]) == ["file", "class", "patient_id"]

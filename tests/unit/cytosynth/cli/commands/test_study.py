@@ -17,8 +17,9 @@ def test_study_asks_for_one_job_and_shows_every_arm(
     asked = ["--shots", "2,1", "--per-class", "2,4", "--replicates", "3", "--architectures", "clip"]
     asked += ["--base", "toy", "--classifier-steps", "7", "--seed", "5", "--title", "T"]
     asked += ["--sampler-preset", "balanced", "--adapter-steps", "9", "--loss-weight", "0.5"]
-    code, out, _ = cyto("study", "--data", cells, "--out", tmp_path / "out", *asked)
+    code, out, err = cyto("study", "--data", cells, "--out", tmp_path / "out", *asked)
     assert code == 0
+    assert "note: no base of this package knows blast, mono" in err and "note: toy notice" in err
     [request] = toy.trainer.requests
     assert (request.dataset, request.title) == ("datasets/d1", "T")
     settings = request.settings
