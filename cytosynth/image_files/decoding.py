@@ -53,7 +53,7 @@ class ImageLimits:
 
     max_bytes: int = 20_000_000
     max_pixels: int = 50_000_000
-    min_side_px: int = 8
+    min_size_px: int = 8
 
 
 DEFAULT_LIMITS = ImageLimits()
@@ -115,10 +115,10 @@ def _check_header(image: Image.Image, limits: ImageLimits) -> None:
     width, height = image.size
     if width * height > limits.max_pixels:
         raise _too_many_pixels(limits)
-    if min(width, height) < limits.min_side_px:
+    if min(width, height) < limits.min_size_px:
         raise UnreadableImageError(
             f"is {width}x{height} pixels",
-            f"send an image of at least {limits.min_side_px}x{limits.min_side_px} pixels",
+            f"send an image of at least {limits.min_size_px}x{limits.min_size_px} pixels",
         )
     if _has_more_frames(image):
         raise UnreadableImageError("has more than one frame or page", SEND_A_STILL_IMAGE)

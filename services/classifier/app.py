@@ -43,7 +43,7 @@ def _count_images() -> OnClassified:
     )
     predictions = metrics.Counter(
         "cytosynth_classifier_predictions_total",
-        "Images by the class that was most probable.",
+        "Images by their most probable class.",
         tag_keys=("tenant", "class_id"),
     )
 
@@ -56,7 +56,7 @@ def _count_images() -> OnClassified:
 
 
 def build_app(settings: ClassifierSettings | None = None) -> serve.Application:
-    """The whole graph: ``classifier_num_replicas`` equal replicas."""
+    """Builds the application of ``classifier_num_replicas`` equal replicas."""
     settings = settings or ClassifierSettings.load()
     replicas = serve.deployment(Classifier).options(
         name="Classifier",

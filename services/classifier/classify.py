@@ -1,8 +1,8 @@
 """From encoded images to class probabilities.
 
-An image's answer does not depend on its batch-mates: batches are filled up to one of a few
-sizes, for each of which the kernels are prepared once. Between sizes the arithmetic may round
-differently, by less than 1e-5 in a probability.
+The answer to an image does not depend on the other images of its batch: batches are padded to one
+of a few sizes. Between sizes the arithmetic may round differently, by less than 1e-5 in a
+probability.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Classification:
 
 
 def check_count(num_images: int, limit: int) -> None:
-    """Refuses an empty or too large batch; raises InvalidArgument."""
+    """Raises InvalidArgument for an empty or too large batch."""
     if not 1 <= num_images <= limit:
         raise InvalidArgument("images", f"has {num_images} images", f"send 1 to {limit}")
 
 
 def prepare(data: bytes, field: str, model: LoadedModel, limits: ImageLimits) -> np.ndarray:
-    """One image as the network takes it: uint8 (image_size, image_size, 3).
+    """Decodes and crops one image: uint8 (image_size, image_size, 3).
 
     Raises:
         InvalidArgument: Naming ``field``, if the image is refused.
@@ -53,11 +53,11 @@ def prepare(data: bytes, field: str, model: LoadedModel, limits: ImageLimits) ->
 def prepare_all(
     images: Sequence[bytes], fields: Sequence[str], model: LoadedModel, limits: ImageLimits
 ) -> list[np.ndarray]:
-    """All images of a call as the network takes them.
+    """Decodes and crops all images of a call.
 
     Raises:
-        InvalidArgument: Naming every field whose image cannot be read, ``MAX_NAMED`` at most, so
-            that the caller can leave these out and go on with the others.
+        InvalidArgument: Naming every field whose image is refused, at most ``MAX_NAMED``, so that
+            the caller can leave these images out and send the others.
     """
     arrays: list[np.ndarray] = []
     refused: list[InvalidArgument] = []

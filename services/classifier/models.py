@@ -1,7 +1,7 @@
-"""The classifiers of a tenant: versions, aliases, and the few that are loaded.
+"""Classifiers of a tenant: versions, aliases and the loaded models.
 
-A version is a committed artifact and never changes; an alias says which version a name such
-as ``production`` means now, and can be rolled back.
+A version is a committed artifact and never changes. An alias such as ``production`` points at a
+version and can be rolled back.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class ModelInfo:
     """One version.
 
     Attributes:
-        classifier_id: Its id.
-        manifest: As committed.
-        manifest_digest: SHA-256 (hex).
-        aliases: Aliases that mean it now, sorted.
+        classifier_id: Id of the classifier.
+        manifest: Manifest as committed.
+        manifest_digest: SHA-256 (hex) of the manifest.
+        aliases: Aliases that point at the version, sorted.
     """
 
     classifier_id: str
@@ -49,14 +49,14 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A version in memory, with what an image goes through before it.
+    """A version in memory, with its preprocessing.
 
     Attributes:
-        classifier_id: Its id.
-        network: In eval mode, on ``device``.
+        classifier_id: Id of the classifier.
+        network: Network in eval mode, on ``device``.
         config: Classes and input size.
-        center_crop: Share of an image's shorter side that is kept, centred.
-        device: Where it computes.
+        center_crop: Share of the smaller of height and width that is kept, centred.
+        device: Device of the network.
     """
 
     classifier_id: str
@@ -67,7 +67,7 @@ class LoadedModel:
 
 
 class ModelRegistry:
-    """Finds classifiers by name and keeps the most recently used loaded. Thread-safe."""
+    """Finds classifiers by name and caches the most recently used; thread-safe."""
 
     def __init__(
         self, store: ArtifactStore, aliases: AliasDatabase, settings: ClassifierSettings
@@ -77,15 +77,15 @@ class ModelRegistry:
         self._loading = threading.Lock()
 
     def resolve(self, tenant: str, name: str, field: str) -> str:
-        """Id of the classifier that ``name`` means now.
+        """Finds the id of the classifier that ``name`` points at.
 
         Args:
-            tenant: Whose.
+            tenant: Owner of the classifier.
             name: ``classifiers/{classifier}`` or ``aliases/{alias}``; empty: the default alias.
-            field: Request field it came in, for errors.
+            field: Request field of the name, for errors.
 
         Raises:
-            InvalidArgument: If it is no such name.
+            InvalidArgument: If ``name`` is malformed.
             NotFound: If there is no such alias or classifier.
         """
         name = name or resource_names.build(ALIASES, DEFAULT_ALIAS)
@@ -96,7 +96,7 @@ class ModelRegistry:
         return id
 
     def describe(self, tenant: str, classifier_id: str) -> ModelInfo:
-        """One version; raises NotFound."""
+        """Describes one version; raises NotFound."""
         manifest = self._store.get_manifest(tenant, CLASSIFIERS, classifier_id)
         return self._info(tenant, manifest, self._aliases.list_aliases(tenant))
 
@@ -122,7 +122,7 @@ class ModelRegistry:
         return self._aliases.set_alias(tenant, alias, classifier_id)
 
     def rollback_alias(self, tenant: str, alias_name: str) -> Alias:
-        """Points an alias back at what it meant before; raises NotFound, FailedPrecondition."""
+        """Points an alias back at its previous version; raises NotFound, FailedPrecondition."""
         alias = resource_names.parse(ALIASES, alias_name, "name")
         previous = self._aliases.get_alias(tenant, alias).previous_classifier_id
         if previous and not self._store.exists(tenant, CLASSIFIERS, previous):
@@ -142,12 +142,12 @@ class ModelRegistry:
         return self._aliases.list_aliases(tenant)
 
     def load(self, tenant: str, classifier_id: str) -> LoadedModel:
-        """The version in memory; loads it if need be, one at a time.
+        """Returns the version from the cache, or loads it; one loads at a time.
 
         Raises:
-            NotFound: If it does not exist.
+            NotFound: If the version does not exist.
             DataLoss: If its files are damaged.
-            FailedPrecondition: If its CLIP base has changed or gone.
+            FailedPrecondition: If its CLIP base was changed or removed.
         """
         key = (tenant, classifier_id)
         with self._loading:
@@ -166,7 +166,7 @@ class ModelRegistry:
         return len(self._loaded)
 
     def _read(self, tenant: str, classifier_id: str) -> LoadedModel:
-        import torch  # seconds and hundreds of MB, which a service that only lists need not pay
+        import torch  # takes seconds and hundreds of MB, which listing does not need
 
         from services.common.models.classifiers import load_model
 
@@ -185,7 +185,7 @@ class ModelRegistry:
     def _check_exists(self, tenant: str, classifier_id: str) -> None:
         if not self._store.exists(tenant, CLASSIFIERS, classifier_id):
             name = resource_names.build(CLASSIFIERS, classifier_id)
-            raise NotFound(name, "list the models to see what there is")
+            raise NotFound(name, "list the models to see the existing ones")
 
     def _info(self, tenant: str, manifest: dict[str, Any], aliases: Iterable[Alias]) -> ModelInfo:
         id = resource_names.parse(CLASSIFIERS, manifest["name"], "name")

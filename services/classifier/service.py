@@ -19,7 +19,7 @@ from services.common.resource_names import ALIASES, CLASSIFIERS, build
 from services.common.rpc.handlers import Call, bidi_stream, unary
 
 OnClassified = Callable[[str, str, list[str]], None]
-"""Told tenant, architecture and the predicted class of each image of a batch, for metrics."""
+"""Receives tenant, architecture and the predicted class of each image, for metrics."""
 
 
 class ClassifierService:
@@ -30,7 +30,7 @@ class ClassifierService:
     ) -> None:
         self._settings, self._registry, self._on_classified = settings, registry, on_classified
         self._limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
-        # One batch at a time: two would only share the same cores.
+        # One batch at a time, because two would only share the same cores.
         self._compute = ThreadPoolExecutor(1, "classify")
 
     @unary(pb.ClassifyResponse)
@@ -49,7 +49,7 @@ class ClassifierService:
     async def ClassifyStream(
         self, requests: AsyncIterator[pb.ClassifyStreamRequest], call: Call
     ) -> AsyncGenerator[pb.ClassifyStreamResponse, None]:
-        """Classify images as they come, one answer per request, in order."""
+        """Classify a stream of images, one answer per request, in order."""
         model: LoadedModel | None = None
         number = 0
         async for request in requests:
@@ -91,7 +91,7 @@ class ClassifierService:
     async def RollbackAlias(
         self, request: pb.RollbackAliasRequest, call: Call
     ) -> pb.RollbackAliasResponse:
-        """Point an alias back at what it meant before."""
+        """Point an alias back at its previous classifier."""
         alias = await asyncio.to_thread(self._registry.rollback_alias, call.tenant, request.name)
         return pb.RollbackAliasResponse(alias=_alias(alias))
 

@@ -1,4 +1,4 @@
-"""What the processor of this machine can do."""
+"""Abilities of this machine's processor."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def computes_in_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 numbers itself (x86 and Arm Linux say so).
+    """Whether this CPU multiplies bfloat16 numbers itself (known on x86 and Arm Linux).
 
-    One that does not emulates them, many times slower than it computes in float32.
+    Other CPUs emulate bfloat16, many times slower than they compute in float32.
     """
     try:
         text = Path("/proc/cpuinfo").read_text()

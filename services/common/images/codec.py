@@ -59,7 +59,7 @@ def encode_image(array: RgbImage, format: str = "PNG", synthetic: bool = False) 
     Args:
         array: Image, (H, W, 3).
         format: One of the three.
-        synthetic: Whether the file says, in its XMP, that a trained model drew it (IPTC Digital
+        synthetic: Whether the file's XMP states that a trained model generated it (IPTC Digital
             Source Type, https://cv.iptc.org/newscodes/digitalsourcetype/).
     """
     options: dict[str, dict[str, Any]] = {
@@ -79,7 +79,7 @@ def encode_image(array: RgbImage, format: str = "PNG", synthetic: bool = False) 
 
 
 def is_marked_synthetic(data: bytes) -> bool:
-    """Whether an image file that ``decode_image`` takes says that a trained model drew it."""
+    """Whether an image file states in its XMP that a trained model generated it."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         packet = image.info.get("xmp", b"")
     packet = packet.encode() if isinstance(packet, str) else packet
@@ -87,18 +87,18 @@ def is_marked_synthetic(data: bytes) -> bool:
 
 
 def center_square(array: RgbImage, crop: float, size: int) -> RgbImage:
-    """The centred square of ``crop`` times the shorter side, resized to ``size`` pixels.
+    """Crops the centred square and resizes it to ``size`` pixels.
 
     Args:
         array: Image, (H, W, 3).
-        crop: Share of the shorter side to keep, above 0, at most 1.
-        size: Side of the result, pixels.
+        crop: Share of the smaller of height and width to keep, above 0, at most 1.
+        size: Size of the result, pixels.
     """
     height, width = array.shape[:2]
-    side = max(1, round(min(height, width) * crop))
-    top, left = (height - side) // 2, (width - side) // 2
-    square = array[top : top + side, left : left + side]
-    if side == size:
+    kept = max(1, round(min(height, width) * crop))
+    top, left = (height - kept) // 2, (width - kept) // 2
+    square = array[top : top + kept, left : left + kept]
+    if kept == size:
         return np.ascontiguousarray(square)
     resized = Image.fromarray(square).resize((size, size), Image.Resampling.LANCZOS)
     return np.asarray(resized)

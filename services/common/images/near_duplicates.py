@@ -1,7 +1,7 @@
-"""Finds images that are near-duplicates of training images, by perceptual hash.
+"""Finds near-duplicates of training images by perceptual hash.
 
-An adapter keeps the hashes of its training images (``near_copy_hashes.json``), so that what draws
-with it can tell a copy without holding an image of a patient.
+An adapter keeps the hashes of its training images (``near_copy_hashes.json``), so that the
+generator recognizes a near-duplicate without holding an image of a patient.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ NEAR_DUPLICATE_HASHES = "near_copy_hashes.json"
 NEAR_DUPLICATE_BITS = 6
 """Perceptual hashes (64 bits) at most this far apart count as near-duplicates. Among 5,600 white
 blood cells of three laboratories, re-crops of one cell differ by 2 to 6 bits and different cells
-by 8 or more; a false alarm keeps two images on one side of a split, or has one drawn again."""
+by 8 or more. A false alarm keeps two images in one split, or generates an image again."""
 HASH_PX = 64
-"""Side at which images are compared for near-duplicates, pixels."""
+"""Size at which images are compared for near-duplicates, pixels."""
 METHOD = "64-bit perceptual hash against every training image in its 8 orientations"
 
 
 def orientations(image: RgbImage) -> list[RgbImage]:
-    """An image (H, W, 3) in all 8 orientations: four quarter turns, and those of its mirror image.
+    """All 8 orientations of an image (H, W, 3), the image itself first.
 
-    The first is the image itself.
+    Four rotations by quarter turns, and the same of the mirror image.
     """
     return [
-        np.ascontiguousarray(np.rot90(flipped, turns))
+        np.ascontiguousarray(np.rot90(flipped, quarters))
         for flipped in (image, image[:, ::-1])
-        for turns in range(4)
+        for quarters in range(4)
     ]
 
 
 def training_hashes(images: np.ndarray) -> NDArray[np.uint64]:
     """Perceptual hashes (uint64) of images (N, H, W, 3) in all 8 orientations: (8 N,)."""
-    hashes = [perceptual_hash(way) for image in images for way in orientations(image)]
+    hashes = [perceptual_hash(each) for image in images for each in orientations(image)]
     return np.array([int(each, 16) for each in hashes], dtype=np.uint64)
 
 
@@ -57,13 +57,13 @@ def is_near_duplicate(image: RgbImage, known: NDArray[np.uint64]) -> bool:
 
 @dataclass(frozen=True)
 class NearDuplicateHashes:
-    """The training images of an adapter, as far as a copy of one has to be told.
+    """Hashes by which near-duplicates of an adapter's training images are recognized.
 
     Attributes:
         known: Hashes (uint64) in all orientations, at ``size_px``.
-        size_px: Side at which images are hashed, pixels.
-        max_bits: Most differing bits of a near-duplicate. With the hashes, and not taken from this
-            module: the file decides which images an adapter draws, today and later.
+        size_px: Size at which images are hashed, pixels.
+        max_bits: Most differing bits of a near-duplicate. Kept with the hashes, so that an adapter
+            generates the same images when the default of this module changes.
     """
 
     known: NDArray[np.uint64]
@@ -72,7 +72,7 @@ class NearDuplicateHashes:
 
     @staticmethod
     def of(images: np.ndarray) -> NearDuplicateHashes:
-        """Of square training images, uint8 (N, S, S, 3)."""
+        """Hashes square training images, uint8 (N, S, S, 3)."""
         squares = [center_square(image, 1.0, HASH_PX) for image in images]
         return NearDuplicateHashes(np.unique(training_hashes(np.array(squares))))
 
@@ -81,7 +81,7 @@ class NearDuplicateHashes:
         return nearest_bits(center_square(image, 1.0, self.size_px), self.known) <= self.max_bits
 
     def to_json(self) -> bytes:
-        """The file ``near_copy_hashes.json``."""
+        """Content of the file ``near_copy_hashes.json``."""
         content = {
             "method": METHOD,
             "size_px": self.size_px,
@@ -92,10 +92,10 @@ class NearDuplicateHashes:
 
     @staticmethod
     def from_json(data: bytes) -> NearDuplicateHashes:
-        """What ``to_json`` wrote.
+        """Reads what ``to_json`` wrote.
 
         Raises:
-            DataLoss: If it is something else.
+            DataLoss: If ``data`` is something else.
         """
         try:
             content = json.loads(data)

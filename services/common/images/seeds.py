@@ -1,4 +1,4 @@
-"""From which noise a synthetic image starts: its seed, and which attempt at the image it was."""
+"""Seeds of the noise that synthetic images start from."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import hashlib
 import json
 
 MAX_ATTEMPTS = 8
-"""Draws of one image, at most, while they come out as near-duplicates of training images."""
+"""Most attempts at one image, while each is a near-duplicate of a training image."""
 
 
 def image_seed(class_id: str, request_seed: int, index: int, attempt: int = 0) -> int:
     """64-bit seed of the noise that one image starts from.
 
-    It hangs on neither adapter nor sampler: an adapter that was fitted again draws the same cells
-    again, and a preset draws what another one draws, more or less well.
+    The seed depends on neither adapter nor sampler. So an adapter that was fitted again generates
+    the same cells, and every preset generates the same cells, more or less well.
 
     Args:
         class_id: Class of the image.
         request_seed: Seed of the whole request.
-        index: Its place in the request.
-        attempt: How often it has come out as a near-duplicate of a training image.
+        index: Index of the image in the request.
+        attempt: Earlier attempts, each a near-duplicate of a training image.
     """
     parts = [class_id, request_seed, index, *([attempt] if attempt else [])]
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -27,7 +27,7 @@ def image_seed(class_id: str, request_seed: int, index: int, attempt: int = 0) -
 
 
 def attempt_of(seed: int, class_id: str, request_seed: int, index: int) -> int | None:
-    """The attempt that has this seed, 0 for the first; None if none has."""
+    """The attempt with this seed, counted from 0; None if there is none."""
     for attempt in range(MAX_ATTEMPTS):
         if image_seed(class_id, request_seed, index, attempt) == seed:
             return attempt

@@ -1,16 +1,16 @@
 """Bespoke solvers: few sampling steps whose coefficients were fitted to one base.
 
-A solver of a few steps is a handful of numbers: its timesteps, and how it mixes the starting noise
-with what the UNet has said so far.  Fitted by gradient descent to end where many steps end, they
-bring few steps much nearer to it than formulas do (Shaul et al., "Bespoke Non-Stationary Solvers",
-arXiv 2403.01329); and being so few, they suit adapters that they were not fitted with.  Guided
-steps come first; their guidance (the output with the prompt less that without) goes on acting in
-later steps, which then cost one evaluation.  After step *k* the sample is
+A solver of a few steps is a handful of numbers: timesteps, and weights of the starting noise and
+of the UNet's outputs so far. The numbers are fitted by gradient descent to end where many steps
+end, and come much nearer to it than formulas do (Shaul et al., "Bespoke Non-Stationary Solvers",
+arXiv 2403.01329). Being few, they also suit adapters that they were not fitted with. Guided steps
+come first. Their guidance (the output with the prompt less that without) acts in later steps too,
+which then cost one evaluation. After step *k* the sample is
 
     starts[k] * noise + sum over j <= k of outputs[k][j] * output_j + guidances[k][j] * guidance_j
 
-where output_j is guided by ``guidance_scale`` in guided steps.  A base keeps its own in
-``bespoke_solver.json`` (``pretraining/fit_solver.py`` writes it).
+where output_j is guided by ``guidance_scale`` in guided steps. The solver of a base is the file
+``bespoke_solver.json`` in its folder, written by ``pretraining/fit_solver.py``.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ MAX_NUM_KEPT = 6
 class BespokeSolver:
     """Coefficients fitted to one base, K steps of which the first G are guided.
 
-    It is no part of the base's own revision: what was trained on the base still fits.
+    The base's revision leaves its solver out: what was trained on the base still fits.
 
     Attributes:
-        revision: SHA-256 of its file.
-        guidance_scale: Of the guided steps.
+        revision: SHA-256 of the file.
+        guidance_scale: Scale in the guided steps.
         timesteps: K, from noise to image.
         starts: K weights of the starting noise.
         outputs: K rows; row k has k + 1 weights of the outputs so far.
@@ -54,17 +54,17 @@ class BespokeSolver:
 
     @property
     def num_steps(self) -> int:
-        """K."""
+        """Number of steps, K."""
         return len(self.timesteps)
 
     @property
     def num_guided_steps(self) -> int:
-        """G."""
+        """Number of guided steps, G."""
         return len(self.guidances[-1])
 
 
 def read_bespoke_solver(base_folder: Path, base_revision: str) -> BespokeSolver | None:
-    """The solver that lies in a base's folder, if any.
+    """Reads the solver in a base's folder, if there is one.
 
     Raises:
         FailedPrecondition: If it is not readable, incomplete or fitted to another revision.
@@ -101,9 +101,9 @@ def _check_shape(solver: BespokeSolver) -> None:
     if num_guided > num_steps or len(solver.starts) != num_steps:
         raise ValueError("wrong number of weights")
     if [len(row) for row in solver.outputs] != list(range(1, num_steps + 1)):
-        raise ValueError("row k of outputs has not k + 1 weights")
+        raise ValueError("row k of outputs does not have k + 1 weights")
     if [len(row) for row in solver.guidances] != [min(k + 1, num_guided) for k in range(num_steps)]:
-        raise ValueError("row k of guidances has not min(k + 1, G) weights")
+        raise ValueError("row k of guidances does not have min(k + 1, G) weights")
     if num_steps - 1 + min(num_guided, num_steps - 1) > MAX_NUM_KEPT:
         raise ValueError("too many guided steps")
     if any(t < 0 for t in solver.timesteps):
@@ -123,5 +123,5 @@ def _number(value: Any) -> float:
 
 
 def _wrong(base_folder: Path, problem: str) -> FailedPrecondition:
-    remedy = "take the file away; pretraining/fit_solver.py may then fit it again"
+    remedy = "remove the file, or write it again with pretraining/fit_solver.py"
     return FailedPrecondition(base_folder.name, f"its {BESPOKE_SOLVER_FILE} {problem}", remedy)

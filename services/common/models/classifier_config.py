@@ -1,4 +1,4 @@
-"""What a classifier is made of, without torch: the JSON that lies beside its weights."""
+"""Configuration of a classifier, the JSON beside its weights; imports no torch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ ARCHITECTURES = (*RESNETS, "clip")
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """Everything that rebuilds a classifier around its weights.
+    """Configuration that rebuilds a classifier around its weights.
 
     Attributes:
         architecture: One of ``ARCHITECTURES``.
         class_ids: Classes in the order of the logits.
-        image_size: Side of the square input, pixels.
+        image_size: Size of the square input, pixels.
         clip_base: Name of the CLIP base; empty for a ResNet.
-        clip_revision: SHA-256 (hex) of the base's weights, so that a LoRA never meets another.
+        clip_revision: SHA-256 (hex) of the base's weights, so that a LoRA fits no other base.
         lora_rank, lora_alpha: LoRA (Hu et al. 2021) on both CLIP towers.
-        lora_mlp: Whether the MLPs carry LoRA too, not the attention alone.
+        lora_mlp: Whether the MLPs carry LoRA in addition to the attention.
     """
 
     architecture: str

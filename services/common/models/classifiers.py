@@ -1,7 +1,7 @@
 """The image classifiers: ResNets trained from scratch, and CLIP tuned with LoRA.
 
-``build_model`` makes an untrained one, ``save_model`` and ``load_model`` keep it as
-safetensors beside the JSON config that rebuilds it.
+``build_model`` builds one, ``save_model`` and ``load_model`` write and read its safetensors, which
+the JSON config beside it belongs to.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from services.common.models.resnet_classifier import ResNetClassifier
 
 @builds_models
 def build_model(config: ClassifierConfig, models_dir: Path) -> ImageClassifier:
-    """A fresh classifier; random numbers come from torch's global generator.
+    """Builds an untrained classifier with torch's global random generator.
 
     Args:
         config: What to build.
-        models_dir: Folder of the embedded models, where a CLIP base is looked up.
+        models_dir: Folder of the embedded models, which holds the CLIP bases.
 
     Raises:
-        InvalidArgument: If the CLIP base is not known here.
+        InvalidArgument: If there is no such CLIP base.
         FailedPrecondition: If its weights are not of ``config.clip_revision``.
     """
     if config.architecture in RESNETS:
@@ -41,13 +41,13 @@ def build_model(config: ClassifierConfig, models_dir: Path) -> ImageClassifier:
 
 
 def save_model(model: ImageClassifier) -> dict[str, bytes]:
-    """The files of a classifier: ``model.safetensors``."""
+    """Files of a classifier by name: ``model.safetensors``."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.learned_state().items()}
     return {"model.safetensors": save_tensors(tensors)}
 
 
 def load_model(config: ClassifierConfig, weights: bytes, models_dir: Path) -> ImageClassifier:
-    """The classifier that ``save_model`` stored, in eval mode on the CPU.
+    """Reads a classifier that ``save_model`` wrote, in eval mode on the CPU.
 
     Raises:
         InvalidArgument, FailedPrecondition: As ``build_model``.
@@ -65,7 +65,7 @@ def probabilities(model: ImageClassifier, images: np.ndarray, device: torch.devi
     Args:
         model: In eval mode, on ``device``.
         images: uint8 (N, image_size, image_size, 3), RGB.
-        device: Where the model is.
+        device: Device of the model.
     """
     pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
     logits = model.logits(pixels.permute(0, 3, 1, 2).float() / 255)

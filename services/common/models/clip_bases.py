@@ -1,13 +1,13 @@
-"""CLIP bases: which there are, and how open_clip is asked for them.
+"""CLIP bases: their folders, and the names by which open_clip loads them.
 
-A base is a folder below the models folder.  It holds either an open_clip model
+A base is a folder below the models folder. The folder holds either an open_clip model
 (``open_clip_config.json`` and its weights) or, for a model kept elsewhere, only a
-``manifest.json`` that says where::
+``manifest.json`` with its location::
 
     {"name": "clip-vit-b-32", "kind": "clip_base", "location": "ViT-B-32/laion2b_s34b_b79k",
      "image_size_px": 224}
 
-``location`` is an open_clip model and tag, an ``hf-hub:owner/name`` or a folder.  A request can
+``location`` is an open_clip model and tag, an ``hf-hub:owner/name`` or a folder. A request can
 name only these, so no client makes a server read a path or download a model.
 """
 
@@ -21,6 +21,7 @@ from typing import Any
 
 from services.common.errors import FailedPrecondition
 from services.common.models.folders import check_known, read_manifest
+from services.common.store.file_digests import file_digest
 
 CONFIG_FILE = "open_clip_config.json"
 FIELD = "settings.clip_base"
@@ -35,7 +36,7 @@ class ClipBase:
         model_name, pretrained: What open_clip's factory takes.
         revision: SHA-256 (hex) of config and weights; of the location where they lie elsewhere.
         manifest: Content of ``manifest.json``; ``digests`` lists the real images it has seen.
-        image_size_px: Side of its input, pixels; 0 if not known without loading it.
+        image_size_px: Size of its input, pixels; 0 if not known without loading it.
     """
 
     name: str
@@ -58,11 +59,11 @@ def list_clip_bases(models_dir: Path) -> list[str]:
 
 
 def resolve_clip_base(name: str, models_dir: Path, field: str = FIELD) -> ClipBase:
-    """The base called ``name``. Reads its files but loads no model.
+    """Finds the base called ``name``; reads its files but loads no model.
 
     Raises:
-        InvalidArgument: If there is none, listing those that there are.
-        FailedPrecondition: If its manifest says not where the model lies.
+        InvalidArgument: If there is none; lists the known ones.
+        FailedPrecondition: If its manifest does not say where the model lies.
     """
     check_known("CLIP base", name, list_clip_bases(models_dir), field)
     folder = models_dir.resolve() / name
@@ -90,7 +91,5 @@ def _revision(folder: Path) -> str:
     total = hashlib.sha256()
     weights = [p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".pt")]
     for path in sorted([folder / CONFIG_FILE, *weights]):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.name}\0{digest}\n".encode())
+        total.update(f"{path.name}\0{file_digest(path)}\n".encode())
     return total.hexdigest()

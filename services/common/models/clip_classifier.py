@@ -18,10 +18,10 @@ from services.common.models.image_classifier import ImageClassifier
 
 
 class _SplitAttention(nn.Module):
-    """``nn.MultiheadAttention`` with q, k, v and out as Linear layers, which LoRA can wrap.
+    """``nn.MultiheadAttention`` with q, k, v and out as Linear layers for LoRA.
 
-    The same weights and the same result; the fused module keeps q, k and v in one parameter
-    and never calls its ``out_proj`` as a module.
+    Weights and result are the same. The fused module keeps q, k and v in one parameter and never
+    calls its ``out_proj`` as a module.
     """
 
     def __init__(self, fused: nn.MultiheadAttention) -> None:
@@ -44,7 +44,7 @@ class _SplitAttention(nn.Module):
         need_weights: bool = False,
         attn_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, None]:
-        """Attention as ``nn.MultiheadAttention`` gives it, without the weights."""
+        """Output of ``nn.MultiheadAttention``, without the attention weights."""
         if not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         batch, length, width = query.shape
@@ -69,7 +69,7 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
 
 
 def split_attention(model: nn.Module) -> None:
-    """Replaces every self-attention of ``model`` by one of separate Linear layers."""
+    """Replaces every self-attention of ``model`` by separate Linear layers."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.MultiheadAttention) and child.in_proj_weight is not None:
@@ -77,10 +77,10 @@ def split_attention(model: nn.Module) -> None:
 
 
 def lora_targets(model: nn.Module, mlp: bool) -> list[str]:
-    """Names of the layers that carry LoRA: the attention's, and with ``mlp`` every other
-    Linear and convolution of both towers.
+    """Names of the layers that carry LoRA.
 
-    Left out: the patch embedding, and attention pooling, which reads raw weights.
+    These are the attention's, and with ``mlp`` every other Linear and convolution of both towers.
+    Exceptions are the patch embedding, and attention pooling, which reads raw weights.
     """
     names = []
     for name, module in model.named_modules():
@@ -97,14 +97,14 @@ def lora_targets(model: nn.Module, mlp: bool) -> list[str]:
 
 @builds_models
 def load_clip(base: ClipBase, image_size: int | None = None) -> Any:
-    """The open_clip model of a base, both towers, on the CPU.
+    """Loads both towers of a CLIP base on the CPU.
 
     Args:
-        base: Which.
-        image_size: Side of its input, pixels, if not its own.
+        base: Base to load.
+        image_size: Size of its input, pixels; None for the base's own.
 
     Raises:
-        FailedPrecondition: If it does not load.
+        FailedPrecondition: If the base does not load.
     """
     import open_clip  # takes seconds to import
 
@@ -153,7 +153,7 @@ class ClipClassifier(ImageClassifier):
         self._text_features: torch.Tensor | None = None
 
     def train(self, mode: bool = True) -> ClipClassifier:
-        """Also forgets the text features, which training changes."""
+        """Sets the mode and drops the text features, which training changes."""
         self._text_features = None
         super().train(mode)
         return self

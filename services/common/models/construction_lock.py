@@ -1,9 +1,9 @@
-"""Models are built by one thread at a time.
+"""Serializes model construction: diffusers patches torch.nn process-wide while loading.
 
-While diffusers or transformers load a model, ``torch.nn.Module.register_parameter`` is another
-function for the whole process, one that makes parameters without memory (accelerate's
-``init_empty_weights``), and functions of ``torch.nn.init`` do nothing. A layer that another thread
-makes meanwhile suffers both.
+While diffusers or transformers load a model, ``torch.nn.Module.register_parameter`` makes
+parameters without memory in the whole process (accelerate's ``init_empty_weights``), and the
+functions of ``torch.nn.init`` do nothing. Layers that another thread builds meanwhile would have
+no weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _lock = threading.RLock()
 
 
 def builds_models(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Decorates what makes layers, so that it waits for whoever makes some."""
+    """Decorates a function that builds layers: one such call runs at a time."""
 
     @wraps(function)
     def alone(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:

@@ -1,6 +1,6 @@
-"""Base diffusion models: which there are, what they weigh, how they load.
+"""Base diffusion models: their folders, revisions and loading.
 
-A base is a folder below the models folder.  It holds either a diffusers pipeline
+A base is a folder below the models folder. The folder holds either a diffusers pipeline
 (``model_index.json`` and its parts) or, for a model kept elsewhere, only a
 ``manifest.json`` whose ``location`` is a folder or hub id and whose ``revision`` pins it::
 
@@ -11,7 +11,7 @@ A request can name only these, so no client makes a server read a path or downlo
 
 A base may have a second, smaller decoder (diffusers AutoencoderTiny, as TAESD is one): a folder
 ``vae_tiny`` beside its parts, or in ``manifest.json``
-``"tiny_decoder": {"location": "owner/taesd", "revision": "<commit>"}``.  It may also name an
+``"tiny_decoder": {"location": "owner/taesd", "revision": "<commit>"}``. A base may also name a
 distillation LoRA (``distilled_loras.py``) and hold a solver of its own (``bespoke_solvers.py``).
 """
 
@@ -32,7 +32,7 @@ from services.common.models.distilled_loras import (
     merge_distillation_lora,
     read_distillation_lora,
 )
-from services.common.models.folders import check_known
+from services.common.models.folders import check_known, read_manifest
 from services.common.models.pipelines import decodes_in_float32, text_encoders
 from services.common.store.file_digests import file_digest
 
@@ -58,9 +58,9 @@ TINY_DECODER = "vae_tiny"
 
 @dataclass(frozen=True)
 class TinyDecoder:
-    """A base's second decoder: where diffusers finds it, and the digest or commit of its files.
+    """Location of a base's second decoder, and the digest or commit of its files.
 
-    It is no part of the base's own revision: what was trained on the base still fits.
+    The base's revision leaves this decoder out: what was trained on the base still fits.
     """
 
     location: str
@@ -76,9 +76,9 @@ class Base:
         location: Folder or hub id that diffusers loads.
         revision: Digest of the files (a folder) or pinned hub revision.
         manifest: Content of ``manifest.json``; empty where there is none.
-        tiny_decoder: Its second decoder, if it has one.
-        distillation_lora: With which its UNet needs fewer steps, if it has one.
-        bespoke_solver: Few steps fitted to it, if it has them.
+        tiny_decoder: Second decoder, if there is one.
+        distillation_lora: LoRA with which the UNet needs fewer steps, if there is one.
+        bespoke_solver: Few steps fitted to the base, if there are any.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Base:
 
     @property
     def image_size_px(self) -> int:
-        """Side of its images in pixels, read without loading the model; 0 if unknown."""
+        """Size of its images in pixels, read without loading the model; 0 if unknown."""
         if "image_size_px" in self.manifest:
             return int(self.manifest["image_size_px"])
         folder = Path(self.location)
@@ -117,15 +117,15 @@ def list_bases(models_dir: Path) -> list[str]:
 
 
 def resolve_base(name: str, models_dir: Path, field: str = "base") -> Base:
-    """The base called ``name``.
+    """Finds the base called ``name``.
 
     Raises:
-        InvalidArgument: If there is none, listing those that there are.
+        InvalidArgument: If there is none; lists the known ones.
         FailedPrecondition: If its manifest is unreadable or pins no revision.
     """
     check_known("base model", name, list_bases(models_dir), field)
     folder = models_dir.resolve() / name
-    manifest = _read_manifest(folder)
+    manifest = _checked_manifest(folder)
     if "location" in manifest:
         location, revision = _pinned(folder, manifest, "")
     else:
@@ -162,7 +162,7 @@ def _pinned(folder: Path, entry: Any, prefix: str) -> tuple[str, str]:
 
 
 def folder_revision(folder: Path, parts: Sequence[str] = _PARTS) -> str:
-    """SHA-256 (hex) over paths and contents of the pipeline's files, cards and manifest aside."""
+    """SHA-256 (hex) over paths and contents of the pipeline's files."""
     files = [
         path
         for part in parts
@@ -183,16 +183,16 @@ def load_pipeline(
     dtype: torch.dtype | None = None,
     distillation_lora: DistillationLora | None = None,
 ) -> Pipeline:
-    """Load a base for inference: no safety checker, safetensors only, gradients off.
+    """Loads a base for inference: no safety checker, safetensors only, gradients off.
 
     Args:
         base: The base, from :func:`resolve_base`.
         device: torch device.
-        dtype: Of the weights; float32 where None.
-        distillation_lora: Merged into the UNet.
+        dtype: Type of the weights; None is float32.
+        distillation_lora: LoRA to merge into the UNet.
 
     Raises:
-        FailedPrecondition: If it is no Stable Diffusion pipeline or does not load.
+        FailedPrecondition: If the base is no Stable Diffusion pipeline or does not load.
     """
     import diffusers
     import torch
@@ -242,10 +242,10 @@ def load_pipeline(
 def load_tiny_decoder(
     base: Base, device: str = "cpu", dtype: torch.dtype | None = None
 ) -> AutoencoderTiny | None:
-    """The base's second decoder for inference, if it has one; arguments as ``load_pipeline``.
+    """Loads the base's second decoder, if it has one; arguments as ``load_pipeline``.
 
     Raises:
-        FailedPrecondition: If it does not load.
+        FailedPrecondition: If the decoder does not load.
     """
     import torch
     from diffusers import AutoencoderTiny
@@ -269,23 +269,16 @@ def _is_base(folder: Path) -> bool:
         return False
     if (folder / "model_index.json").is_file():
         return True
-    manifest = folder / "manifest.json"
-    if not manifest.is_file():
-        return False
-    try:
-        content = json.loads(manifest.read_text())
-    except (OSError, ValueError):
-        return False
+    content = read_manifest(folder)
     return content.get("kind") == "diffusion_base" and "location" in content
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _checked_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
         return {}
     try:
-        manifest = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        problem = "its manifest.json is not readable JSON"
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        problem = "its manifest.json is not a readable JSON object"
         raise FailedPrecondition(folder.name, problem, "repair the model's folder") from error
-    return dict(manifest)

@@ -1,14 +1,14 @@
-"""Distillation LoRAs: a LoRA with which a base's UNet needs a few steps and no guidance.
+"""Distillation LoRAs, with which a base's UNet needs few steps and no guidance.
 
-Hyper-SD (Ren et al., arXiv 2404.13686) has such.  A base names its own in ``manifest.json``, beside
-it or on a hub::
+Hyper-SD (Ren et al., arXiv 2404.13686) is one. A base names its own in ``manifest.json`` by the
+key ``accelerator``, as a folder beside its own or on a hub::
 
     "accelerator": {"location": "../cyto-small-accelerator", "num_steps": 4}
     "accelerator": {"location": "ByteDance/Hyper-SD", "revision": "<commit>", "num_steps": 4,
                     "weight_name": "Hyper-SD15-4steps-lora.safetensors"}
 
-It has to suit DDIM with trailing timesteps and without guidance.  Adapters fitted on the base go on
-top of it.
+The LoRA has to suit DDIM with trailing timesteps and without guidance. Adapters fitted on the base
+are applied on top of it.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ MAX_NUM_STEPS = 50
 
 @dataclass(frozen=True)
 class DistillationLora:
-    """A base's distillation LoRA: where diffusers finds it, and what it was distilled to.
+    """Location of a base's distillation LoRA, and the steps it was distilled to.
 
-    It is no part of the base's own revision: what was trained on the base still fits.
+    The base's revision leaves this LoRA out: what was trained on the base still fits.
 
     Attributes:
         location: Folder or hub id.
-        weight_name: File there.
+        weight_name: File at the location.
         revision: SHA-256 of the file (a folder) or pinned hub revision.
-        num_steps: DDIM steps that it is made for.
+        num_steps: DDIM steps that the LoRA is made for.
     """
 
     location: str
@@ -47,7 +47,7 @@ class DistillationLora:
 
 
 def read_distillation_lora(base_folder: Path, manifest: dict[str, Any]) -> DistillationLora | None:
-    """The distillation LoRA that a base's manifest names, if any.
+    """Reads the distillation LoRA that a base's manifest names, if any.
 
     Raises:
         FailedPrecondition: If its entry is incomplete or its file is not there.
@@ -72,7 +72,7 @@ def read_distillation_lora(base_folder: Path, manifest: dict[str, Any]) -> Disti
         return DistillationLora(str(folder), weight_name, revision, num_steps)
     if location.startswith((".", "/")):
         problem = f"its manifest names a distillation LoRA at {location}, where there is none"
-        remedy = 'put it there, or take "accelerator" out of its manifest.json'
+        remedy = 'put it there, or remove "accelerator" from its manifest.json'
         raise FailedPrecondition(base_folder.name, problem, remedy)
     if not entry.get("revision"):
         raise _wrong(base_folder, "names a distillation LoRA but pins no revision", "revision")
@@ -80,10 +80,10 @@ def read_distillation_lora(base_folder: Path, manifest: dict[str, Any]) -> Disti
 
 
 def merge_distillation_lora(pipeline: Pipeline, lora: DistillationLora, base_name: str) -> None:
-    """Add a distillation LoRA's weights to those of the pipeline's UNet, for good.
+    """Adds a distillation LoRA's weights permanently to the pipeline's UNet.
 
     Raises:
-        FailedPrecondition: If it does not load or does not fit.
+        FailedPrecondition: If the LoRA does not load or does not fit.
     """
     from safetensors import SafetensorError
 

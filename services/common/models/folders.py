@@ -1,4 +1,4 @@
-"""What all kinds of base models have in common: a folder with a manifest, known by its name."""
+"""Folders of base models: the manifest, and the check of a requested name."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_known(what: str, name: str, known: list[str], field: str) -> None:
-    """Make sure that a request names one of the models of this server.
+    """Checks that a request names one of the models of this server.
 
     Args:
-        what: How such a model is called, for example "CLIP base".
-        name: As the request has it.
-        known: Those that there are.
+        what: Kind of model, for example "CLIP base".
+        name: Name in the request.
+        known: Names of the models of this server.
         field: Request field, for errors.
 
     Raises:
-        InvalidArgument: If it is none of them, listing them.
+        InvalidArgument: If ``name`` is not known; lists the known ones.
     """
     if name not in known:
         listed = ", ".join(known) or f"none; this server has no {what}s"

@@ -1,4 +1,4 @@
-"""LoRA on a Stable Diffusion pipeline: add it, read it out, write the standard file.
+"""LoRA on a Stable Diffusion pipeline: adding, reading and writing the standard file.
 
 The file is diffusers' own ``pytorch_lora_weights.safetensors`` with rank, alpha and targets in
 its metadata, so ``pipeline.load_lora_weights`` reads it anywhere.
@@ -28,16 +28,16 @@ ADAPTER_NAME = "default"
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "conv_in", "conv_out")
-"""The first and the last one too: fine detail is drawn there (docs/lab-notebook.md)."""
+"""With the first and the last one, which form fine detail (docs/lab-notebook.md)."""
 PROJECTIONS = ("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "time_emb_proj")
 TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """Which layers get LoRA matrices, and how large (Hu et al. 2021).
+    """Layers that get LoRA matrices, and the size of these (Hu et al. 2021).
 
-    Targets are the ends of module names; those that a base does not have are passed over.
+    Targets are the ends of module names; targets that a base does not have are skipped.
     """
 
     rank: int
@@ -65,7 +65,7 @@ class LoraSpec:
 
 @builds_models
 def add_lora(pipeline: Pipeline, spec: LoraSpec, seed: int) -> dict[str, torch.nn.Parameter]:
-    """Puts fresh trainable LoRA matrices (float32) on the UNet and the text encoders.
+    """Adds trainable LoRA matrices (float32) to the UNet and the text encoders.
 
     B starts at zero, so the model is unchanged at first; A depends on ``seed`` alone.
 
@@ -99,7 +99,7 @@ def add_lora(pipeline: Pipeline, spec: LoraSpec, seed: int) -> dict[str, torch.n
 
 
 def lora_parameters(pipeline: Pipeline) -> dict[str, torch.nn.Parameter]:
-    """The LoRA parameters of UNet (``unet.…``) and text encoders (``text_encoder.…``)."""
+    """LoRA parameters of UNet (``unet.…``) and text encoders (``text_encoder.…``)."""
     found = {}
     for part, model in _named_models(pipeline):
         for name, parameter in model.named_parameters():
@@ -110,17 +110,14 @@ def lora_parameters(pipeline: Pipeline) -> dict[str, torch.nn.Parameter]:
 
 @builds_models
 def load_lora(pipeline: Pipeline, data: bytes) -> None:
-    """Puts a LoRA file on the UNet and the text encoders, by diffusers' own means.
-
-    ``remove_lora`` takes it off again.
-    """
+    """Loads a LoRA file into UNet and text encoders with diffusers; undone by ``remove_lora``."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / WEIGHTS_FILE).write_bytes(data)
         pipeline.load_lora_weights(folder, weight_name=WEIGHTS_FILE, adapter_name=ADAPTER_NAME)
 
 
 def remove_lora(pipeline: Pipeline) -> None:
-    """Takes the LoRA layers off again; the base is what it was."""
+    """Removes the LoRA layers, which restores the base."""
     pipeline.unload_lora_weights()
 
 
@@ -145,14 +142,14 @@ def lora_file(pipeline: Pipeline) -> bytes:
 
 
 def read_lora(pipeline: Pipeline, data: bytes) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """The UNet's part of a LoRA file, as diffusers and peft would understand it.
+    """Reads the UNet's part of a LoRA file as diffusers and peft do.
 
     Returns:
         By name of the UNet's layer: ``down`` (r, in) or (r, in, k, k), and ``up`` (out, r) with
         alpha / r multiplied in.
 
     Raises:
-        ValueError: If it holds something other than plain LoRA.
+        ValueError: If the file holds something other than plain LoRA.
     """
     from diffusers.utils import convert_unet_state_dict_to_peft
     from diffusers.utils.peft_utils import get_peft_kwargs
@@ -188,13 +185,13 @@ def read_lora(pipeline: Pipeline, data: bytes) -> dict[str, tuple[torch.Tensor, 
 def encode_with_lora(
     pipeline: Pipeline, data: bytes | None, prompts: Sequence[str]
 ) -> list[PromptEmbeddings]:
-    """Embeddings of prompts, ``tokens`` (T, C) and ``pooled`` (P,), under a file's text LoRA.
+    """Embeddings of prompts, ``tokens`` (T, C) and ``pooled`` (P,), under a text LoRA.
 
-    One prompt at a time, so that its bits do not depend on the others.
+    Prompts are encoded one at a time, so that the bits of one do not depend on the others.
 
     Args:
-        pipeline: Its text encoders carry the LoRA while this runs.
-        data: A LoRA file; None: the text encoders alone.
+        pipeline: Pipeline whose text encoders carry the LoRA meanwhile.
+        data: A LoRA file; None is the text encoders alone.
         prompts: Texts; an empty one is the unconditional prompt of guidance.
     """
     import torch
@@ -268,7 +265,7 @@ def _matching(model: Any, targets: Sequence[str]) -> list[str]:
 
 
 def _json_ready(config: dict[str, Any]) -> dict[str, Any]:
-    """What the file says of how it was made, without the path at which the base lay."""
+    """The config as JSON, without the path of the base."""
     return {
         key: sorted(value) if isinstance(value, set | frozenset) else value
         for key, value in config.items()
@@ -276,7 +273,7 @@ def _json_ready(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _canonical(safetensors_file: bytes) -> bytes:
-    """The same file with its header in sorted order: the library writes metadata in any order."""
+    """The file with a sorted header; the library writes metadata in any order."""
     (length,) = struct.unpack("<Q", safetensors_file[:8])
     header = json.loads(safetensors_file[8 : 8 + length])
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()

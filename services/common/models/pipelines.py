@@ -1,4 +1,4 @@
-"""What code asks of a loaded diffusers pipeline: image size, prompt embeddings, decoded images."""
+"""Image size, prompt embeddings and decoded images of a loaded diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PromptEmbeddings:
-    """Text as the UNet takes it: ``tokens`` (N, T, C); ``pooled`` (N, P) for SDXL, else None."""
+    """Embedded prompts: ``tokens`` (N, T, C); ``pooled`` (N, P) for SDXL, else None."""
 
     tokens: torch.Tensor
     pooled: torch.Tensor | None = None
 
 
 def decodes_in_float32(pipeline: Pipeline) -> bool:
-    """Whether the decoder overflows in 16 bits (SDXL's first one does, and says so)."""
+    """Whether the decoder overflows in 16 bits, as SDXL's first one states."""
     xl = hasattr(pipeline, "text_encoder_2")
     return bool(xl and getattr(pipeline.vae.config, "force_upcast", False))
 
@@ -34,7 +34,7 @@ def text_encoders(pipeline: Pipeline) -> list[torch.nn.Module]:
 
 
 def image_size(pipeline: Pipeline) -> int:
-    """Side in pixels of the images that a loaded pipeline is made for."""
+    """Size in pixels of the images that a loaded pipeline is made for."""
     return int(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
 
 

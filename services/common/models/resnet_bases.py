@@ -1,8 +1,8 @@
-"""ResNet bases: weights trained on other cells or images, from which a classifier starts.
+"""ResNet bases: weights trained on other images, from which a classifier starts.
 
 A base is a folder below the models folder: ``model.safetensors`` (a torchvision ResNet's tensors
-without its last layer) and ``manifest.json``; or, for weights kept elsewhere, only a manifest
-that says where::
+without its last layer) and ``manifest.json``. For weights kept elsewhere, there is only a manifest
+with their location::
 
     {"name": "resnet-50-imagenet", "kind": "resnet_base", "architecture": "resnet50",
      "location": "torchvision/IMAGENET1K_V2"}
@@ -26,7 +26,7 @@ from services.common.store.file_digests import file_digest
 KIND = "resnet_base"
 WEIGHTS_FILE = "model.safetensors"
 HEAD_PREFIX = "net.fc."
-"""Tensors of the last layer, which is every classifier's own."""
+"""Prefix of the last layer's tensors, which every classifier has of its own."""
 TORCHVISION = "torchvision/"
 FIELD = "settings.resnet_base"
 
@@ -61,18 +61,17 @@ def list_resnet_bases(models_dir: Path) -> list[str]:
 def resolve_resnet_base(
     name: str, architecture: str, models_dir: Path, field: str = FIELD
 ) -> ResNetBase:
-    """The base called ``name``. Reads its files but loads no model.
+    """Finds the base called ``name``; reads its files but loads no model.
 
     Args:
-        name: As a request names it.
-        architecture: Of the classifier that is to start from it.
+        name: Name in the request.
+        architecture: Architecture of the classifier that starts from the base.
         models_dir: Folder of the embedded models.
         field: Request field, for errors.
 
     Raises:
-        InvalidArgument: If there is none, listing those that there are; or it is of another
-            architecture.
-        FailedPrecondition: If its manifest says not where the weights lie.
+        InvalidArgument: If there is none (lists the known ones), or its architecture is another.
+        FailedPrecondition: If its manifest does not say where the weights lie.
     """
     check_known("ResNet base", name, list_resnet_bases(models_dir), field)
     folder = models_dir.resolve() / name

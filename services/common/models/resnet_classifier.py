@@ -23,18 +23,18 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 class SmallMapConv2d(nn.Conv2d):
     """A convolution that CPUs train as a matrix product where its output map is tiny.
 
-    The last stage of a ResNet gives maps of 2 x 2 at 64 px. There oneDNN brings each gradient of
-    a kernel into another layout, which takes longer than computing it; with the kernel's rows as
-    a matrix (channels last) nothing is brought anywhere. A step of ResNet-18 takes 0.8 of the
-    time (docs/lab-notebook.md). Without gradients, and elsewhere, it is the plain convolution.
+    The last stage of a ResNet has maps of 2 x 2 at 64 px. There oneDNN copies each gradient of a
+    kernel into another layout, which takes longer than computing it. With the kernel's rows as a
+    matrix (channels last) there is no copy, and a step of ResNet-18 takes 0.8 of the time
+    (docs/lab-notebook.md). Without gradients, and elsewhere, this is the plain convolution.
     """
 
     _MOST_POSITIONS = 4
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> SmallMapConv2d:
-        """The same convolution, with the same kernel; ``conv`` has neither bias nor groups."""
-        # skip_init, as drawing a kernel would move torch's global generator.
+        """Takes over the kernel of ``conv``, which has neither bias nor groups."""
+        # skip_init, because sampling a kernel would advance torch's global generator.
         made = nn.utils.skip_init(
             cls,
             conv.in_channels,
@@ -50,7 +50,7 @@ class SmallMapConv2d(nn.Conv2d):
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """Output (B, out_channels, H', W')."""
         (kh, kw), (sh, sw) = self.kernel_size, self.stride
-        ph, pw = (int(side) for side in self.padding)
+        ph, pw = (int(pixels) for pixels in self.padding)
         b = x_BCHW.shape[0]
         h = (x_BCHW.shape[2] + 2 * ph - kh) // sh + 1
         w = (x_BCHW.shape[3] + 2 * pw - kw) // sw + 1
@@ -86,11 +86,11 @@ class ResNetClassifier(ImageClassifier):
 
 
 def load_initial_weights(model: ImageClassifier, base: ResNetBase) -> None:
-    """Takes over a ResNet base's weights, all but the last layer, in place.
+    """Loads a ResNet base's weights, all but the last layer, in place.
 
     Args:
         model: A ResNet of the base's architecture.
-        base: Where the weights lie; torchvision's own are downloaded, or come from torch's cache.
+        base: Base to load; torchvision's weights are downloaded, or come from torch's cache.
 
     Raises:
         FailedPrecondition: If the file holds other tensors than such a ResNet's.

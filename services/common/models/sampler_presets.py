@@ -1,6 +1,6 @@
-"""Names of the sampler's presets: a wrong one is refused before anything is trained for it.
+"""Names of the sampler's presets, so that the trainer refuses a wrong one at once.
 
-What each of them does is said in ``services/generator/presets.py``.
+``services/generator/presets.py`` defines what each preset does.
 """
 
 SAMPLER_PRESETS = ("draft", "fast", "balanced", "paper")
