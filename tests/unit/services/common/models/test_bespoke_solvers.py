@@ -79,5 +79,5 @@ def test_unreadable_file_and_other_base_are_told(folder: Path) -> None:
         (json.dumps(content | {"base_revision": "0" * 64}), "another revision"),
     ):
         path.write_text(text)
-        with pytest.raises(FailedPrecondition, match=f"{problem}.*take the file away"):
+        with pytest.raises(FailedPrecondition, match=f"{problem}.*remove the file"):
             resolve_base("tiny", folder.parent)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from services.common.errors import FailedPrecondition, InvalidArgument
-from services.common.models import diffusion_bases
+from services.common.models import diffusion_bases, pipelines
 from tests.support import fakes
 
 
@@ -42,7 +42,7 @@ def test_pointer_base_takes_location_and_revision_from_its_manifest(models_dir: 
     base = diffusion_bases.resolve_base("far", models_dir)
     assert (base.location, base.revision) == (str(models_dir / "tiny"), "abc")
     assert base.image_size_px == 512
-    assert diffusion_bases.image_size(diffusion_bases.load_pipeline(base)) == fakes.IMAGE_SIZE_PX
+    assert pipelines.image_size(diffusion_bases.load_pipeline(base)) == fakes.IMAGE_SIZE_PX
 
 
 def test_unpinned_pointer_is_refused(models_dir: Path) -> None:
@@ -129,7 +129,7 @@ def test_damaged_base_tells_no_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "width"), [("tiny", 16), ("tiny-xl", 32)])
 def test_prompts_are_embedded(models_dir: Path, name: str, width: int) -> None:
     pipeline = diffusion_bases.load_pipeline(diffusion_bases.resolve_base(name, models_dir))
-    found = diffusion_bases.encode_prompts(pipeline, ["a monocyte", "a basophil", ""])
+    found = pipelines.encode_prompts(pipeline, ["a monocyte", "a basophil", ""])
     assert found.tokens.shape == (3, fakes.NUM_TOKENS, width)
     assert not torch.equal(found.tokens[0], found.tokens[1])
     assert (found.pooled is not None) == (name == "tiny-xl")
