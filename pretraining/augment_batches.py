@@ -31,7 +31,7 @@ def augment(images: np.ndarray, rng: np.random.Generator, color: float) -> torch
 
 
 def zoom_rotate_and_shift(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Zooms, rotates and shifts every image of (B, 3, H, W) at random."""
+    """Zooms, rotates and shifts images (B, 3, H, W) at random."""
     n = len(x)
     angle = torch.from_numpy(rng.uniform(-np.pi, np.pi, n)).float()
     zoom = torch.from_numpy(rng.uniform(0.8, 1.2, n)).float()
@@ -45,9 +45,10 @@ def zoom_rotate_and_shift(x: torch.Tensor, rng: np.random.Generator) -> torch.Te
 
 
 def restain(x: torch.Tensor, rng: np.random.Generator, amount: float) -> torch.Tensor:
-    """Changes stains at random: mixes the absorption of the channels of (B, 3, H, W), -1 to 1.
+    """Changes stains at random by mixing the channels' absorption.
 
-    Every image gets another matrix: the unit matrix plus normal noise of this ``amount``.
+    The images (B, 3, H, W) lie in -1 to 1. Every image gets another mixing
+    matrix: the unit matrix plus normal noise of this ``amount``.
     """
     mixing = np.eye(3) + rng.normal(0, amount, (len(x), 3, 3))
     absorbed = torch.einsum("bchw,bcd->bdhw", (1 - x) / 2, torch.from_numpy(mixing).float())

@@ -1,4 +1,4 @@
-"""Training images of the embedded models: phantoms and a share of the Barcelona images.
+"""Training images of the embedded models: phantoms and Barcelona images.
 
 Every real image is chosen by its SHA-256. Which images a base has seen can therefore be recomputed
 from the images alone, and the model's manifest lists the digests.
@@ -51,7 +51,7 @@ class Corpus:
         ]
 
     def sampling_weights(self) -> np.ndarray:
-        """Probability of each image (N,): classes of a source balanced; half real, half phantom."""
+        """Probability of each image (N,), balanced by class and source."""
         weights = np.zeros(len(self.class_ids))
         sources = [m for m in (self.is_real, ~self.is_real) if m.any()]
         for mask in sources:
@@ -88,7 +88,7 @@ def phantom_corpus(per_class: int, cache: Path, seed: int = 0, workers: int = 2)
 
 
 def may_be_seen(digest: str) -> bool:
-    """Whether an image with this SHA-256 (hex) belongs to the share a base may be trained on."""
+    """Whether bases may train on an image with this SHA-256 (hex)."""
     return int(digest[:8], 16) % 10 < REAL_SHARE
 
 
@@ -118,7 +118,7 @@ def seen_images(folder: Path) -> list[Path]:
 
 
 def real_corpus(folder: Path, seen: bool = True) -> Corpus:
-    """The Barcelona images of ``folder`` that a base may see (or, ``seen=False``, the others)."""
+    """Barcelona images that bases may see, or, with ``seen=False``, the others."""
     paths = _image_paths(folder)
     with ProcessPoolExecutor(2) as pool:
         loaded = list(pool.map(_real, paths, chunksize=64))

@@ -1,4 +1,4 @@
-"""Models of the small diffusion bases: built, carried over to another autoencoder, written."""
+"""Builds, adapts and writes the models of small diffusion bases."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def new_text_encoder(vocab_size: int, bos: int, eos: int) -> CLIPTextModel:
 def carry_over(
     pipeline: StableDiffusionPipeline, vae: torch.nn.Module, images: np.ndarray
 ) -> UNet2DConditionModel:
-    """Adapts the UNet of a pipeline to another autoencoder, to continue training from.
+    """Adapts the UNet of a pipeline to another autoencoder.
 
     First and last layers are multiplied by the matrices that map latents of one autoencoder
     closest to those of the other, pixel by pixel. The output of a UNet that predicts velocity is
@@ -98,7 +98,7 @@ def carry_over(
 
 
 def _linear(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The matrix (C, D) that maps x (N, C) closest to y (N, D), up to a constant."""
+    """Least-squares matrix (C, D) from x (N, C) to y (N, D)."""
     with_constant = torch.cat([x, torch.ones(len(x), 1)], 1)
     return torch.linalg.lstsq(with_constant, y).solution[:-1]
 
@@ -126,12 +126,12 @@ class PlainUNet(torch.nn.Module):
         self.unet = unet
 
     def forward(self, noisy: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """(B, C, 8, 8) for noisy latents, timesteps (B,) and text (B, T, 128)."""
+        """Predicts (B, C, 8, 8) from latents, timesteps and text."""
         return self.unet(noisy, t, context, return_dict=False)[0]
 
 
 def cuda_graphed(model: torch.nn.Module, batch: int, channels: int) -> torch.nn.Module:
-    """Captures a model as CUDA graphs: 4,000 small kernels take longer to launch than to run."""
+    """Captures a model as CUDA graphs, as launching its kernels dominates."""
     sample = (
         torch.randn(batch, channels, 8, 8, device="cuda"),
         torch.zeros(batch, dtype=torch.int64, device="cuda"),

@@ -81,14 +81,14 @@ def write(folder: Path, manifest: dict) -> None:
 
 
 def record_figure(folder: Path, what: str, figure: str) -> None:
-    """Put a measured figure into the manifest and the card of an exported model."""
+    """Put a measured figure into a model's manifest and card."""
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["figures"][what] = figure
     write(folder, manifest)
 
 
 def write_bespoke_solver(folder: Path, solver: dict, record: dict) -> None:
-    """Put a base's bespoke solver into its folder, and its fitting into manifest and card."""
+    """Write a base's bespoke solver and record its fitting."""
     revision = folder_revision(folder)
     content = {"base_revision": revision, **solver}
     path = folder / BESPOKE_SOLVER_FILE

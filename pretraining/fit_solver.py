@@ -1,4 +1,4 @@
-"""Fit a base's bespoke solver: few evaluations that end where the preset ``paper`` ends.
+"""Fit a base's bespoke solver to the results of the preset ``paper``.
 
     python -m pretraining.fit_solver --name cyto-small
 
@@ -47,7 +47,7 @@ class Coefficients(torch.nn.Module):
     """Learnable coefficients of a ``BespokeSolver`` (``bespoke_solvers.py``)."""
 
     def __init__(self, config: dict[str, object], num_steps: int, num_guided: int) -> None:
-        """Begins with the steps of ``START``; ``config`` is that of the base's scheduler."""
+        """Begins with the steps of ``START`` for a scheduler's ``config``."""
         super().__init__()
         solver = build_solver(START, config, num_steps)
         state = torch.zeros(STATE_SIZE, 1 + num_steps)  # of the noise and of each output
@@ -128,7 +128,7 @@ def psnr_to_paths(
     paths: Paths,
     coefficients: Coefficients,
 ) -> float:
-    """Mean PSNR in dB of the decoded images to those at the end of ``paths``."""
+    """Mean PSNR (dB) of decoded images to the ends of ``paths``."""
 
     def pixels(latents: torch.Tensor) -> torch.Tensor:
         with native_bfloat16():
@@ -149,7 +149,7 @@ def fit(
     minutes: float,
     seed: int,
 ) -> tuple[dict[str, object], dict[str, object]]:
-    """Fit for ``minutes`` of wall time; gives the solver and the record of its fitting."""
+    """Fit for ``minutes`` of wall time; returns solver and record."""
     rng = np.random.default_rng(seed)
     # Backward through torch's fused attention in bfloat16 is four times slower on a CPU.
     pipeline.unet.set_attn_processor(AttnProcessor())

@@ -1,4 +1,4 @@
-"""Guided sampling paths of a base with many steps, to fit solvers with few steps to."""
+"""Guided sampling paths of a base, to which solvers are fitted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class Teacher:
-    """A solver, guided at every step, of which each ``keep_every``-th point is kept."""
+    """A guided solver; each ``keep_every``-th point is kept."""
 
     scheduler: str
     num_steps: int
@@ -45,7 +45,7 @@ class Paths:
 
 
 def all_prompts(class_ids: tuple[str, ...], has_real: bool) -> list[str]:
-    """A prompt per class; with those of phantoms, which come in every stain, if they differ."""
+    """A prompt per class, and those of phantoms if they differ."""
     prompts = [class_prompt(class_id) for class_id in class_ids]
     return prompts + [f"{prompt} phantom" for prompt in prompts] if has_real else prompts
 
@@ -60,7 +60,7 @@ def embed(pipeline: StableDiffusionPipeline, base: Base) -> torch.Tensor:
 
 @torch.inference_mode()
 def sample_paths(name: str, teacher: Teacher, first: int, num_paths: int, models: Path) -> Paths:
-    """Paths ``first`` to ``first + num_paths - 1``; noise and prompt depend on the number."""
+    """Paths from number ``first``; the number determines noise and prompt."""
     torch.set_num_threads(1)
     base = resolve_base(name, models)
     pipeline = load_pipeline(base)

@@ -1,4 +1,4 @@
-"""Latents of the corpus: encoded once and kept, or encoded anew in every step."""
+"""Latents of the corpus, encoded once or in every step."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Latents(Protocol):
     """Scaled latents of the corpus."""
 
     def minibatch(self, rows: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-        """Latents of the images ``rows`` in random views: float32 (B, C, 8, 8)."""
+        """Latents of the images ``rows`` in random views, (B, C, 8, 8)."""
         ...
 
 
 class KeptLatents:
-    """Latents encoded once and kept in a file, as encoding is slow on a CPU."""
+    """Latents encoded once and kept in a file, for CPUs."""
 
     def __init__(
         self, vae: torch.nn.Module, corpus: Corpus, kept: Path, orientations: Sequence[int]
@@ -75,7 +75,7 @@ class KeptLatents:
 
 
 class FreshLatents:
-    """Latents encoded anew in every step, real images in unlimited views: for a GPU."""
+    """Latents encoded in every step, in unlimited views, for GPUs."""
 
     def __init__(self, vae: torch.nn.Module, corpus: Corpus, device: str, seed: int) -> None:
         """Moves the images to ``device``, where ``vae`` is."""
@@ -84,7 +84,7 @@ class FreshLatents:
         self._generator = torch.Generator().manual_seed(seed)
 
     def minibatch(self, rows: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-        """Latents of the images ``rows`` in one of eight orientations, real ones in any view."""
+        """Latents of the images ``rows`` in random orientations or views."""
         pixels = self._images[torch.from_numpy(rows).to(self._device)]
         pixels = pixels.permute(0, 3, 1, 2).float() / 255
         for views, chosen in (

@@ -8,6 +8,6 @@ from services.common.processor import computes_in_bfloat16
 
 
 def native_bfloat16(device: str = "cpu") -> torch.autocast:
-    """Autocast to bfloat16; float32 on a processor that would emulate it, many times slower."""
+    """Autocast to bfloat16; float32 where bfloat16 would be emulated."""
     native = device == "cuda" or computes_in_bfloat16()
     return torch.autocast(device, torch.bfloat16, enabled=native)

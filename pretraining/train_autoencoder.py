@@ -1,4 +1,4 @@
-"""Make the 8x autoencoder of a small base from cell images (diffusers AutoencoderDC, 64 px).
+"""Train the 8x autoencoder of a small base (diffusers AutoencoderDC, 64 px).
 
     python -m pretraining.train_autoencoder --out build/ae
     python -m pretraining.train_autoencoder --out build/ae \
@@ -55,7 +55,7 @@ _PIXELS = 12
 
 
 def new_autoencoder(latent_channels: int = LATENT_CHANNELS) -> AutoencoderDC:
-    """An untrained 8x autoencoder: (3, 64, 64) pixels to (latent_channels, 8, 8) latents."""
+    """An untrained 8x autoencoder: (3, 64, 64) to (latent_channels, 8, 8)."""
     return AutoencoderDC(
         latent_channels=latent_channels,
         encoder_block_out_channels=_ENCODER_WIDTHS,
@@ -72,7 +72,7 @@ def new_autoencoder(latent_channels: int = LATENT_CHANNELS) -> AutoencoderDC:
 
 @torch.no_grad()
 def set_principal_components(model: AutoencoderDC, x: torch.Tensor) -> None:
-    """Sets encoder and decoder to the principal components of (N, 3, 64, 64), -1 to 1."""
+    """Sets the model to the images' principal components."""
     for block in model.modules():
         if type(block).__name__ == "ResBlock":  # diffusers does not export it
             block.norm.weight.zero_()
@@ -108,7 +108,7 @@ def set_principal_components(model: AutoencoderDC, x: torch.Tensor) -> None:
 
 
 def _only(conv: torch.nn.Conv2d, matrix: torch.Tensor, bias: torch.Tensor | None = None) -> None:
-    """Sets the first channels of a convolution to a matrix at every position."""
+    """Sets the first channels of a convolution to a matrix."""
     conv.weight.zero_()
     conv.bias.zero_()
     conv.weight[: matrix.shape[0], : matrix.shape[1], 1, 1] = matrix
@@ -127,7 +127,7 @@ def _up(block: torch.nn.Module, matrix: torch.Tensor, bias: torch.Tensor) -> Non
 
 
 def reconstruction_loss(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Mean L1 of the pixels plus that of the horizontal and vertical differences."""
+    """Mean L1 loss of pixels, plus horizontal and vertical differences."""
     loss = (y - x).abs().mean()
     for dim in (2, 3):
         loss = loss + GRADIENT_WEIGHT * (y.diff(dim=dim) - x.diff(dim=dim)).abs().mean()
@@ -142,7 +142,7 @@ def train(
     start: Path | None,
     latent_channels: int = LATENT_CHANNELS,
 ) -> None:
-    """Train the decoder for ``minutes`` of wall time and write ``out`` (diffusers folder).
+    """Train the decoder for ``minutes`` and write the diffusers folder ``out``.
 
     0 minutes keep the components and their transpose unchanged. With ``start`` the latents stay
     those of that autoencoder, so that a UNet trained on them still fits.
@@ -198,7 +198,7 @@ def _batch(
 
 @torch.no_grad()
 def finish(model: AutoencoderDC, corpus: Corpus, out: Path, record: dict, rescale: bool) -> None:
-    """Set the scaling factor so that latents have unit variance, and write the model."""
+    """Scale latents to unit variance, and write the model."""
     model.eval()
     count = min(1024, len(corpus.images))
     pick = np.random.default_rng(0).choice(len(corpus.images), count, p=corpus.sampling_weights())

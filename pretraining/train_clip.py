@@ -1,4 +1,4 @@
-"""Train a small open_clip model on cell images and the prompts of their classes (64 px).
+"""Train a small open_clip model on cell images and prompts (64 px).
 
     python -m pretraining.train_clip --out build/cyto-clip-phantoms
     python -m pretraining.train_clip --out build/cyto-clip \
@@ -42,7 +42,7 @@ PREPROCESS_CONFIG = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
 
 def train(corpus: Corpus, out: Path, minutes: float, seed: int) -> None:
-    """Train for ``minutes`` of wall time and write an open_clip folder (local-dir schema)."""
+    """Train for ``minutes`` and write an open_clip folder (local-dir schema)."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     out.mkdir(parents=True, exist_ok=True)

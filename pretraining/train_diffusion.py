@@ -1,4 +1,4 @@
-"""Train the UNet and text encoder of a small base (diffusers StableDiffusionPipeline, 64 px).
+"""Train a small base: UNet and text encoder (diffusers, 64 px).
 
     python -m pretraining.train_diffusion --autoencoder build/ae-phantoms \
         --out build/cyto-small-phantoms
@@ -71,7 +71,7 @@ def train(
     batch: int = BATCH,
     peak: float = PEAK_RATE,
 ) -> None:
-    """Train for ``minutes`` of wall time, writing the averaged weights to ``out`` as it goes.
+    """Train for ``minutes`` of wall time, saving averaged weights regularly.
 
     Where torch.distributed runs, the processes share a minibatch.
 

@@ -1,4 +1,4 @@
-"""Train a ResNet base on cell images: the weights from which a classifier may start (64 px).
+"""Train a ResNet base, from which classifiers may start (64 px).
 
     python -m pretraining.train_resnet --out build/cyto-resnet-phantoms
     python -m pretraining.train_resnet --out build/cyto-resnet \
@@ -36,7 +36,7 @@ PRINT_EVERY = 100
 
 
 def hyperparameters(num_steps: int, seed: int) -> ClassifierRecipe:
-    """The preset ``cpu`` with larger minibatches, more steps and a longer weight average."""
+    """The preset ``cpu``, with larger minibatches and a longer weight average."""
     return dataclasses.replace(
         preset_recipe("cpu", ARCHITECTURE),
         num_steps=num_steps,
@@ -49,7 +49,7 @@ def hyperparameters(num_steps: int, seed: int) -> ClassifierRecipe:
 
 
 def run(corpus: Corpus, out: Path, num_steps: int, seed: int) -> None:
-    """Train and write ``out``: the weights without the last layer, in half precision."""
+    """Train and write the weights without the last layer, in float16."""
     class_ids = sorted(set(corpus.class_ids.tolist()))
     labels = np.array([class_ids.index(each) for each in corpus.class_ids])
     phantoms = LabelledImages(corpus.images[~corpus.is_real], labels[~corpus.is_real])

@@ -45,7 +45,7 @@ _FULL_TEXTS = ("no space left on device", "disk quota exceeded", "disk is full")
 
 
 def storage_error(error: BaseException) -> DomainError | None:
-    """The domain error that a storage failure amounts to; None for any other error.
+    """The domain error of a storage failure; None for any other error.
 
     Returns:
         ResourceExhausted for a full disk or quota, FailedPrecondition for storage that may
@@ -115,7 +115,7 @@ def _is_read_only(error: BaseException) -> bool:
 
 
 def _is_failing(error: BaseException) -> bool:
-    """Whether disk, store or database did not do what may work another time."""
+    """Whether disk, store or database failed in a way that may pass."""
     return (
         _number(error) in _FAILING
         or isinstance(error, ConnectionError)

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Trainer(TrainerService):
-    """The front: gRPC handlers, and a thread that starts runners for waiting jobs."""
+    """The front: gRPC handlers and a thread that starts runners."""
 
     def __init__(self, settings: TrainerSettings) -> None:
         configure_logging()

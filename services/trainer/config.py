@@ -54,7 +54,7 @@ class TrainerSettings(CommonSettings):
         return value
 
     def torch_device(self) -> str:
-        """The torch device of a runner; imports torch to look for a GPU."""
+        """The torch device of a runner; may import torch."""
         if self.device != "auto":
             return self.device
         import torch

@@ -1,4 +1,4 @@
-"""Deletes what a client asks to delete, unless a job or an alias still needs it."""
+"""Deletes artifacts that no job and no alias needs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_NAMED = 3
 def delete_unused(
     store: ArtifactStore, database: JobDatabase, tenant: str, kind: str, id: str
 ) -> dict[str, Any]:
-    """Deletes an artifact that no alias and no pending or running job needs.
+    """Deletes an artifact, unless an alias or an unfinished job needs it.
 
     A job that was asked to stop counts as ended. Checkpoints that failed jobs keep of their
     training on the artifact are deleted with it.
@@ -77,7 +77,7 @@ def _refuse_needed(database: JobDatabase, tenant: str, name: str, names: Collect
 
 
 def _uses(job: Job, names: Collection[str]) -> bool:
-    """Whether the job's request names one of the artifacts, or its study made one."""
+    """Whether the request names an artifact, or the job's study made one."""
     if any(text in names for text in _texts(job.spec)):
         return True
     if job.kind != "study":

@@ -21,7 +21,10 @@ _Message = TypeVar("_Message", bound=Message)
 
 
 def plain(message: Message) -> dict[str, Any]:
-    """A message as JSON values by field name; optional fields and messages only where set."""
+    """A message as JSON values by field name.
+
+    Optional fields and messages are left out where they are not set.
+    """
     values: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
@@ -134,7 +137,7 @@ def proof_message(proof: Mapping[str, Any]) -> pb.DeletionProof:
 
 
 def job_message(job: Job) -> job_pb2.Job:
-    """A job as the API shows it; its error as an RPC would have returned it."""
+    """A job as the API shows it, errors as a status."""
     message = job_pb2.Job(
         name=job.name,
         kind=job.kind,
@@ -164,12 +167,12 @@ def timestamp(text: str) -> Timestamp:
 
 
 def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics that are numbers; a manifest may hold one that could not be computed."""
+    """Metrics that are numbers, without those that could not be computed."""
     return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
 
 
 def _known(message_type: type[_Message], values: Mapping[str, Any]) -> _Message:
-    """A message of those values that it has fields for; a manifest may hold further ones."""
+    """A message of the values for which it has fields."""
     message = message_type()
     for name, field in message_type.DESCRIPTOR.fields_by_name.items():
         value = values.get(name)

@@ -1,4 +1,7 @@
-"""Receives a dataset from a client's stream; without the final message nothing is kept."""
+"""Receives a dataset from a client's stream.
+
+Without the final message nothing is kept.
+"""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ class TrainerService:
 
     @unary(pb.CancelJobResponse)
     async def CancelJob(self, request: pb.CancelJobRequest, call: Call) -> pb.CancelJobResponse:
-        """Ask a job to stop; one that is final stays as it is."""
+        """Ask a job to stop; a final one stays unchanged."""
         id = resource_names.parse(JOBS, request.name, "name")
         job = await asyncio.to_thread(self._database.request_cancel, call.tenant, id)
         if job.is_final and job.checkpoint:

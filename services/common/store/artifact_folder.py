@@ -1,4 +1,4 @@
-"""One artifact's folder in the store, and its manifest once it is committed."""
+"""One artifact's folder in the store, and its manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps artifacts: folders of files with a manifest, written once and never changed.
+"""Keeps artifacts: immutable folders of files with a manifest.
 
 Layout, on any fsspec file system: ``<root>/tenants/<tenant>/<kind>/<id>/<files>``.  The
 manifest is written last, so that an artifact without one does not exist: a crash leaves
@@ -50,7 +50,7 @@ class ArtifactStore:
         self._file_digests: dict[str, dict[str, str]] = {}
 
     def new_draft(self, tenant: str, kind: str, id: str) -> Draft:
-        """A draft of the artifact; files of an unfinished draft of the same id are kept."""
+        """A draft of the artifact, with files of an unfinished earlier one."""
         return Draft(self._folder(tenant, kind, id))
 
     def exists(self, tenant: str, kind: str, id: str) -> bool:
@@ -79,7 +79,7 @@ class ArtifactStore:
         return self.read_many(tenant, kind, id, [path])[path]
 
     def read_many(self, tenant: str, kind: str, id: str, paths: Iterable[str]) -> dict[str, bytes]:
-        """Several files by path, fetched together where the store can; raises as ``read``."""
+        """Several files by path, fetched together; raises as ``read``."""
         folder = self._folder(tenant, kind, id)
         digests = self._digests(folder)
         contents: dict[str, bytes] = {}
@@ -102,7 +102,7 @@ class ArtifactStore:
         return contents
 
     def local_copy(self, tenant: str, kind: str, id: str) -> Path:
-        """A local folder with the artifact's files; the stored folder itself if it is local.
+        """A local folder with the artifact's files, copied where necessary.
 
         Raises:
             NotFound: If there is no such artifact; a copy of a deleted one is removed.
@@ -134,7 +134,7 @@ class ArtifactStore:
         return self._ids("tenants")
 
     def folders(self, tenant: str, kind: str) -> Paths:
-        """Ids of the tenant's artifacts of this kind, drafts and half-deleted ones included."""
+        """Ids of the tenant's artifacts, drafts and half-deleted ones included."""
         return self._ids(f"tenants/{checked_tenant(tenant)}/{kind}")
 
     def is_being_deleted(self, tenant: str, kind: str, id: str) -> bool:
@@ -224,7 +224,7 @@ class ArtifactStore:
 
 
 def _write_folder(target: Path, files: dict[str, bytes]) -> None:
-    """Writes a local folder whole or not at all; one that another process was first with stays."""
+    """Writes a local folder whole, unless another process was first."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
     try:

@@ -23,7 +23,7 @@ class Draft:
     """An artifact in the making; ``commit`` makes it exist."""
 
     def __init__(self, folder: ArtifactFolder) -> None:
-        """Opens the draft; files that an earlier draft of the same id wrote are kept."""
+        """Opens the draft, with files of an unfinished earlier one."""
         self.tenant, self.kind, self.id, self.name = (
             folder.tenant,
             folder.kind,
@@ -73,7 +73,7 @@ class Draft:
         return [p for p in self._files.list(self._folder.path) if p not in (MANIFEST, DELETING)]
 
     def commit(self, manifest: dict[str, Any]) -> str:
-        """Makes the artifact exist, with every file that the draft has by now.
+        """Makes the artifact exist, with every file of the draft.
 
         ``name``, ``kind``, ``tenant``, ``create_time`` and ``files`` are filled in.
 

@@ -1,4 +1,4 @@
-"""Digests of files on disk, read again only when a file has changed."""
+"""Digests of files on disk, cached until a file changes."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 
 class StoreFiles:
-    """What the artifact store needs of a file system. Paths are relative to the root."""
+    """The store's file system; paths are relative to the root."""
 
     def __init__(self, store_uri: str) -> None:
         if store_uri.startswith("file://"):  # a folder's name may hold "::", fsspec's own sign
@@ -31,7 +31,7 @@ class StoreFiles:
         return f"{self._root}/{path}"
 
     def has(self, path: str) -> bool:
-        """Whether this file is there; a store that cannot be asked raises its own error."""
+        """Whether the file exists; failures of the store are raised."""
         # Not fsspec's isfile, which takes any failure for absence: no proof of a deletion.
         try:
             found = self._fs.info(self.full_path(path))
@@ -45,7 +45,7 @@ class StoreFiles:
         return data
 
     def read_many(self, paths: list[str]) -> dict[str, bytes]:
-        """Those of the files that are there, fetched together where the file system can."""
+        """Contents of the files that exist, fetched together where possible."""
         found: dict[str, bytes] = {}
         if self.is_local:
             for path in paths:
@@ -104,12 +104,12 @@ class StoreFiles:
         self._fs.rm_file(self.full_path(path))
 
     def remove_folder(self, folder: str) -> None:
-        """Removes a folder with all that is in it, if it is there."""
+        """Removes a folder and its content, if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm(self.full_path(folder), recursive=True)
 
     def list(self, folder: str) -> list[str]:
-        """Paths of all files below ``folder``, relative to it; half-written ones are left out."""
+        """Relative paths of all files below ``folder``, without half-written ones."""
         prefix = self._fs._strip_protocol(self.full_path(folder)) + "/"
         return sorted(
             path.removeprefix(prefix)
@@ -126,7 +126,7 @@ class StoreFiles:
         return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in entries)
 
     def modified(self, path: str) -> float:
-        """When the file was last written, seconds since 1970; 0 if it is gone."""
+        """Time of the last write, seconds since 1970; 0 if gone."""
         try:
             modified: datetime = self._fs.modified(self.full_path(path))
         except FileNotFoundError:

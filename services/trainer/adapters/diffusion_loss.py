@@ -19,7 +19,7 @@ _HEAVIEST = 20.0
 def predict(
     pipeline: Pipeline, noisy: torch.Tensor, timesteps: torch.Tensor, prompts: Sequence[str]
 ) -> torch.Tensor:
-    """The UNet's answer (N, C, h, w); each distinct prompt runs through the text encoders once.
+    """The UNet's prediction (N, C, h, w); encodes each prompt once.
 
     Args:
         pipeline: The base, with or without LoRA.

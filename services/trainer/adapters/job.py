@@ -1,4 +1,4 @@
-"""The job ``fit_adapter``: few-shot images of a dataset become an Adapter in the store."""
+"""The job ``fit_adapter``: trains an Adapter on a dataset's few-shot images."""
 
 from __future__ import annotations
 

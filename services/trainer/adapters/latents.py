@@ -44,7 +44,7 @@ class EncodedImages:
         return [row for row, each in enumerate(self.class_ids) if each == class_id]
 
     def sample(self, class_id: str, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation, (C, h, w), of a random view of the class."""
+        """Mean and standard deviation (C, h, w) of a random view."""
         row = int(rng.choice(self.rows_of(class_id)))
         view = int(rng.integers(self.mean.shape[1]))
         return self.mean[row, view], self.std[row, view]
@@ -86,7 +86,7 @@ def encode_images(
 
 
 def _encode(pipeline: Pipeline, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of the latents of pixels (V, 3, S, S) in 0 to 1."""
+    """Latent mean and deviation of pixels (V, 3, S, S), 0 to 1."""
     signed = pixels.to(pipeline.vae.device, pipeline.vae.dtype) * 2 - 1
     found = pipeline.vae.encode(signed)
     if not hasattr(found, "latent_dist"):  # an autoencoder without noise, as AutoencoderDC

@@ -1,4 +1,4 @@
-"""Membership inference: does an adapter reveal which images trained it?
+"""Membership inference: an attack that tells training images from others.
 
 The attack compares how well the base denoises an image with and without the adapter. An image that
 the adapter has memorized gains more than one it has never seen:
@@ -54,7 +54,7 @@ _NUM_RESAMPLES = 2000
 
 
 def audit_counts(members: Mapping[str, Sized], non_members: Mapping[str, Sized]) -> dict[str, int]:
-    """Images of each class to audit: as many members as others, at most ``MAX_IMAGES``.
+    """Images of each class to audit, as many members as others.
 
     With equal numbers the attack cannot win by telling classes apart.
 
@@ -84,7 +84,7 @@ def audit_adapter(
     seed: int = 0,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Attacks an adapter: how well are members told from non-members?
+    """Attacks an adapter and measures how well members are found.
 
     Args:
         base: The base that the adapter was trained on.
@@ -125,7 +125,7 @@ def gains(
     progress: ProgressFn,
     seed: int,
 ) -> np.ndarray:
-    """Reduction of each image's denoising loss by the adapter, (N,); arguments as above.
+    """The adapter's reduction of each image's denoising loss, (N,).
 
     Images are upright. In training they came in eight orientations, all equally often.
     """
@@ -159,7 +159,7 @@ def _losses(
     seed: int,
     tick: Callable[[], None],
 ) -> np.ndarray:
-    """Denoising loss of each latent (N, C, h, w), mean over noise levels: (N,).
+    """Denoising loss (N,) of latents (N, C, h, w), noise levels averaged.
 
     Every image gets the same noise, with and without the adapter, so that only images differ.
     """
@@ -202,7 +202,7 @@ def _within_classes(scores: np.ndarray, class_ids: Sequence[str]) -> np.ndarray:
 
 
 def attack_figures(members: np.ndarray, others: np.ndarray, seed: int) -> dict[str, float]:
-    """AUC, its 95 % bootstrap interval, and true positive rates at few false positives.
+    """AUC with 95 % bootstrap interval, and true positive rates.
 
     Args:
         members: Scores of members, (M,); a higher score means "was trained on".

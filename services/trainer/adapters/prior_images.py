@@ -34,7 +34,7 @@ _BATCH_SIZE = 16
 def known_classes(
     class_ids: Sequence[str], known: Sequence[str] | None
 ) -> dict[str, tuple[str, ...]]:
-    """Names under which the base knows these classes; unknown classes are left out.
+    """The base's names of these classes; unknown classes are left out.
 
     Args:
         class_ids: Class ids of the training images.
@@ -62,7 +62,7 @@ def generate_prior_images(
         names: Names to prompt with, by class id; several names of a class alternate.
         num_per_class: Images of each class.
         training_images: uint8 (N, S, S, 3). Each generated cell gets the stain of one of its class
-            and the background of any, chosen at random, and the sharpness of all of them.
+            and the background of any of them, chosen at random. Sharpness is that of all.
         training_class_ids: N class ids, every class of ``names`` among them.
         seed: Seed of every random value.
         progress: Called for every batch; what it raises ends the generation.
@@ -105,7 +105,7 @@ def _generate(pipeline: Pipeline, prompts: list[str], seeds: list[int]) -> torch
 def _restained(
     images: torch.Tensor, members: list[list[int]], stains: CellStains, rng: torch.Generator
 ) -> torch.Tensor:
-    """Gives each image the stain of one of its ``members`` and the background of any image."""
+    """Gives each image the stain of a member and any background."""
     behind = torch.randint(len(stains.background), (len(images),), generator=rng)
     of_class = [own[int(torch.randint(len(own), (1,), generator=rng))] for own in members]
     return restain(images, stains.background[behind], stains.stained[of_class])
@@ -113,7 +113,7 @@ def _restained(
 
 @contextmanager
 def _few_steps(pipeline: Pipeline) -> Iterator[None]:
-    """Replaces the solver by one that needs few steps (UniPC, Zhao et al. 2023)."""
+    """Replaces the solver by UniPC (Zhao et al. 2023), for few steps."""
     from diffusers import UniPCMultistepScheduler
 
     before = pipeline.scheduler

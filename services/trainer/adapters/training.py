@@ -238,7 +238,7 @@ class _Run:
         self._checkpoints.save(state, files)
 
     def _fingerprint(self) -> str:
-        """Identifies settings and units: a checkpoint of another run must not be continued."""
+        """Identifies settings and units, against checkpoints of another run."""
         return json.dumps([self._settings.to_dict(), self._units], sort_keys=True)
 
     def _seed(self, *names: str) -> int:

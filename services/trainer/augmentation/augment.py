@@ -1,7 +1,7 @@
 """Augmentation of cell images: orientation, colour, sharpness, MixUp and CutMix.
 
-Every function takes a minibatch (B, 3, H, W) of floats in 0 to 1 and samples from the generator
-passed to it, so a training step is a function of its seed.
+Every function takes a minibatch (B, 3, H, W) of floats in 0 to 1. Random values come from the
+generator passed in, so a training step is a function of its seed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def augment(
 def _uniform(
     n: int, low: float, high: float, generator: torch.Generator, device: torch.device
 ) -> torch.Tensor:
-    """n random values, sampled on the CPU so that a seed means the same on every device."""
+    """n random values, sampled on the CPU for reproducibility across devices."""
     return (torch.rand(n, generator=generator) * (high - low) + low).to(device)
 
 

@@ -36,7 +36,7 @@ def match_sharpness(images: torch.Tensor, examples: torch.Tensor) -> torch.Tenso
 
 
 def _spectrum(images: torch.Tensor) -> torch.Tensor:
-    """Spectrum of each image tiled with its mirror images, so that borders are no edges."""
+    """Spectrum of each image tiled with mirror images, without border edges."""
     wide = torch.cat([images, images.flip(-1)], -1)
     return torch.fft.rfft2(torch.cat([wide, wide.flip(-2)], -2))
 

@@ -1,4 +1,4 @@
-"""Stain transfer: an image takes the colours of another image, and keeps its shapes.
+"""Stain transfer: an image takes the colours of another image.
 
 A few images of a class often share a slide or a scanner, so that a classifier can learn a
 background instead of a cell. Stain transfer shows every class in the stains of all classes.
@@ -34,7 +34,7 @@ _STAINED, _DARK = 0.15, 0.98
 
 @dataclass(frozen=True)
 class Stains:
-    """Colours of images: mean (N, 3) and covariance (N, 3, 3) of their optical densities."""
+    """Mean (N, 3) and covariance (N, 3, 3) of optical densities."""
 
     mean: torch.Tensor
     covariance: torch.Tensor
@@ -65,7 +65,7 @@ def stains_of(images: np.ndarray, device: torch.device) -> Stains:
 def transfer_stain(
     images: torch.Tensor, stains: Stains, generator: torch.Generator, share: float
 ) -> torch.Tensor:
-    """Gives a ``share`` of the images colours from ``stains``, chosen uniformly at random.
+    """Gives a ``share`` of the images randomly chosen colours from ``stains``.
 
     Args:
         images: (B, 3, H, W) in 0 to 1.
@@ -87,7 +87,7 @@ def transfer_stain(
 
 
 def cell_stains_of(images: torch.Tensor) -> CellStains:
-    """Cell and background colours of images, (N, 3, H, W) in 0 to 1."""
+    """Cell and background colours of images (N, 3, H, W)."""
     density = _density(images).double()
     num_pixels = density.shape[2]
     order = density.sum(1).argsort(1)
@@ -154,7 +154,7 @@ def _least(moment: torch.Tensor) -> torch.Tensor:
 
 
 def _powers(matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Square roots of symmetric positive matrices (B, 3, 3), and the roots' inverses."""
+    """Square roots of symmetric positive matrices (B, 3, 3), and inverses."""
     values, vectors = torch.linalg.eigh(matrices)
     roots = values.clamp_min(1e-9).sqrt()
     return (

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class JobCheckpoints:
-    """The last checkpoint of a job: whole or absent, and replaced as the job goes on."""
+    """The last checkpoint of a job: whole or absent."""
 
     def __init__(
         self,
@@ -55,13 +55,13 @@ class JobCheckpoints:
         self._saving = threading.Lock()
 
     def due(self) -> bool:
-        """Whether to save: the last one is long ago, or the job is about to be released."""
+        """Whether to save: long after the last save, or before draining."""
         if self._drain.checkpoint_wanted():
             return True
         return time.monotonic() - self._last >= self._least_seconds
 
     def load(self) -> tuple[dict[str, Any], dict[str, bytes]] | None:
-        """State and files of the last checkpoint; None if there is none that can be read."""
+        """State and files of the last checkpoint; None without a readable one."""
         if not self._current:
             return None
         tenant = self._job.tenant
@@ -75,7 +75,7 @@ class JobCheckpoints:
         return manifest["body"]["state"], files
 
     def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
-        """Replaces the checkpoint; where that fails, the previous one stays and the job goes on.
+        """Replaces the checkpoint; where that fails, the previous one stays.
 
         Of parts of a job that run side by side, the checkpoint of the last one stays.
 
@@ -134,7 +134,7 @@ def forget_checkpoints(store: ArtifactStore, tenant: str, job_id: str) -> None:
 
 
 def failed_predecessor(store: ArtifactStore, database: JobDatabase, job: Job) -> Job | None:
-    """The newest job that failed at the same request and kept a checkpoint to go on from."""
+    """The newest failed job of the same request that kept a checkpoint."""
     for earlier in database.list(job.tenant, FAILED):
         is_same = (earlier.kind, earlier.spec) == (job.kind, job.spec)
         if is_same and earlier.checkpoint and store.exists(job.tenant, JOBS, earlier.checkpoint):
@@ -145,7 +145,7 @@ def failed_predecessor(store: ArtifactStore, database: JobDatabase, job: Job) ->
 def sweep_checkpoints(
     store: ArtifactStore, database: JobDatabase, older_than_seconds: float
 ) -> int:
-    """Deletes checkpoints of ended jobs; those of FAILED jobs only some time after the end.
+    """Deletes checkpoints of ended jobs, those of FAILED jobs after a delay.
 
     Returns:
         How many were deleted.
@@ -171,21 +171,21 @@ def _remove_checkpoint(store: ArtifactStore, tenant: str, id: str) -> None:
 
 
 class PartCheckpoints:
-    """Checkpoints of one part of the study; those of another part count as none."""
+    """Checkpoints of one part of a study; other parts' count as none."""
 
     def __init__(self, checkpoints: JobCheckpoints, part: str) -> None:
         self._checkpoints = checkpoints
         self._part = hashlib.sha256(part.encode()).hexdigest()[:16]
 
     def load(self) -> tuple[dict[str, Any], dict[str, bytes]] | None:
-        """The state of this part; None if the last checkpoint is of another."""
+        """The last checkpoint, if this part wrote it."""
         found = self._checkpoints.load()
         if found is None or found[0].get("part") != self._part:
             return None
         return found[0]["state"], found[1]
 
     def due(self) -> bool:
-        """Whether to save: the last one is long ago, or the job is about to be released."""
+        """Whether to save: long after the last save, or before draining."""
         return self._checkpoints.due()
 
     def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:

@@ -14,8 +14,8 @@ class JobContext:
     """What a job's code works with: store, settings, progress, checkpoints.
 
     ``progress(phase, step, total_steps, metrics)`` must be called at least once per optimizer
-    step. It raises Cancelled when a cancel was asked, Drained when the job is to be released and
-    LeaseLost when another runner took over. The result must be stored under ``artifact_id``.
+    step. The call raises Cancelled when a cancel was asked, Drained when the job must be released,
+    and LeaseLost when another runner took over. The result must be stored under ``artifact_id``.
     """
 
     job_id: str
@@ -27,5 +27,5 @@ class JobContext:
 
     @property
     def artifact_id(self) -> str:
-        """Id of the job's artifact: the job's own id, so that a rerun finds it."""
+        """Id of the job's artifact: the job's own id, for reruns."""
         return self.job_id

@@ -1,4 +1,4 @@
-"""Drains a job: it is released right after its next checkpoint, for another runner.
+"""Drains a job: releases the job right after its next checkpoint.
 
 A phase without checkpoints ends at once, and the next runner starts it again.
 """
@@ -41,7 +41,7 @@ class DrainRequest:
         self._num_calls = 0
 
     def ask(self) -> None:
-        """Asks the job to stop as soon as nothing is lost; callable from any thread."""
+        """Asks the job to stop without loss; callable from any thread."""
         self._asked.set()
 
     def checkpoint_wanted(self) -> bool:

@@ -22,7 +22,7 @@ MISSED_CHECKPOINTS = "checkpoints_missed"
 
 
 class Heartbeat:
-    """Renews a job's lease from a thread of its own, and passes on a cancel or a drain."""
+    """Renews a job's lease in a thread; passes on cancel and drain."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Heartbeat:
         self._num_missed_checkpoints += 1
 
     def pause(self, phase: str, seconds: float) -> None:
-        """Shows ``phase`` and waits; ends early on a cancel, a drain or a lost lease."""
+        """Shows ``phase`` and waits, at most until cancel, drain or lost lease."""
         self._progress = replace(self._progress, phase=phase, eta_seconds=0.0)
         self._interrupted.wait(seconds)
 

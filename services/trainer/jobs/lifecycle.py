@@ -64,7 +64,7 @@ def run_job(
     settings: TrainerSettings,
     stop: threading.Event | None = None,
 ) -> None:
-    """Runs one leased job to its end and stores how it ended; raises nothing.
+    """Runs one leased job and stores how it ended; raises nothing.
 
     Log lines, calls and the span belong to the request that created the job. When ``stop`` is
     set, the job saves a checkpoint and is released.
@@ -180,7 +180,7 @@ class _Attempt:
         log.info("jobs/%s is released", self.job.id)
 
     def release_or_fail(self, error: DomainError) -> None:
-        """Releases the job after a pause, as what is wrong may pass; in the end it fails."""
+        """Releases the job after a pause; the last attempt fails."""
         if self.job.attempts < MAX_UNAVAILABLE_ATTEMPTS:
             seconds = MAX_PAUSE_SECONDS
             if isinstance(error, Unavailable):

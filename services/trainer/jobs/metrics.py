@@ -17,7 +17,7 @@ STATES = (PENDING, RUNNING, *FINAL_STATES)
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures of the jobs now, by kind; 0 where there is no such job; times in seconds."""
+    """Figures of the jobs by kind, times in seconds; 0 without jobs."""
 
     counts: dict[tuple[str, str], int]
     """Jobs by kind and state."""
@@ -34,7 +34,7 @@ class Figures:
 
 
 class JobFigures:
-    """Reads figures from the job database; remembers when each running job last moved."""
+    """Reads figures from the job database; remembers each job's last move."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The job runner: a detached, named Ray actor that runs jobs, one at a time.
+"""The job runner: a detached Ray actor that runs jobs.
 
 The actor belongs to no replica, so it outlives the front. Ray restarts it when its process dies.
 An idle runner ends after a while to free its memory, and the front starts a new one for the next
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class JobRunner:
-    """The actor's body: a thread that leases jobs as long as there are any."""
+    """The actor's body: a thread that leases and runs jobs."""
 
     def __init__(self, settings: TrainerSettings) -> None:
         configure_logging()
