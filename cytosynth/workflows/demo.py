@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from cytosynth.client import Client, SynthesisSettings
 from cytosynth.phantoms import DEMO_HOSPITAL, write_image_folder
+from cytosynth.workflows.cell_sheet import write_cell_sheet
 from cytosynth.workflows.pipeline import PipelineOptions
 
 # A long tail as in a leukaemia laboratory: common cells first, from 16 shots down to 4. Most are
@@ -24,6 +26,8 @@ NUM_PER_CLASS = 100
 NUM_STEPS = 160
 """Phantoms of one laboratory are learned in a third of the steps that real cells take."""
 SEED = 2026
+CELLS_SHOWN = 5
+"""Cells of each class in the picture, real and synthetic."""
 
 
 def write_hospital(folder: Path) -> None:
@@ -49,3 +53,20 @@ def demo_options(out: Path, *, preset: str = "cpu", seed: int = 0) -> PipelineOp
         seed=seed,
         title="Phantom hospital: a stain the base has not seen",
     )
+
+
+def write_cells(client: Client, options: PipelineOptions, adapter: str) -> Path:
+    """Writes ``cells.png``: cells of the hospital beside synthetic ones of the adapter."""
+    real = {
+        class_id: [
+            path.read_bytes() for path in sorted((options.data / class_id).iterdir())[:CELLS_SHOWN]
+        ]
+        for class_id in options.class_shots
+    }
+    synthetic: dict[str, list[bytes]] = {class_id: [] for class_id in real}
+    counts = dict.fromkeys(real, CELLS_SHOWN)
+    for image in client.synthesize(counts, SynthesisSettings(adapter=adapter, seed=options.seed)):
+        synthetic[image.class_id].append(image.data)
+    path = options.out / "cells.png"
+    write_cell_sheet(path, real, synthetic)
+    return path

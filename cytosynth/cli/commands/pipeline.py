@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,7 @@ from cytosynth.cli.options import (
 from cytosynth.cli.words import RUN, RUN_FIT_ADAPTER, RUN_FIT_CLASSIFIER, in_words
 
 if TYPE_CHECKING:
+    from cytosynth.client import Client
     from cytosynth.workflows.pipeline import PipelineOptions
 
 _PANEL = "Whole pipeline"
@@ -124,7 +126,7 @@ def demo(
 
     if caller().address is None:
         local_stack.check_installed()
-    from cytosynth.workflows.demo import demo_options
+    from cytosynth.workflows.demo import demo_options, write_cells
 
     _check_preset(preset)
     options = demo_options(out, preset=preset, seed=seed)
@@ -142,7 +144,7 @@ def demo(
         typer.echo(
             f"{options.data}: a hospital of phantom cells, {len(options.class_shots)} classes"
         )
-    _run(options, keep_stack)
+    _run(options, keep_stack, write_cells)
 
 
 def _check_preset(preset: str) -> None:
@@ -152,7 +154,12 @@ def _check_preset(preset: str) -> None:
         raise typer.BadParameter(" or ".join(MODELS), param_hint="--preset")
 
 
-def _run(options: PipelineOptions, keep_stack: bool) -> None:
+def _run(
+    options: PipelineOptions,
+    keep_stack: bool,
+    picture: Callable[[Client, PipelineOptions, str], Path] | None = None,
+) -> None:
+    """Runs the pipeline and shows its outcome; ``picture`` writes one with the adapter."""
     from cytosynth.cli.pipeline_view import show_outcome
     from cytosynth.cli.stack_session import long_running
     from cytosynth.client import CytosynthError
@@ -163,6 +170,7 @@ def _run(options: PipelineOptions, keep_stack: bool) -> None:
     with long_running(keep_stack, quiet=caller().json) as (client, view, start_seconds):
         try:
             outcome = run_pipeline(client, options, view, start_seconds)
+            pictured = picture and picture(client, options, outcome.adapter)
         except CytosynthError as error:
             fits_adapter = view.phase == "fit_adapter"
             raise in_words(error, RUN_FIT_ADAPTER if fits_adapter else RUN_FIT_CLASSIFIER) from None
@@ -170,3 +178,5 @@ def _run(options: PipelineOptions, keep_stack: bool) -> None:
         show.as_json(outcome)
     else:
         show_outcome(outcome)
+        if pictured:
+            typer.echo(str(pictured))

@@ -109,6 +109,7 @@ def test_every_module_needs_no_posix_and_names_the_extra_that_it_lacks(wheel: Pa
         "cytosynth.phantoms",
         "cytosynth.review",
         "cytosynth.stack.certs",
+        "cytosynth.workflows.cell_sheet",
         "cytosynth.workflows.demo",
     )
     assert {module: lacking[module] for module in lacking if not module.startswith(optional)} == {}
@@ -146,7 +147,7 @@ def test_without_the_services_their_commands_say_what_to_do(
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b"):
         (tmp_path / "cells/blast").mkdir(parents=True, exist_ok=True)
-        (tmp_path / f"cells/blast/{name}.png").write_bytes(b"image")
+        (tmp_path / f"cells/blast/{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + name.encode())
     assert main(command) == 1
     told = capsys.readouterr().err.strip()
     assert told.startswith("cytosynth: The services are not installed here: run 'make setup'")
