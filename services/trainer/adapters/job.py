@@ -16,8 +16,8 @@ from services.trainer.config import TrainerSettings
 from services.trainer.datasets.leakage import check_blind, training_phashes
 from services.trainer.datasets.reading import (
     dataset_id_of,
+    digests_of_split,
     load_images,
-    side_digests,
     usable_classes,
 )
 
@@ -46,7 +46,7 @@ def validate(
     base = resolve_base(spec.get("base") or settings.default_base, settings.models_dir)
     dataset = store.get_manifest(tenant, DATASETS, dataset_id)
     _check_base_is_blind(base, dataset)
-    num_images = sum(map(len, side_digests(dataset, "train").values()))
+    num_images = sum(map(len, digests_of_split(dataset, "train").values()))
     return {
         "dataset": spec["dataset"],
         "base": base.name,
@@ -84,7 +84,7 @@ def run(spec: dict[str, Any], ctx: JobContext) -> str:
     )
     # Held-out images are read here for the first time, when the adapter can no longer change. Only
     # a few figures in the manifest come from this audit, and nothing is chosen by them.
-    most = audit_counts(side_digests(dataset, "train"), side_digests(dataset, "test"))
+    most = audit_counts(digests_of_split(dataset, "train"), digests_of_split(dataset, "test"))
     membership = audit_adapter(
         base,
         fitted.files,

@@ -9,7 +9,7 @@ import numpy as np
 
 from services.common.errors import FailedPrecondition
 from services.common.images.near_duplicates import NEAR_DUPLICATE_BITS
-from services.trainer.datasets.reading import side_digests
+from services.trainer.datasets.reading import digests_of_split
 
 
 def check_blind(
@@ -26,7 +26,7 @@ def check_blind(
     Raises:
         FailedPrecondition: If it has seen one of them, or a near-duplicate of one.
     """
-    locked = [each for side in side_digests(dict(dataset), "test").values() for each in side]
+    locked = [each for side in digests_of_split(dict(dataset), "test").values() for each in side]
     num_same = len(set(locked) & set(manifest.get("digests", ())))
     if num_same:
         problem = f"was trained on {num_same} of the {len(locked)} locked test images"
@@ -45,7 +45,7 @@ def check_blind(
 def training_phashes(dataset: Mapping[str, Any]) -> list[str]:
     """Perceptual hashes of a dataset's training images, for the manifest of what learns them."""
     images = dataset["body"]["images"]
-    sides = side_digests(dict(dataset), "train").values()
+    sides = digests_of_split(dict(dataset), "train").values()
     return sorted({images[digest]["phash"] for side in sides for digest in side})
 
 

@@ -70,7 +70,9 @@ def usable_classes(manifest: dict[str, Any]) -> list[str]:
     return sorted(each for each, split in classes.items() if not split["left_out_reason"])
 
 
-def side_digests(manifest: dict[str, Any], side: Literal["train", "test"]) -> dict[str, list[str]]:
+def digests_of_split(
+    manifest: dict[str, Any], side: Literal["train", "test"]
+) -> dict[str, list[str]]:
     """SHA-256 digests of the images of one side, by usable class id."""
     classes = manifest["body"]["classes"]
     return {class_id: list(classes[class_id][side]) for class_id in usable_classes(manifest)}
@@ -101,7 +103,7 @@ def load_images(
         DataLoss: If a stored image is missing or damaged.
     """
     manifest = store.get_manifest(tenant, DATASETS, dataset_id)
-    members = side_digests(manifest, side)
+    members = digests_of_split(manifest, side)
     if most is not None:
         members = {each: found[: most.get(each, 0)] for each, found in members.items()}
     return load_members(store, tenant, manifest, members, size, settings)

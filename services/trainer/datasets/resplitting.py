@@ -19,22 +19,22 @@ from services.common.store.code_version import code_version
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets.center_crop import estimate_center_crop
 from services.trainer.datasets.reading import (
+    digests_of_split,
     image_home,
     read_in_order,
-    side_digests,
     usable_classes,
 )
 from services.trainer.datasets.splitting import (
     ImageRecord,
     Split,
     SplitSettings,
-    draw_split,
     group_images,
+    split_images,
 )
 from services.trainer.datasets.upload import MAX_CROP_IMAGES
 
 
-def redraw(
+def resplit(
     store: ArtifactStore,
     tenant: str,
     source_id: str,
@@ -88,8 +88,8 @@ def redraw(
 
 
 def split_of(source: Mapping[str, Any], split: SplitSettings) -> Split:
-    """The split that ``redraw`` makes of a dataset's images; raises InvalidArgument."""
-    return draw_split(_records(source), split, "settings")
+    """The split that ``resplit`` makes of a dataset's images; raises InvalidArgument."""
+    return split_images(_records(source), split, "settings")
 
 
 def spare_digests(dataset: dict[str, Any]) -> dict[str, list[str]]:
@@ -99,9 +99,9 @@ def spare_digests(dataset: dict[str, Any]) -> dict[str, list[str]]:
     """
     records = _records(dataset)
     group_of = group_images(records)
-    train = {digest for side in side_digests(dataset, "train").values() for digest in side}
+    train = {digest for side in digests_of_split(dataset, "train").values() for digest in side}
     testing = {
-        group_of[digest] for side in side_digests(dataset, "test").values() for digest in side
+        group_of[digest] for side in digests_of_split(dataset, "test").values() for digest in side
     }
     spare: dict[str, list[str]] = {class_id: [] for class_id in usable_classes(dataset)}
     for record in sorted(records, key=lambda record: record.sha256):

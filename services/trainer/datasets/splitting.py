@@ -83,7 +83,7 @@ class Split:
     digest: str
 
 
-def draw_split(images: Sequence[ImageRecord], settings: SplitSettings, path: str) -> Split:
+def split_images(images: Sequence[ImageRecord], settings: SplitSettings, path: str) -> Split:
     """Splits ``images``, of which no two share a digest.
 
     Every class with at least two groups (patients, or images that are no near-duplicates) gets at

@@ -32,7 +32,7 @@ from services.common.store.code_version import code_version
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets.center_crop import estimate_center_crop
 from services.trainer.datasets.reading import image_path
-from services.trainer.datasets.splitting import ImageRecord, Split, SplitSettings, draw_split
+from services.trainer.datasets.splitting import ImageRecord, Split, SplitSettings, split_images
 
 MAX_DISPLAY_NAME = 200
 MAX_KEY = 128
@@ -192,7 +192,7 @@ class DatasetUpload:
         if not kept:
             raise InvalidArgument("image", "there are no images", "send at least two per class")
         records = [each.record for each in kept]
-        split = draw_split(records, self._header.split, f"{self._path}.split")
+        split = split_images(records, self._header.split, f"{self._path}.split")
         with _commit_locks[f"{self._tenant}/{self._dataset_id()}"]:
             return self._commit(kept, split)
 

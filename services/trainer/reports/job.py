@@ -21,7 +21,7 @@ from services.common.store.artifacts import ArtifactStore
 from services.common.store.code_version import code_version
 from services.trainer.classifiers.job import PREDICTIONS_FILE
 from services.trainer.config import TrainerSettings
-from services.trainer.datasets.reading import side_digests
+from services.trainer.datasets.reading import digests_of_split
 
 if TYPE_CHECKING:
     from services.trainer.evaluation.metrics import Predictions
@@ -204,7 +204,7 @@ def report_content(spec: Mapping[str, Any], arms: Arms, dataset: dict[str, Any])
         "num_synthetic": 0,
         "seconds": dict(spec.get("phase_seconds") or {}),
         "dataset": dataset_facts(spec["dataset"], dataset),
-        "test_digests": side_digests(dataset, "test"),
+        "test_digests": digests_of_split(dataset, "test"),
     }
 
 

@@ -35,13 +35,13 @@ from services.trainer.classifiers.training_images import LabelledImages, labelle
 from services.trainer.compute.training_run import NoCheckpoints, ProgressFn
 from services.trainer.datasets.reading import (
     SplitImages,
+    digests_of_split,
     image_home,
     load_images,
     load_members,
-    side_digests,
     usable_classes,
 )
-from services.trainer.datasets.resplitting import redraw, spare_digests
+from services.trainer.datasets.resplitting import resplit, spare_digests
 from services.trainer.evaluation.feature_space import resolve_feature_space
 from services.trainer.jobs.checkpoints import PartCheckpoints
 from services.trainer.studies.arm_images import Ready, first_of_each, joined, phantom_images
@@ -105,7 +105,7 @@ class StudyDraw:
         source = ctx.store.get_manifest(ctx.tenant, DATASETS, source_id)
         split = study.split(number, sorted(source["body"]["classes"]))
         self._dataset_id = self._ctx.job_id
-        self._dataset = redraw(
+        self._dataset = resplit(
             ctx.store, ctx.tenant, source_id, split, self._dataset_id, ctx.settings
         )
         self.class_ids = usable_classes(self._dataset)
@@ -192,7 +192,7 @@ class StudyDraw:
         else:
             counts = dict.fromkeys(self.class_ids, cell.num_per_class)
             if cell.arm == BALANCED:
-                sizes = {c: len(d) for c, d in side_digests(self._dataset, "train").items()}
+                sizes = {c: len(d) for c, d in digests_of_split(self._dataset, "train").items()}
                 most = max(sizes[c] for c in self.class_ids)
                 counts = {c: most - sizes[c] for c in self.class_ids}
             with self._drawing:
@@ -238,7 +238,9 @@ class StudyDraw:
 
     def _inspect(self) -> dict[str, list[int]]:
         ctx, withheld = self._ctx, dict[str, list[int]]()
-        locked = {each for side in side_digests(self._dataset, "test").values() for each in side}
+        locked = {
+            each for side in digests_of_split(self._dataset, "test").values() for each in side
+        }
         most = self._study.num_per_class[-1]
         images = read_image_set(ctx.store, ctx.tenant, self._plan().image_set_id, most)
         num_tested, known = 0, np.zeros(0, np.uint64)
@@ -339,7 +341,7 @@ class StudyDraw:
         """What repeats this draw: names, digests, seeds."""
         ctx = self._ctx
         body = self._dataset["body"]
-        sides = {side: side_digests(self._dataset, side) for side in ("train", "test")}
+        sides = {side: digests_of_split(self._dataset, side) for side in ("train", "test")}
         models: dict[str, Any] = {}
         if set(self._study.arms) & set(SYNTHETIC_ARMS):
             adapter = ctx.store.get_manifest(ctx.tenant, ADAPTERS, ctx.artifact_id)

@@ -13,8 +13,8 @@ from services.common.resource_names import DATASETS
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets.center_crop import estimate_center_crop
-from services.trainer.datasets.reading import delete_dataset, load_images, side_digests
-from services.trainer.datasets.resplitting import redraw
+from services.trainer.datasets.reading import delete_dataset, digests_of_split, load_images
+from services.trainer.datasets.resplitting import resplit
 from services.trainer.datasets.splitting import SplitSettings
 from services.trainer.datasets.upload import DatasetHeader, DatasetUpload
 from tests.support.cells import cell, png
@@ -37,16 +37,16 @@ def source(store: ArtifactStore, settings: TrainerSettings) -> str:
 
 @pytest.fixture
 def database(settings: TrainerSettings, tmp_path: Path) -> JobDatabase:
-    migrate(f"sqlite:///{tmp_path}/redraw.db")
-    return JobDatabase(f"sqlite:///{tmp_path}/redraw.db")
+    migrate(f"sqlite:///{tmp_path}/resplit.db")
+    return JobDatabase(f"sqlite:///{tmp_path}/resplit.db")
 
 
 def test_a_redrawn_split_borrows_the_images_and_locks_its_own_test_side(
     store: ArtifactStore, settings: TrainerSettings, source: str
 ) -> None:
-    drawn = redraw(store, "local", source, SPLIT, "draw-1", settings)
+    drawn = resplit(store, "local", source, SPLIT, "draw-1", settings)
     assert drawn["parents"] == [f"datasets/{source}"] and not drawn["files"]
-    train, test = (side_digests(drawn, side) for side in ("train", "test"))
+    train, test = (digests_of_split(drawn, side) for side in ("train", "test"))
     assert [len(train[each]) for each in ("basophil", "monocyte")] == [2, 3]
     patients = {d: image["patient_id"] for d, image in drawn["body"]["images"].items()}
     sides = [{patients[d] for each in side.values() for d in each} for side in (train, test)]
@@ -63,14 +63,14 @@ def test_a_redrawn_split_borrows_the_images_and_locks_its_own_test_side(
 def test_the_same_split_is_made_once_and_another_needs_another_id(
     store: ArtifactStore, settings: TrainerSettings, source: str
 ) -> None:
-    first = redraw(store, "local", source, SPLIT, "draw-1", settings)
-    assert redraw(store, "local", source, SPLIT, "draw-1", settings) == first
+    first = resplit(store, "local", source, SPLIT, "draw-1", settings)
+    assert resplit(store, "local", source, SPLIT, "draw-1", settings) == first
     other = SplitSettings(shots=2, seed=6)
     with pytest.raises(AlreadyExists, match="another id"):
-        redraw(store, "local", source, other, "draw-1", settings)
-    second = redraw(store, "local", source, other, "draw-2", settings)
+        resplit(store, "local", source, other, "draw-1", settings)
+    second = resplit(store, "local", source, other, "draw-2", settings)
     assert second["body"]["split_digest"] != first["body"]["split_digest"]
-    again = redraw(store, "local", "draw-2", SPLIT, "draw-3", settings)
+    again = resplit(store, "local", "draw-2", SPLIT, "draw-3", settings)
     assert again["body"]["images_of"] == f"datasets/{source}"
     assert again["body"]["split_digest"] == first["body"]["split_digest"]
     images = [
@@ -82,17 +82,17 @@ def test_the_same_split_is_made_once_and_another_needs_another_id(
 def test_deleting_the_images_deletes_the_splits_drawn_of_them(
     store: ArtifactStore, database: JobDatabase, settings: TrainerSettings, source: str
 ) -> None:
-    redraw(store, "local", source, SPLIT, "draw-1", settings)
+    resplit(store, "local", source, SPLIT, "draw-1", settings)
     proof = delete_dataset(store, database, "local", source)
     assert proof["name"] == f"datasets/{source}" and proof["num_objects"] == 13
     assert store.list("local", DATASETS) == []
     with pytest.raises(NotFound):
-        redraw(store, "local", source, SPLIT, "draw-1", settings)
+        resplit(store, "local", source, SPLIT, "draw-1", settings)
 
 
 def test_deleting_a_split_leaves_the_images(
     store: ArtifactStore, database: JobDatabase, settings: TrainerSettings, source: str
 ) -> None:
-    redraw(store, "local", source, SPLIT, "draw-1", settings)
+    resplit(store, "local", source, SPLIT, "draw-1", settings)
     delete_dataset(store, database, "local", "draw-1")
     assert len(load_images(store, "local", source, "test", 32, settings).images) > 0

@@ -13,9 +13,9 @@ from services.trainer.datasets.splitting import (
     ImageRecord,
     Split,
     SplitSettings,
-    draw_split,
     group_images,
     near_duplicates,
+    split_images,
 )
 
 
@@ -34,7 +34,7 @@ def by_class(split: Split) -> dict[str, tuple[int, int]]:
 
 def test_shots_are_drawn_and_the_rest_tests() -> None:
     images = some("basophil", 20) + some("monocyte", 50)
-    split = draw_split(images, SplitSettings(shots=16), "split")
+    split = split_images(images, SplitSettings(shots=16), "split")
     assert by_class(split) == {"basophil": (16, 4), "monocyte": (16, 34)}
     assert split.notices == ()
 
@@ -42,19 +42,19 @@ def test_shots_are_drawn_and_the_rest_tests() -> None:
 def test_class_shots_and_test_limit() -> None:
     images = some("basophil", 20) + some("monocyte", 50)
     settings = SplitSettings(shots=8, class_shots={"basophil": 4}, max_test_per_class=10)
-    assert by_class(draw_split(images, settings, "split")) == {
+    assert by_class(split_images(images, settings, "split")) == {
         "basophil": (4, 10),
         "monocyte": (8, 10),
     }
 
 
 def test_no_shots_means_all_but_the_test_share() -> None:
-    split = draw_split(some("basophil", 50) + some("monocyte", 3), SplitSettings(), "split")
+    split = split_images(some("basophil", 50) + some("monocyte", 3), SplitSettings(), "split")
     assert by_class(split) == {"basophil": (40, 10), "monocyte": (2, 1)}
 
 
 def test_one_image_always_stays_for_the_test() -> None:
-    split = draw_split(some("basophil", 5), SplitSettings(shots=16), "split")
+    split = split_images(some("basophil", 5), SplitSettings(shots=16), "split")
     assert by_class(split) == {"basophil": (4, 1)}
     assert "4 training images instead of 16" in split.notices[0]
 
@@ -63,15 +63,15 @@ def test_same_seed_same_split_in_any_order() -> None:
     images = some("basophil", 30) + some("monocyte", 30)
     shuffled = random.Random(1).sample(images, len(images))
     settings = SplitSettings(shots=8, seed=3)
-    first, again = (draw_split(each, settings, "split") for each in (images, shuffled))
+    first, again = (split_images(each, settings, "split") for each in (images, shuffled))
     assert first == again
     assert len(first.digest) == 64
-    other = draw_split(images, SplitSettings(shots=8, seed=4), "split")
+    other = split_images(images, SplitSettings(shots=8, seed=4), "split")
     assert other.classes != first.classes and other.digest != first.digest
 
 
 def test_a_class_with_one_image_is_left_out_with_the_reason() -> None:
-    split = draw_split(some("basophil", 1) + some("monocyte", 9), SplitSettings(shots=4), "split")
+    split = split_images(some("basophil", 1) + some("monocyte", 9), SplitSettings(shots=4), "split")
     left_out = split.classes[0]
     assert (left_out.train, left_out.test) == ((), ())
     assert "one image" in left_out.left_out_reason
@@ -80,13 +80,13 @@ def test_a_class_with_one_image_is_left_out_with_the_reason() -> None:
 
 def test_a_class_of_one_patient_is_left_out() -> None:
     images = some("basophil", 9, patient_id="p1") + some("monocyte", 9)
-    split = draw_split(images, SplitSettings(shots=4), "split")
+    split = split_images(images, SplitSettings(shots=4), "split")
     assert "one patient" in split.classes[0].left_out_reason
 
 
 def test_no_class_that_can_be_split_is_an_error() -> None:
     with pytest.raises(InvalidArgument, match="no class can be split"):
-        draw_split(some("basophil", 1), SplitSettings(shots=4), "header.split")
+        split_images(some("basophil", 1), SplitSettings(shots=4), "header.split")
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -97,7 +97,7 @@ def test_patients_stay_on_one_side_across_classes(seed: int) -> None:
         for class_id, count in (("basophil", 14), ("monocyte", 60), ("lymphocyte", 90))
         for i in range(count)
     ]
-    split = draw_split(images, SplitSettings(shots=8, seed=seed), "split")
+    split = split_images(images, SplitSettings(shots=8, seed=seed), "split")
     patient_of = {image.sha256: image.patient_id for image in images}
     train = {patient_of[digest] for each in split.classes for digest in each.train}
     test = {patient_of[digest] for each in split.classes for digest in each.test}
@@ -111,7 +111,7 @@ def test_shots_come_from_several_patients() -> None:
     images = [
         record(f"{p}-{i}", "basophil", patient_id=f"p{p}") for p in range(10) for i in range(20)
     ]
-    split = draw_split(images, SplitSettings(shots=16), "split")
+    split = split_images(images, SplitSettings(shots=16), "split")
     patient_of = {image.sha256: image.patient_id for image in images}
     assert len({patient_of[digest] for digest in split.classes[0].train}) == 5
     assert len({patient_of[digest] for digest in split.classes[0].test}) == 5
@@ -126,7 +126,7 @@ def test_near_duplicates_stay_on_one_side() -> None:
             images.append(record(name, "basophil", phash=f"{value ^ flipped:016x}"))
     group_of = group_images(images)
     assert len(set(group_of.values())) == 20
-    split = draw_split(images, SplitSettings(shots=10), "split").classes[0]
+    split = split_images(images, SplitSettings(shots=10), "split").classes[0]
     train = {group_of[digest] for digest in split.train}
     assert not train & {group_of[digest] for digest in split.test}
 
@@ -160,5 +160,5 @@ def test_near_duplicates_are_found_exactly() -> None:
 )
 def test_bad_settings_name_their_field(settings: SplitSettings, field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        draw_split(some("basophil", 9), settings, "split")
+        split_images(some("basophil", 9), settings, "split")
     assert caught.value.field == field

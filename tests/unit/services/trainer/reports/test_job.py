@@ -19,7 +19,7 @@ from services.common.images.codec import encode_image
 from services.common.images.near_duplicates import training_hashes
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.classifiers.image_sets import KeptRounds, SyntheticPlan
-from services.trainer.datasets.reading import side_digests
+from services.trainer.datasets.reading import digests_of_split
 from services.trainer.evaluation.metrics import Predictions, evaluate
 from services.trainer.reports import job as report
 from services.trainer.reports.page import confusion_svg, duration, patients_unknown, recall_svg
@@ -60,7 +60,7 @@ def store_classifier(
 ) -> str:
     """A classifier of which only the answers are there."""
     manifest = store.get_manifest(TENANT, "datasets", dataset.split("/")[1])
-    sides = side_digests(manifest, "test")
+    sides = digests_of_split(manifest, "test")
     digests = [d for c in CLASSES for d in sides[c]]
     labels = np.repeat(np.arange(3), [len(sides[c]) for c in CLASSES])
     rng = np.random.default_rng(seed)
