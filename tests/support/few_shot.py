@@ -150,8 +150,9 @@ def serve_images(monkeypatch: pytest.MonkeyPatch, fake: FakeGenerator) -> None:
     import cytosynth.client
 
     class Client:
-        def __init__(self, address: str, tenant: str) -> None:
+        def __init__(self, address: str, tenant: str, bypass_proxy: bool) -> None:
             assert tenant == TENANT
+            assert bypass_proxy
 
         def synthesize(
             self, class_counts: dict[str, int], wanted: SynthesisSettings
