@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -168,7 +168,7 @@ class GlobalCommand(TyperCommand):
         values: dict[str, Any] = {}
         for field in fields(Caller):
             name = field.name
-            before = _was_given(root, name)
+            before = was_given(root, name)
             if name not in self.takes:
                 if before:
                     option = f"--{name.replace('_', '-')}"
@@ -177,7 +177,7 @@ class GlobalCommand(TyperCommand):
                     )
                 continue
             after = ctx.params.pop(name)
-            values[name] = after if _was_given(ctx, name) else root.params.get(name, after)
+            values[name] = after if was_given(ctx, name) else root.params.get(name, after)
         return Caller(**values)
 
 
@@ -204,7 +204,8 @@ def _with_new_names(ctx: Any, args: list[str], renamed: Mapping[str, str]) -> li
     return new
 
 
-def _was_given(ctx: Any, name: str) -> bool:
+def was_given(ctx: Any, name: str) -> bool:
+    """Whether a parameter was given on the command line, not by default or environment."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
@@ -228,13 +229,19 @@ def _options() -> list[Any]:
     return options
 
 
+class _VerboseHandler(logging.StreamHandler[TextIO]):
+    """Writes to stderr what --verbose asks for."""
+
+
 def _begin(who: Caller) -> None:
+    logger = logging.getLogger("cytosynth")
+    for before in [each for each in logger.handlers if isinstance(each, _VerboseHandler)]:
+        logger.removeHandler(before)
+    logger.setLevel(logging.INFO if who.verbose else logging.NOTSET)
     if who.verbose:
-        handler = logging.StreamHandler()
+        handler = _VerboseHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
-        logger = logging.getLogger("cytosynth")
-        logger.handlers[:] = [handler]
-        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
     try:
         traces.start(who.traces_endpoint, "client")
     except ValueError as error:

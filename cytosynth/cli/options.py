@@ -123,7 +123,7 @@ def refuse_without_effect(condition: str, given: Mapping[str, Any], remedy: str)
         remedy: What to do.
     """
     for option, value in given.items():
-        if value not in (None, "", False):
+        if value is not None and value is not False and value != "":
             raise typer.BadParameter(f"has no effect {condition}; {remedy}", param_hint=option)
 
 

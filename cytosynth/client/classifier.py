@@ -139,11 +139,12 @@ class ClassifierClient(ServiceClient):
             try:
                 reply = self._connection.call(self._classifier.Classify, request, CLASSIFY_SECONDS)
             except CytosynthError as error:
-                named = _naming_images(error, [batch[place][0] for place in places])
-                at_fault = _place_at_fault(error, len(places)) if every else None
-                if at_fault is None:
-                    raise named from None
-                answers[places[at_fault]] = named
+                names = [batch[place][0] for place in places]
+                refused = _refused_images(error, names) if every else {}
+                if not refused:
+                    raise _naming_images(error, names) from None
+                for number, own_error in refused.items():
+                    answers[places[number]] = own_error
                 continue
             if len(reply.classifications) != len(places):
                 raise CytosynthError(
@@ -186,13 +187,21 @@ class ClassifierClient(ServiceClient):
         return [decode.alias(message) for message in reply.aliases]
 
 
-def _place_at_fault(error: CytosynthError, num_images: int) -> int | None:
-    """The image of a call that its error names."""
+def _refused_images(error: CytosynthError, names: list[str]) -> dict[int, CytosynthError]:
+    """The images of a call that its error names, each with an error of its own."""
+    refused: dict[int, CytosynthError] = {}
     for violation in error.field_violations:
         match = _IMAGE_FIELD.fullmatch(violation.field)
-        if match and int(match[1]) < num_images:
-            return int(match[1])
-    return None
+        if match and int(match[1]) < len(names):
+            name = names[int(match[1])]
+            # The remedy is that of the first.
+            is_like_first = violation.description == error.field_violations[0].description
+            refused[int(match[1])] = error.reworded(
+                f"{name}: {violation.description}",
+                error.remedy if is_like_first else "",
+                [FieldViolation(name, violation.description)],
+            )
+    return refused
 
 
 def _batches(images: Sequence[Image], batch_size: int) -> Iterator[list[_Loaded]]:

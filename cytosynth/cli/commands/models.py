@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cytosynth.client import Alias
 
 _PANEL = "Classification"
-_WORDS = {"name": "NAME", "model": "MODEL"}
+_NAME = {"name": "NAME"}
 Name = Annotated[str, typer.Argument(help="production, candidate, …")]
 
 
@@ -23,9 +23,9 @@ def register(app: typer.Typer) -> None:
     command(app, panel=_PANEL)(models)
     alias = typer.Typer(help="Point names such as production at classifiers.", no_args_is_help=True)
     command(alias, "list")(alias_list)
-    command(alias, "set", words=_WORDS)(alias_set)
-    command(alias, "rollback", words=_WORDS)(alias_rollback)
-    command(alias, "delete", words=_WORDS)(alias_delete)
+    command(alias, "set", words={**_NAME, "model": "MODEL"})(alias_set)
+    command(alias, "rollback", words=_NAME)(alias_rollback)
+    command(alias, "delete", words=_NAME)(alias_delete)
     app.add_typer(alias, name="alias", rich_help_panel=_PANEL)
 
 

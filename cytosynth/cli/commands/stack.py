@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cytosynth.cli import show
-from cytosynth.cli.global_options import caller, command
+from cytosynth.cli.global_options import caller, command, was_given
 from cytosynth.cli.options import StateDir, connected, refuse_without_effect
 
 _PANEL = "Services on this machine"
@@ -79,7 +79,7 @@ def down(state_dir: StateDir = None) -> None:
         typer.echo("Cytosynth is down." if stopped else "Cytosynth was not running.")
 
 
-def status(state_dir: StateDir = None) -> None:
+def status(context: typer.Context, state_dir: StateDir = None) -> None:
     """Say what is running and what answers; exit code 1 unless all is well.
 
     With --address the services there; otherwise the stack of this folder.
@@ -87,8 +87,9 @@ def status(state_dir: StateDir = None) -> None:
     from cytosynth.stack import stack as local_stack
 
     if caller().address:
-        given = {"--state-dir": state_dir}
-        refuse_without_effect("with --address", given, "leave one of the two out")
+        if was_given(context, "state_dir"):
+            given = {"--state-dir": state_dir}
+            refuse_without_effect("with --address", given, "leave one of the two out")
         _status_at_address()
         return
     found = local_stack.status(state_dir)

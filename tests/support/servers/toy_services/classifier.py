@@ -23,10 +23,10 @@ class ToyClassifier(classifier_pb2_grpc.ClassifierServiceServicer):
     ) -> classifier_pb2.ClassifyResponse:
         model = self._model(request.model, context)
         self.batch_sizes.append(len(request.images))
-        for place, image in enumerate(request.images):
-            if image == b"not an image":
-                field_ = f"images[{place}]"
-                fail(context, InvalidArgument(field_, "is not an image", "send PNG or JPEG"))
+        bad = [n for n, image in enumerate(request.images) if image == b"not an image"]
+        if bad:
+            first, *further = [(f"images[{place}]", "is not an image") for place in bad]
+            fail(context, InvalidArgument(*first, "send PNG or JPEG", further))
         answers = [self._classify(image) for image in request.images]
         return classifier_pb2.ClassifyResponse(model=model, classifications=answers)
 

@@ -60,14 +60,16 @@ def test_each_image_has_its_answer_or_its_error(
     toy: ToyServices, client: Client, folder: Path
 ) -> None:
     paths = sorted(folder.rglob("*.png"))
-    paths[1].write_bytes(b"not an image")
+    for bad in (0, 1):
+        paths[bad].write_bytes(b"not an image")
     paths[4].unlink()
     answers = list(client.classify_each(paths, batch_size=3))
     errors = [(n, str(answer)) for n, answer in enumerate(answers) if isinstance(answer, Exception)]
-    assert [number for number, _ in errors] == [1, 4]
-    assert errors[0][1] == f"{paths[1]}: is not an image; send PNG or JPEG"
-    assert "cannot be read" in errors[1][1]
-    assert toy.classifier.batch_sizes == [3, 2, 1]
+    assert [number for number, _ in errors] == [0, 1, 4]
+    assert errors[0][1] == f"{paths[0]}: is not an image; send PNG or JPEG"
+    assert errors[1][1] == f"{paths[1]}: is not an image; send PNG or JPEG"
+    assert "cannot be read" in errors[2][1]
+    assert toy.classifier.batch_sizes == [3, 1, 1], "one call names all that it refuses"
 
 
 def test_a_removed_alias_is_gone(client: Client) -> None:

@@ -53,3 +53,32 @@ def test_study_of_a_bad_folder_starts_no_services(
     command = ["study", "--data", str(cells), "--out", str(tmp_path / "o")]
     assert main([*command, "--address", "127.0.0.1:1"]) == 1
     assert "'Patient'; rename it to patient_id" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [
+        (["--arms", "real_only", "--transfer-clip-base", "c"], "--transfer-clip-base"),
+        (["--arms", "real_only,zero_shot", "--sampler-preset", "fast"], "--sampler-preset"),
+        (["--arms", "real_only", "--adapter-steps", "3"], "--adapter-steps"),
+    ],
+)
+def test_study_refuses_options_that_its_arms_do_not_use(
+    cyto: Cyto, toy: ToyServices, cells: Path, tmp_path: Path, options: list[str], option: str
+) -> None:
+    code, _, err = cyto("study", "--data", cells, "--out", tmp_path / "o", *options)
+    assert code == 2
+    told = " ".join(err.replace("│", " ").split())
+    assert option in told and "has no effect" in told
+    assert not toy.trainer.uploads
+
+
+def test_study_of_other_options_into_the_same_folder_is_refused(
+    cyto: Cyto, toy: ToyServices, cells: Path, tmp_path: Path
+) -> None:
+    command = ("study", "--data", cells, "--out", tmp_path / "out")
+    assert cyto(*command, "--replicates", 2, "--json")[0] == 0
+    code, _, err = cyto(*command, "--draws", 3)
+    assert code == 1
+    assert "holds another run: --replicates was 2, is 3; choose another --out" in err
+    assert len(toy.trainer.requests) == 1
