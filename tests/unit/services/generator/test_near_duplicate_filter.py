@@ -13,7 +13,6 @@ import pytest
 
 from services.common.errors import DataLoss, FailedPrecondition, NotFound
 from services.common.images.near_duplicates import (
-    NEAR_DUPLICATE_BITS,
     NEAR_DUPLICATE_HASHES,
     NearDuplicateHashes,
 )
@@ -222,13 +221,3 @@ def test_hashes_are_part_of_an_adapter_s_digest(replicas: Replicas) -> None:
     ids = ("one", "first", "again", "second")
     digests = [describe_adapter(replicas.store, "local", each).digest for each in ids]
     assert digests[1] == digests[2] and len(set(digests)) == 3
-
-
-def test_hashes_are_read_as_they_were_written() -> None:
-    images = np.random.default_rng(0).integers(0, 255, (3, 80, 80, 3)).astype(np.uint8)
-    hashes = NearDuplicateHashes.of(images)
-    read = NearDuplicateHashes.from_json(hashes.to_json())
-    assert (read.known == hashes.known).all() and len(read.known) == 24
-    assert (read.size_px, read.max_bits) == (64, NEAR_DUPLICATE_BITS)
-    assert all(read.find(np.rot90(image)[:, ::-1]) for image in images)
-    assert not NearDuplicateHashes.of(images[:0]).find(images[0])

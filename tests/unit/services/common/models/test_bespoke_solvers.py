@@ -1,4 +1,4 @@
-"""Bespoke solvers: what a base's file may say, and what is told of one that is wrong."""
+"""Bespoke solvers: a valid file is read, and an invalid one is refused with its fault."""
 
 from __future__ import annotations
 
@@ -57,20 +57,20 @@ def test_solver_of_a_base_has_a_revision_of_its_own(
         {"outputs": "none"},
     ],
 )
-def test_wrong_numbers_are_told(folder: Path, change: dict[str, Any]) -> None:
+def test_wrong_numbers_are_refused(folder: Path, change: dict[str, Any]) -> None:
     path = fakes.write_bespoke_solver(folder, SOLVER)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(FailedPrecondition, match=r"tiny.*bespoke_solver\.json holds no solver"):
         resolve_base("tiny", folder.parent)
 
 
-def test_more_than_a_slot_keeps_is_refused(folder: Path) -> None:
+def test_more_than_an_image_in_progress_keeps_is_refused(folder: Path) -> None:
     fakes.write_bespoke_solver(folder, fakes.bespoke_solver(5, 3))
     with pytest.raises(FailedPrecondition, match="holds no solver"):
         resolve_base("tiny", folder.parent)
 
 
-def test_unreadable_file_and_other_base_are_told(folder: Path) -> None:
+def test_unreadable_file_and_other_base_are_refused(folder: Path) -> None:
     path = fakes.write_bespoke_solver(folder, SOLVER)
     content = json.loads(path.read_text())
     for text, problem in (

@@ -149,15 +149,15 @@ def test_manifest_points_at_a_model_kept_elsewhere(tmp_path: Path) -> None:
     assert (by_folder.model_name, by_folder.image_size_px) == (f"local-dir:{folder}", 32)
 
 
-@pytest.mark.parametrize(("side", "stride"), [(4, 2), (2, 1), (3, 2), (1, 1)])
-def test_convolution_of_a_tiny_map_is_that_of_torch(side: int, stride: int) -> None:
-    torch.manual_seed(side)
+@pytest.mark.parametrize(("size", "stride"), [(4, 2), (2, 1), (3, 2), (1, 1)])
+def test_convolution_of_a_tiny_map_is_that_of_torch(size: int, stride: int) -> None:
+    torch.manual_seed(size)
     plain = nn.Conv2d(8, 16, 3, stride=stride, padding=1, bias=False)
     plain = plain.to(memory_format=torch.channels_last)
     twin = nn.Conv2d(8, 16, 3, stride=stride, padding=1, bias=False)
     twin.load_state_dict(plain.state_dict())
     small = SmallMapConv2d.of(twin.to(memory_format=torch.channels_last))
-    inputs = [torch.randn(3, 8, side, side).requires_grad_() for _ in range(2)]
+    inputs = [torch.randn(3, 8, size, size).requires_grad_() for _ in range(2)]
     inputs[1].data.copy_(inputs[0].data)
     outputs = [conv(x) for conv, x in zip((plain, small), inputs, strict=True)]
     assert outputs[1].shape == outputs[0].shape
@@ -185,7 +185,7 @@ def _functions_behind(output: torch.Tensor) -> list[str]:
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet50"])
-def test_resnet_starts_from_the_weights_that_torchvision_draws(architecture: str) -> None:
+def test_resnet_starts_from_the_weights_that_torchvision_samples(architecture: str) -> None:
     torch.manual_seed(5)
     ours = ResNetClassifier(ClassifierConfig(architecture, ("a", "b"), 64))
     after = torch.rand(1)

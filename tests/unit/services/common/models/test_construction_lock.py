@@ -1,4 +1,4 @@
-"""What one thread loads does not reach into what another builds."""
+"""Loading in one thread leaves the layers that another thread builds intact."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_model_waits_for_another_threads_loading(tmp_path: Path) -> None:
     assert not any(parameter.is_meta for parameter in built[0].parameters())
 
 
-def test_pipelines_and_classifiers_can_be_made_side_by_side(tmp_path: Path) -> None:
+def test_pipelines_and_classifiers_are_built_by_concurrent_threads(tmp_path: Path) -> None:
     fakes.write_tiny_base(tmp_path)
     base, models, pipelines = resolve_base("tiny", tmp_path), [], []
     load_pipeline(base)  # imports

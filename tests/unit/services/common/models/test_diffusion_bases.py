@@ -31,7 +31,7 @@ def test_only_bases_are_listed(models_dir: Path) -> None:
     assert diffusion_bases.list_bases(models_dir / "absent") == []
 
 
-def test_resolved_base_says_what_its_files_say(models_dir: Path) -> None:
+def test_resolved_base_has_the_properties_in_its_files(models_dir: Path) -> None:
     base = diffusion_bases.resolve_base("tiny", models_dir)
     assert base.class_ids == ("monocyte", "basophil")
     assert base.image_size_px == fakes.IMAGE_SIZE_PX

@@ -1,4 +1,4 @@
-"""Accelerators: what a base's manifest may say of one, and what becomes of its UNet."""
+"""Distillation LoRAs: entries of a base's manifest, and the UNet with merged weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def say(folder: Path, **entry: Any) -> None:
-    """Change the entry in the base's manifest; None takes a key away."""
+    """Change the entry in the base's manifest; None removes a key."""
     manifest = json.loads((folder / "manifest.json").read_text())
     merged = manifest["accelerator"] | entry
     manifest["accelerator"] = {key: value for key, value in merged.items() if value is not None}
@@ -64,13 +64,15 @@ def test_distillation_lora_of_a_hub_is_pinned(folder: Path) -> None:
         ({"weight_name": "missing.safetensors"}, "weight_name"),
     ],
 )
-def test_incomplete_entry_is_told_by_key(folder: Path, entry: dict[str, Any], key: str) -> None:
+def test_incomplete_entry_is_refused_by_its_key(
+    folder: Path, entry: dict[str, Any], key: str
+) -> None:
     say(folder, **entry)
     with pytest.raises(FailedPrecondition, match=rf"accelerator\.{key}"):
         resolve_base("tiny", folder.parent)
 
 
-def test_distillation_lora_that_was_left_behind_is_told(folder: Path) -> None:
+def test_missing_distillation_lora_is_refused(folder: Path) -> None:
     say(folder, location="../elsewhere")
     with pytest.raises(FailedPrecondition, match=r"\.\./elsewhere, where there is none"):
         resolve_base("tiny", folder.parent)

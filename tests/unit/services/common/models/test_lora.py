@@ -23,7 +23,7 @@ SPEC = lora.LoraSpec(
 
 
 def predict(pipeline) -> torch.Tensor:
-    """The UNet's answer to fixed noise and one prompt."""
+    """Output of the UNet for fixed noise and one prompt."""
     noise = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(0))
     prompt = encode_prompts(pipeline, ["a microscopic image of a single basophil"])
     extra = {}
@@ -57,7 +57,7 @@ def test_a_written_lora_loads_to_the_same_model(models_dir: Path, base_name: str
     assert torch.allclose(predict(fresh), after, atol=1e-5)
 
 
-def test_the_file_says_its_rank_alpha_and_targets(models_dir: Path) -> None:
+def test_the_file_holds_rank_alpha_and_targets(models_dir: Path) -> None:
     pipeline = load_pipeline(resolve_base("tiny", models_dir))
     lora.add_lora(pipeline, SPEC, seed=1)
     data = lora.lora_file(pipeline)
@@ -85,7 +85,7 @@ def test_same_seed_same_start_and_same_bytes(models_dir: Path) -> None:
     assert files[0] == files[1] != files[2]
 
 
-def test_the_file_does_not_say_where_the_base_lay(models_dir: Path, tmp_path: Path) -> None:
+def test_the_file_does_not_hold_the_path_of_the_base(models_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(models_dir / "tiny", tmp_path / "elsewhere" / "tiny")
     files = []
     for folder in (models_dir, tmp_path / "elsewhere"):
