@@ -20,6 +20,16 @@ PREFIX = "CYTOSYNTH_"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+_REMOVED = {
+    "CYTOSYNTH_GENERATOR_CUDA_GRAPHS": "CUDA graphs were removed; unset it",
+    "CYTOSYNTH_GENERATOR_WINDOW_NUM_IMAGES": (
+        "removed, as a reader that stops is held back by the shards in flight: unset it, "
+        "or set CYTOSYNTH_GENERATOR_SHARDS_PER_REPLICA or CYTOSYNTH_GENERATOR_SHARD_NUM_IMAGES"
+    ),
+}
+"""Variables that earlier versions read, and what to do instead."""
+
+
 class SettingsError(ValueError):
     """A setting is wrong; the message names the environment variable."""
 
@@ -37,7 +47,8 @@ def refuse_unknown_variables(known: Iterable[str]) -> None:
     lines = []
     for name in sorted(n for n in os.environ if n.startswith(PREFIX) and n not in known):
         near = difflib.get_close_matches(name, known, n=1)
-        lines.append(f"{name}: no such setting" + (f"; is it {near[0]}?" if near else ""))
+        unknown = "no such setting" + (f"; is it {near[0]}?" if near else "")
+        lines.append(f"{name}: {_REMOVED.get(name, unknown)}")
     if lines:
         raise SettingsError("; ".join(lines))
 

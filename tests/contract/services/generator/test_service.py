@@ -2,126 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 import math
-import os
-import signal
-import statistics
-import threading
 import time
-import urllib.request
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
-import psutil
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from PIL import Image
 
 from cytosynth.common.v1 import image_pb2
 from cytosynth.generator.v1 import generator_pb2 as pb
-from cytosynth.generator.v1 import generator_pb2_grpc
-from services.common.images.near_duplicates import NEAR_DUPLICATE_HASHES, NearDuplicateHashes
-from services.common.models.diffusion_bases import resolve_base
-from services.common.store.artifacts import ArtifactStore
-from tests.support import fakes
-from tests.support.servers.local_serve import local_serve, replica_processes
-
-BATCH = 4
-CLASSES = ("monocyte", "basophil", "myeloblast")
-SERVICER = "cytosynth.generator.v1.generator_pb2_grpc.add_GeneratorServiceServicer_to_server"
+from tests.support.generator_app import (
+    BATCH,
+    CLASSES,
+    ONE,
+    Running,
+    ask,
+    pixels,
+    sampler,
+    series_of,
+    small_batches,
+)
 
 pytestmark = pytest.mark.timeout(700)
 
 
-@dataclass
-class Running:
-    """A running generator and a client's stub for it."""
-
-    stub: generator_pb2_grpc.GeneratorServiceStub
-    base_revision: str
-
-    def images(self, request: pb.SynthesizeRequest, tenant: str = "") -> list[Any]:
-        """All responses to a request."""
-        metadata = [("x-cytosynth-tenant", tenant)] if tenant else []
-        return list(self.stub.Synthesize(request, timeout=120, metadata=metadata))
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    root = tmp_path_factory.mktemp("generator")
-    models_dir = root / "models"
-    base_folder = fakes.write_tiny_base(models_dir, "tiny", class_ids=CLASSES)
-    fakes.write_tiny_decoder(base_folder)
-    fakes.write_distillation_lora(base_folder)
-    fakes.write_bespoke_solver(base_folder, fakes.bespoke_solver(4, 2))
-    fakes.write_tiny_base(models_dir, "other", seed=1)
-    base = resolve_base("tiny", models_dir)
-    store = ArtifactStore(f"file://{root}/store")
-    write_adapters(store, base_folder, base.revision)
-    os.environ.pop("RAY_SERVE_ENABLE_HA_PROXY", None)
-    # Imported late: Ray reads its environment when it is imported.
-    from services.generator.app import APP_NAME, build_app
-    from services.generator.config import GeneratorSettings
-
-    settings = GeneratorSettings(
-        store_uri=f"file://{root}/store",
-        models_dir=models_dir,
-        default_base="tiny",
-        generator_num_slots=2 * BATCH,
-        generator_shard_num_images=BATCH,
-        generator_recovery_seconds=600,
-        generator_num_threads=1,
-    )
-    with local_serve(build_app(settings), APP_NAME, [SERVICER]) as address:
-        with grpc.insecure_channel(address) as channel:
-            yield Running(generator_pb2_grpc.GeneratorServiceStub(channel), base.revision)
-
-
-def write_adapters(store: ArtifactStore, base_folder: Path, revision: str) -> None:
-    """Adapters ``mixed`` (one LoRA for all), ``split`` (one per class), and three misfits."""
-    known = list(CLASSES[:2])
-    weights = {c: fakes.random_lora(base_folder, seed) for seed, c in enumerate(("shared", *known))}
-    cases: list[tuple[str, str, list[str], dict[str, str]]] = [
-        ("mixed", "shared", ["shared"], {}),
-        ("split", "per_class", known, {}),
-        ("foreign", "shared", ["shared"], {"base": "other"}),
-        ("outdated", "shared", ["shared"], {"base_revision": "0" * 64}),
-        ("copying", "shared", ["shared"], {}),
-    ]
-    for adapter_id, layout, folders, changed in cases:
-        draft = store.new_draft("local", "adapters", adapter_id)
-        for folder in folders:
-            for path, data in weights[folder].items():
-                draft.write(f"{folder}/{path}", data)
-        if adapter_id == "copying":  # whatever it draws counts as a copy
-            hashes = NearDuplicateHashes(np.zeros(1, np.uint64), max_bits=64)
-            draft.write(NEAR_DUPLICATE_HASHES, hashes.to_json())
-        manifest = {"base": "tiny", "base_revision": revision, **changed}
-        draft.commit({**manifest, "body": {"layout": layout, "class_ids": known}})
-
-
-def ask(*counts: tuple[str, int], **fields: Any) -> pb.SynthesizeRequest:
-    """A request of three steps, for speed."""
-    fields.setdefault("sampler", pb.SamplerSettings(num_steps=3))
-    return pb.SynthesizeRequest(
-        class_counts=[pb.ClassCount(class_id=c, num_images=n) for c, n in counts], **fields
-    )
-
-
-def pixels(response: Any) -> np.ndarray:
-    """The decoded image."""
-    return np.asarray(Image.open(io.BytesIO(response.image)))
+    with small_batches(tmp_path_factory.mktemp("generator")) as running:
+        yield running
 
 
 def test_images_come_in_order_with_all_they_need(running: Running) -> None:
@@ -217,22 +132,6 @@ def test_work_is_counted_per_tenant(running: Running) -> None:
     assert found == wanted
 
 
-def series_of(tenant: str) -> Counter[str]:
-    """The generator's series as Prometheus would scrape them from Ray, summed over the rest."""
-    import ray
-
-    [node] = ray.nodes()
-    url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
-    with urllib.request.urlopen(url, timeout=10) as response:
-        text = response.read().decode()
-    prefix, totals = "ray_cytosynth_generator_", Counter[str]()
-    for line in text.splitlines():
-        if line.startswith(prefix) and f'tenant="{tenant}"' in line:
-            name = line.removeprefix(prefix).partition("{")[0]
-            totals[name] += float(line.rpartition(" ")[2])
-    return totals
-
-
 @pytest.mark.parametrize("adapter", ["", "adapters/mixed", "adapters/split"])
 def test_resumed_stream_repeats_nothing_and_changes_nothing(running: Running, adapter: str) -> None:
     counts = (("monocyte", 5), ("basophil", 6))
@@ -278,14 +177,6 @@ def test_capabilities(running: Running) -> None:
     assert set(answer.presets) == {"draft", "fast", "balanced", "paper"}
     assert answer.presets["paper"].num_steps == 50
     assert answer.presets["draft"].num_steps == 2  # those of the base's accelerator
-
-
-ONE = ("monocyte", 1)
-
-
-def sampler(**fields: Any) -> pb.SamplerSettings:
-    """Sampler settings by keyword."""
-    return pb.SamplerSettings(**fields)
 
 
 @pytest.mark.parametrize(
@@ -367,105 +258,3 @@ def test_adapter_that_cannot_be_used(
         running.images(ask(ONE, adapter=adapter), tenant)
     assert caught.value.code() is code
     assert adapter in caught.value.details()
-
-
-def test_cancelled_stream_stops_the_work(running: Running) -> None:
-    [replica] = replica_processes("SamplerReplica")
-    request = ask(("monocyte", 100_000), sampler=pb.SamplerSettings(num_steps=20))
-    stream = running.stub.Synthesize(request, timeout=120)
-    assert next(stream).index == 0
-    busy = cpu_seconds(replica, 1.0)
-    stream.cancel()
-    wait_until(lambda: cpu_seconds(replica, 0.5) < 0.1 * busy + 0.05, seconds=10)
-    assert running.images(ask(ONE))[0].index == 0
-
-
-def test_deadline_stops_the_work(running: Running) -> None:
-    [replica] = replica_processes("SamplerReplica")
-    with pytest.raises(grpc.RpcError) as caught:
-        list(running.stub.Synthesize(ask(("monocyte", 100_000)), timeout=2))
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    wait_until(lambda: cpu_seconds(replica, 0.5) < 0.1, seconds=10)
-
-
-def test_two_streams_take_turns(running: Running) -> None:
-    long = running.stub.Synthesize(
-        ask(("monocyte", 100_000), sampler=pb.SamplerSettings(num_steps=20)), timeout=120
-    )
-    assert next(long).index == 0
-    assert len(running.images(ask(("basophil", 6)))) == 6
-    assert next(long).index == 1
-    long.cancel()
-
-
-def test_reader_that_stops_stops_the_work(running: Running) -> None:
-    [replica] = replica_processes("SamplerReplica")
-    stream = running.stub.Synthesize(ask(("monocyte", 20_000)), timeout=300)
-    assert next(stream).index == 0
-    before = replica.memory_info().rss
-    wait_until(lambda: cpu_seconds(replica, 1.0) < 0.1, seconds=120)
-    assert replica.memory_info().rss < before + 64 * 2**20
-    assert [next(stream).index for _ in range(500)] == list(range(1, 501))
-    wait_until(lambda: cpu_seconds(replica, 1.0) < 0.1, seconds=120)
-    stream.cancel()
-
-
-def test_bulk_gives_way_to_interactive_requests(running: Running) -> None:
-    slow = pb.SamplerSettings(num_steps=40)
-    quiet = seconds_of(lambda: running.images(ask(ONE, sampler=slow)))
-    bulk = running.stub.Synthesize(ask(("monocyte", 100_000), sampler=slow), timeout=300)
-    next(bulk)
-    drain = threading.Thread(target=lambda: [None for _ in swallow(bulk)])
-    drain.start()
-    loaded = statistics.median(
-        seconds_of(lambda: running.images(ask(ONE, sampler=slow, seed=5))) for _ in range(5)
-    )
-    bulk.cancel()
-    drain.join()
-    # Its steps are those of full batches then: dearer each, but none is waited for.
-    assert loaded < 4 * quiet + 1
-
-
-def test_killed_replica_costs_nothing_but_time(running: Running) -> None:
-    request = ask(("monocyte", 12), ("basophil", 12), seed=5, adapter="adapters/split")
-    expected = running.images(request)
-    slow = pb.SynthesizeRequest()
-    slow.CopyFrom(request)
-    slow.sampler.num_steps = 30
-    calm = running.images(slow)
-    assert calm[0].image != expected[0].image
-    stream = running.stub.Synthesize(slow, timeout=600)
-    seen = [next(stream)]
-    [replica] = replica_processes("SamplerReplica")
-    replica.send_signal(signal.SIGKILL)
-    seen += list(stream)
-    assert [(r.index, r.image) for r in seen] == [(r.index, r.image) for r in calm]
-    assert replica_processes("SamplerReplica")[0].pid != replica.pid
-    assert [r.image for r in running.images(request)] == [r.image for r in expected]
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    """How long it takes."""
-    started = time.monotonic()
-    work()
-    return time.monotonic() - started
-
-
-def swallow(stream: Any) -> Iterator[Any]:
-    """The messages of a stream until it is cancelled."""
-    with contextlib.suppress(grpc.RpcError):
-        yield from stream
-
-
-def cpu_seconds(process: psutil.Process, seconds: float) -> float:
-    """CPU time per second that a process uses while we wait."""
-    before, started = sum(process.cpu_times()[:2]), time.monotonic()
-    time.sleep(seconds)
-    return (sum(process.cpu_times()[:2]) - before) / (time.monotonic() - started)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    """Fail unless the condition holds within the time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass in time"

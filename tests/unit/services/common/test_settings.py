@@ -7,6 +7,7 @@ from services.common.database.jobs import JobDatabase
 from services.common.database.migrate import migrate
 from services.common.settings import CommonSettings, SettingsError, refuse_unknown_variables
 from services.common.store.artifacts import ArtifactStore
+from services.generator.config import GeneratorSettings
 from services.operations.backup import copy_database
 
 
@@ -74,4 +75,19 @@ def test_a_variable_that_nothing_reads_is_refused_with_the_nearest(monkeypatch):
     refuse_unknown_variables(known)
     monkeypatch.setenv("CYTOSYNTH_MAX_IMAGE_BYTE", "1000")
     with pytest.raises(SettingsError, match=r"CYTOSYNTH_MAX_IMAGE_BYTE: .*_IMAGE_BYTES\?"):
+        refuse_unknown_variables(known)
+
+
+@pytest.mark.parametrize(
+    ("variable", "remedy"),
+    [
+        ("CYTOSYNTH_GENERATOR_WINDOW_NUM_IMAGES", "SHARDS_PER_REPLICA"),
+        ("CYTOSYNTH_GENERATOR_CUDA_GRAPHS", "unset it"),
+    ],
+)
+def test_a_variable_of_an_earlier_version_is_refused_with_what_to_do(monkeypatch, variable, remedy):
+    known = GeneratorSettings.variables()
+    assert variable not in known
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(SettingsError, match=rf"{variable}: .*{remedy}"):
         refuse_unknown_variables(known)
