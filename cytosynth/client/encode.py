@@ -13,14 +13,14 @@ from cytosynth.generator.v1 import generator_pb2
 from cytosynth.trainer.v1 import trainer_pb2
 
 IMAGE_FORMATS = {
-    "png": image_pb2.IMAGE_FORMAT_PNG,
-    "jpeg": image_pb2.IMAGE_FORMAT_JPEG,
-    "webp": image_pb2.IMAGE_FORMAT_WEBP,
+    name.removeprefix("IMAGE_FORMAT_").lower(): code
+    for name, code in image_pb2.ImageFormat.items()
+    if code != image_pb2.IMAGE_FORMAT_UNSPECIFIED
 }
-PRIORITIES = {
-    "": generator_pb2.PRIORITY_UNSPECIFIED,
-    "interactive": generator_pb2.PRIORITY_INTERACTIVE,
-    "bulk": generator_pb2.PRIORITY_BULK,
+PRIORITIES = {"": generator_pb2.PRIORITY_UNSPECIFIED} | {
+    name.removeprefix("PRIORITY_").lower(): code
+    for name, code in generator_pb2.Priority.items()
+    if code != generator_pb2.PRIORITY_UNSPECIFIED
 }
 _MESSAGES: dict[type, Any] = {
     settings.SplitSettings: trainer_pb2.SplitSpec,

@@ -8,8 +8,7 @@ from typing import Any
 
 from services.common.errors import InvalidArgument, check_one_of
 from services.common.models.lora import ATTENTION, CONVOLUTIONS, PROJECTIONS, LoraSpec
-
-MAX_SEED = 2**63 - 1
+from services.common.seeds import MAX_SEED
 
 _MOST_STEPS, _IMAGES_OF_MOST_STEPS = 300, 160
 

@@ -23,12 +23,13 @@ from services.common.errors import (
 from services.common.models.classifier_config import ClassifierConfig
 from services.common.models.sampler_presets import SAMPLER_PRESETS
 from services.common.resource_names import ADAPTERS, CLASSIFIERS, DATASETS
+from services.common.seeds import MAX_SEED
 from services.common.store.artifacts import ArtifactStore
 from services.common.store.code_version import code_version
 from services.trainer.classifiers.image_sets import SyntheticPlan
 from services.trainer.classifiers.leakage import check_contamination
 from services.trainer.classifiers.pretrained import classifier_base
-from services.trainer.classifiers.recipe import MAX_SEED, ClassifierRecipe, recipe_from_spec
+from services.trainer.classifiers.recipe import ClassifierRecipe, recipe_from_spec
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets.leakage import training_phashes
 from services.trainer.datasets.reading import load_images, usable_classes

@@ -13,10 +13,10 @@ from typing import Any
 
 from services.common.errors import InvalidArgument, check_one_of
 from services.common.models.classifier_config import ARCHITECTURES, RESNETS
+from services.common.seeds import MAX_SEED
 from services.trainer.augmentation.settings import AugmentSettings
 
 PRESETS = ("cpu", "paper")
-MAX_SEED = 2**63 - 1
 _FINE_TUNING_RATE = 5e-4
 """Peak rate from weights that know cells already: a higher one forgets them."""
 

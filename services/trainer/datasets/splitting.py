@@ -19,11 +19,10 @@ import numpy as np
 
 from services.common.errors import InvalidArgument
 from services.common.images.near_duplicates import NEAR_DUPLICATE_BITS
+from services.common.seeds import MAX_SEED
 
 #: Share of a class's groups held out when a class trains on "all but the test share".
 TEST_SHARE = 0.2
-
-MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)

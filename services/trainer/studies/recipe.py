@@ -49,7 +49,7 @@ RARE_CLASSES = ("promyelocyte", "metamyelocyte", "myelocyte", "basophil")
 """Classes of which the preset ``evidence`` has few images, as clinics do."""
 MAX_DRAWS = 50
 MAX_PER_CLASS = 5000
-MAX_SEED = 2**31 - 1
+MAX_STUDY_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class StudySettings:
         if list(settings.num_per_class) != sorted(settings.num_per_class):
             raise InvalidArgument(f"{path}.num_per_class", "is not ascending", "sort the amounts")
         _within(f"{path}.num_draws", settings.num_draws, 1, MAX_DRAWS)
-        _within(f"{path}.seed", settings.seed, 0, MAX_SEED)
+        _within(f"{path}.seed", settings.seed, 0, MAX_STUDY_SEED)
         for name in ("num_steps", "adapter_steps"):
             _within(f"{path}.{name}", getattr(settings, name), 0, 1_000_000)
         weight = settings.loss_weight
