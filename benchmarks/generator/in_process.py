@@ -21,15 +21,15 @@ from services.common.store.artifacts import ArtifactStore
 from services.generator.adapter_manifest import describe_adapter
 from services.generator.config import GeneratorSettings
 from services.generator.plan import (
-    DrawnImage,
     SynthesisPlan,
+    SyntheticImage,
     extra_revisions,
     make_execution,
     make_plan,
 )
 from services.generator.presets import PRESETS, SamplerSettings
 from services.generator.request import SynthesisRequest
-from services.generator.shard_renderer import Drawer
+from services.generator.shard_renderer import ShardRenderer
 from services.generator.shards import Shard, cut
 
 MODELS = Path("models")
@@ -41,7 +41,7 @@ class InProcess:
     def __init__(self, store_uri: str = "memory://benchmarks", models_dir: Path = MODELS):
         self.settings = GeneratorSettings(store_uri=store_uri, models_dir=models_dir)
         self.store = ArtifactStore(store_uri)
-        self.drawer = Drawer(self.settings, self.store)
+        self.renderer = ShardRenderer(self.settings, self.store)
 
     def plan(
         self,
@@ -59,13 +59,13 @@ class InProcess:
         extras = extra_revisions(found, sampler)
         return replace(plan, sampler=sampler, extra_revisions=extras)
 
-    def draw(self, plans: Sequence[SynthesisPlan]) -> list[DrawnImage]:
+    def draw(self, plans: Sequence[SynthesisPlan]) -> list[SyntheticImage]:
         """The images of all plans at once, each plan's in order."""
         return asyncio.run(self._draw(plans))
 
-    async def _draw(self, plans: Sequence[SynthesisPlan]) -> list[DrawnImage]:
-        async def one(shard: Shard) -> list[DrawnImage]:
-            return [image async for batch in self.drawer.draw(shard) for image in batch]
+    async def _draw(self, plans: Sequence[SynthesisPlan]) -> list[SyntheticImage]:
+        async def one(shard: Shard) -> list[SyntheticImage]:
+            return [image async for batch in self.renderer.render(shard) for image in batch]
 
         num = self.settings.generator_shard_num_images
         shards = [shard for plan in plans for shard in cut(plan, num)]
@@ -101,7 +101,7 @@ class Engines:
         sampler: SamplerSettings,
         adapter_id: str = "",
         draw: int = 0,
-    ) -> list[DrawnImage]:
+    ) -> list[SyntheticImage]:
         """As many images of each class, of seeds by process; another ``draw``: other noise."""
         tasks = []
         for i in range(self._num):
@@ -126,7 +126,7 @@ def _draw(
     base: str,
     adapter_id: str,
     seed: int,
-) -> list[DrawnImage]:
+) -> list[SyntheticImage]:
     assert _studio is not None
     plan = _studio.plan(class_counts, sampler, base, adapter_id, seed)
     return _studio.draw([plan])
@@ -146,6 +146,6 @@ def store_adapters(store: ArtifactStore, base_name: str, files: dict[str, bytes]
         draft.commit({**base, "body": {"layout": "shared", "class_ids": class_ids}})
 
 
-def pixels(image: DrawnImage) -> np.ndarray:
+def pixels(image: SyntheticImage) -> np.ndarray:
     """uint8 (H, W, 3)."""
     return np.asarray(Image.open(io.BytesIO(image.data)).convert("RGB"))

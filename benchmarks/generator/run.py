@@ -139,14 +139,13 @@ def adapter_switch(files: dict[str, bytes]) -> dict[str, float]:
     with RecompileCounter() as recompiles:
         for plan in plans:
             studio.draw([plan])
-    [engine] = studio.drawer.engines
-    sampler = engine._sampler
-    times, adapters = [], sampler.lora.adapters.filled
-    prompt = sampler.lora.prompts.filled[0]
+    [engine] = studio.renderer.engines
+    lora, batch_rows = engine.denoiser.lora, engine.denoiser.batch_rows
+    times, adapters, prompt = [], lora.adapters.filled, lora.prompts.filled[0]
     with torch.inference_mode():
         for i in range(20):
             started = time.monotonic()
-            sampler.lora.select([adapters[i % 2]] * sampler.num_rows, [prompt] * sampler.num_rows)
+            lora.select([adapters[i % 2]] * batch_rows, [prompt] * batch_rows)
             times.append(time.monotonic() - started)
     return {"adapter_switch_ms": 1e3 * statistics.median(times), "recompiles": recompiles.count}
 

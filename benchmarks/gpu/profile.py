@@ -13,10 +13,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.generator.in_process import InProcess
 from benchmarks.gpu.report import Metrics
-from benchmarks.gpu.workload import Setup, Workload, idle_sampler
+from benchmarks.gpu.workload import Setup, Workload, idle_denoiser
 from benchmarks.scaling.cost import DECODE_TFLOP, PEAK_TFLOPS, UNET_TFLOP
 from services.common.images.codec import encode_image
-from services.generator.engine.denoiser import Advance, Condition, Sampler
+from services.generator.engine.denoiser import Advance, Condition, Denoiser
 from services.generator.engine.row_tables import EMPTY
 from services.generator.engine.solver import build_solver
 
@@ -65,34 +65,34 @@ def profile_step(setup: Setup, generator: InProcess, out: Path) -> Metrics:
     ``launch_ms`` near ``ms`` means that the host cannot keep up; ``idle_ms`` is what no kernel
     fills.  Images are encoded by one thread, so ``png_ms_per_image`` bounds their rate, too.
     """
-    sampler, workload = idle_sampler(generator), setup.workload
-    bare = full_batch(sampler, [EMPTY])
-    adapted = full_batch(sampler, sampler.lora.adapters.filled)
-    _, without = median_seconds(lambda: sampler.step(bare), setup)
-    launched, done = median_seconds(lambda: sampler.step(adapted), setup)
-    decoded = range(sampler.decode_batch_size)
-    _, decode = median_seconds(lambda: sampler.decode(decoded).wait(), setup)
-    kernels = kernel_ms(lambda: sampler.step(adapted), setup.device)
-    write_profile(out, f"one step of {sampler.num_rows} rows", kernels)
+    denoiser, workload = idle_denoiser(generator), setup.workload
+    bare = full_batch(denoiser, [EMPTY])
+    adapted = full_batch(denoiser, denoiser.lora.adapters.filled)
+    _, without = median_seconds(lambda: denoiser.step(bare), setup)
+    launched, done = median_seconds(lambda: denoiser.step(adapted), setup)
+    decoded = range(denoiser.decode_batch_size)
+    _, decode = median_seconds(lambda: denoiser.decode(decoded).wait(), setup)
+    kernels = kernel_ms(lambda: denoiser.step(adapted), setup.device)
+    write_profile(out, f"one step of {denoiser.batch_rows} rows", kernels)
     write_profile(
-        out, "one decoding", kernel_ms(lambda: sampler.decode(decoded).wait(), setup.device)
+        out, "one decoding", kernel_ms(lambda: denoiser.decode(decoded).wait(), setup.device)
     )
     groups: dict[str, float] = {}
     for (name, _), milliseconds in kernels.items():
         groups[kernel_group(name)] = groups.get(kernel_group(name), 0.0) + milliseconds
-    [image] = sampler.decode([0]).wait()
+    [image] = denoiser.decode([0]).wait()
     assert image is not None
     started = time.perf_counter()
     encode_image(image)
     encode = time.perf_counter() - started
     return {
-        "rows": sampler.num_rows,
+        "rows": denoiser.batch_rows,
         "ms": 1e3 * done,
         "launch_ms": 1e3 * launched,
         "without_lora_ms": 1e3 * without,
         "kernel_ms": groups,
         "idle_ms": max(0.0, 1e3 * done - sum(groups.values())),
-        "share_of_peak": share_of_peak(workload, sampler.num_rows * UNET_TFLOP, done),
+        "share_of_peak": share_of_peak(workload, denoiser.batch_rows * UNET_TFLOP, done),
         "decode_ms_per_image": 1e3 * decode / len(decoded),
         "decode_share_of_peak": share_of_peak(
             workload, len(decoded) * DECODE_TFLOP["full"], decode
@@ -101,14 +101,14 @@ def profile_step(setup: Setup, generator: InProcess, out: Path) -> Metrics:
     }
 
 
-def full_batch(sampler: Sampler, adapters: Sequence[int]) -> list[Advance]:
+def full_batch(denoiser: Denoiser, adapters: Sequence[int]) -> list[Advance]:
     """The first step of as many guided images as fill a batch; adapters and prompts take turns."""
-    solver = build_solver("ddim", dict(sampler.pipeline.scheduler.config), 50)
-    prompts = sampler.lora.prompts.filled
+    solver = build_solver("ddim", dict(denoiser.pipeline.scheduler.config), 50)
+    prompts = denoiser.lora.prompts.filled
     timestep, matrix = float(solver.timesteps[0]), solver.steps[0]
     advances = []
-    for i in range(sampler.num_rows // 2):
-        sampler.begin(i, i, solver.noise_scale)
+    for i in range(denoiser.batch_rows // 2):
+        denoiser.begin(i, i, solver.noise_scale)
         adapter, first = adapters[i % len(adapters)], 2 * i % len(prompts)
         without, with_prompt = (
             Condition(adapter, prompts[(first + j) % len(prompts)]) for j in range(2)

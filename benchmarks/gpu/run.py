@@ -77,7 +77,7 @@ def measure_engine(report: Report, setup: Setup, compiled: bool, profile_path: P
             file.write(f"== {mode} ==\n\n")
         for name, call in sections:
             report.section(f"{mode}.{name}", partial(measured, call))
-    for engine in generator.drawer.engines:
+    for engine in generator.renderer.engines:
         engine.close()
 
 

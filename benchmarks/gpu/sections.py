@@ -22,7 +22,7 @@ from benchmarks.gpu.workload import (
     Setup,
     Workload,
     draw,
-    idle_sampler,
+    idle_denoiser,
     make_request,
     of_base,
 )
@@ -94,7 +94,7 @@ def start(generator: InProcess) -> Metrics:
     The first proof is of the bare base, the second with the first adapter's layers.
     """
     draw(generator, [make_request(generator, "fast", 1, i) for i in range(NUM_ADAPTERS)])
-    return {"batch_sizes": str(idle_sampler(generator).batch_sizes)}
+    return {"batch_sizes": str(idle_denoiser(generator).exact_batch_rows)}
 
 
 def exactness(generator: InProcess) -> Metrics:

@@ -28,8 +28,8 @@ from services.common.errors import DomainError
 from services.common.models.bespoke_solvers import BESPOKE_SOLVER_FILE
 from services.common.models.diffusion_bases import TINY_DECODER, folder_revision, resolve_base
 from services.common.models.lora import WEIGHTS_FILE, LoraSpec, add_lora, lora_file
-from services.generator.engine.denoiser import Sampler
-from services.generator.plan import DrawnImage, SynthesisPlan
+from services.generator.engine.denoiser import Denoiser
+from services.generator.plan import SynthesisPlan, SyntheticImage
 from services.generator.presets import SamplerSettings, preset_of
 
 BASE, CLASS_ID = "sd21", "myeloblast"
@@ -159,7 +159,6 @@ class Setup:
         """A generator of its own, adapters in its store; nothing is loaded yet."""
         values = {"NUM_SLOTS": self.workload.num_slots, "DTYPE": self.workload.dtype}
         values |= {"COMPILE": compiled, "DEVICE": self.device, "ADAPTER_MEMORY_MB": 1024}
-        values |= {"CUDA_GRAPHS": compiled}
         names = {f"CYTOSYNTH_GENERATOR_{name}": str(value) for name, value in values.items()}
         with mock.patch.dict(os.environ, names):
             uri = f"file://{self.folder}/store-{'compiled' if compiled else 'eager'}"
@@ -219,7 +218,7 @@ def make_request(
     return replace(plan, interactive=interactive)
 
 
-def draw(generator: InProcess, plans: Sequence[SynthesisPlan]) -> list[DrawnImage]:
+def draw(generator: InProcess, plans: Sequence[SynthesisPlan]) -> list[SyntheticImage]:
     """The images of all plans at once.
 
     Raises:
@@ -229,11 +228,11 @@ def draw(generator: InProcess, plans: Sequence[SynthesisPlan]) -> list[DrawnImag
     try:
         return generator.draw(plans)
     except DomainError as error:
-        causes = [engine.broken for engine in generator.drawer.engines if engine.broken]
+        causes = [engine.broken for engine in generator.renderer.engines if engine.broken]
         raise (causes[0] if causes else error) from error
 
 
-def idle_sampler(generator: InProcess) -> Sampler:
-    """The sampler of the one engine; that must have nothing to do while this is used."""
-    [engine] = generator.drawer.engines
-    return engine._sampler
+def idle_denoiser(generator: InProcess) -> Denoiser:
+    """The denoiser of the one engine, which must have nothing to do while this is used."""
+    [engine] = generator.renderer.engines
+    return engine.denoiser

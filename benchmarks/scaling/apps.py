@@ -15,7 +15,7 @@ from ray import serve
 from services.classifier import app as classifier_app
 from services.generator.app import SAMPLER_NAME, Generator
 from services.generator.config import GeneratorSettings
-from services.generator.plan import DrawnImage
+from services.generator.plan import SyntheticImage
 from services.generator.shards import Shard
 from services.trainer import app as trainer_app
 
@@ -25,10 +25,11 @@ IDLE_VARIABLE = "BENCHMARK_IDLE_REPLICAS"
 class PayloadSampler:
     """Streams so many bytes an image as the request's seed says."""
 
-    async def draw(self, shard: Shard) -> AsyncGenerator[list[DrawnImage], None]:
+    async def render(self, shard: Shard) -> AsyncGenerator[list[SyntheticImage], None]:
         data = os.urandom(shard.plan.seed)
-        for task in shard.plan.tasks(shard.first, shard.end):
-            yield [DrawnImage(task.index, task.class_id, task.image_seed, data, 1, 1)]
+        for index, class_id in shard.plan.classes_by_index(shard.first, shard.end):
+            seed = shard.plan.image_seed(class_id, index)
+            yield [SyntheticImage(index, class_id, seed, data, 1, 1)]
 
 
 class Idle:

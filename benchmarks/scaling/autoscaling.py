@@ -30,7 +30,7 @@ from benchmarks.scaling.fake_fleet import (
 from benchmarks.scaling.virtual_clock import run_virtual
 from services.common.errors import DataLoss
 from services.generator.autoscale import AutoscaleSettings
-from services.generator.plan import DrawnImage, Execution, SynthesisPlan
+from services.generator.plan import Execution, SynthesisPlan, SyntheticImage
 from services.generator.presets import PRESETS
 from services.generator.shards import cut, stream_in_order
 
@@ -175,7 +175,7 @@ async def consume(
 
 def _stream(
     request: Request, fleet: FakeFleet, max_replicas: int
-) -> AsyncGenerator[DrawnImage, None]:
+) -> AsyncGenerator[SyntheticImage, None]:
     plan = SynthesisPlan(
         tenant="local",
         base="fake",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from services.generator import autoscale
 from services.generator.autoscale import AutoscaleSettings, FrontPolicy, SamplerPolicy
-from services.generator.plan import DrawnImage
+from services.generator.plan import SyntheticImage
 from services.generator.shards import Shard
 
 STOP_SECONDS = 5.0  # graceful_shutdown_timeout_s in services/generator/app.py
@@ -106,7 +106,7 @@ class FakeFleet:
             self._replicas.append(_Replica(loop.time()))
             loop.call_later(self.sampler.start_up_seconds, self._make_ready, self._replicas[-1])
 
-    async def draw(self, shard: Shard) -> AsyncGenerator[list[DrawnImage], None]:
+    async def draw(self, shard: Shard) -> AsyncGenerator[list[SyntheticImage], None]:
         """Stream a shard's images, each its own index as bytes, after the time that they take."""
         place: asyncio.Future[_Replica] = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
@@ -122,7 +122,7 @@ class FakeFleet:
                     await asyncio.sleep(share * self.sampler.batch_seconds)
                 if replica.stopped:
                     raise ReplicaStoppedError
-                yield [DrawnImage(i, "monocyte", 0, b"%d" % i, 1, 1) for i in range(first, end)]
+                yield [SyntheticImage(i, "monocyte", 0, b"%d" % i, 1, 1) for i in range(first, end)]
                 first = end
         finally:
             replica.ongoing -= 1

@@ -1,9 +1,9 @@
-"""LoRA adapters: what the store says of one.
+"""Manifests of LoRA adapters in the store.
 
 An adapter artifact holds ``shared/pytorch_lora_weights.safetensors`` (one LoRA for all its
 classes) or ``<class_id>/pytorch_lora_weights.safetensors`` (one per class), and
-``near_copy_hashes.json``, by which copies of its training images are told. Adapters of old have no
-such file.
+``near_copy_hashes.json``, by which near-duplicates of its training images are found. Older adapters
+have no such file.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class AdapterRef:
     Attributes:
         adapter_id: Last part of its resource name.
         digest: SHA-256 (hex) over the paths and digests of its weights and of the hashes of its
-            training images, and of nothing else: they decide which images it draws, whenever it
+            training images, and of nothing else: they decide which images it gives, whenever it
             was fitted.
         layout: "shared" or "per_class".
         class_ids: Classes that it was fitted on.
         base: Name of the base it was fitted on.
         base_revision: And that base's revision then.
-        has_hashes: Whether it can tell copies of its training images.
+        has_hashes: Whether it has hashes of its training images.
     """
 
     adapter_id: str
@@ -49,7 +49,7 @@ class AdapterRef:
         return build(ADAPTERS, self.adapter_id)
 
     def weights_path(self, class_id: str) -> str:
-        """Path, within the artifact, of the weights that draw a class."""
+        """Path, within the artifact, of the weights of a class."""
         folder = "shared" if self.layout == "shared" else class_id
         return f"{folder}/{WEIGHTS_FILE}"
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError, WorkerCrashedError
@@ -24,22 +24,18 @@ from cytosynth import traces
 from services.common.errors import DomainError, Unavailable
 from services.common.logs import configure_logging, request_id_var
 from services.common.rpc.handlers import metrics_observer, set_observer
-from services.common.serve_patches.backpressure import bound_streams
 from services.generator.autoscale import (
     BACKLOG_METRIC,
     REPORT_SECONDS,
-    Owed,
+    RequestBacklog,
     front_autoscaling,
     sampler_autoscaling,
 )
 from services.generator.config import GeneratorSettings
-from services.generator.plan import DrawnImage, SynthesisPlan
+from services.generator.plan import SynthesisPlan, SyntheticImage
 from services.generator.replica import SamplerReplica
 from services.generator.service import GeneratorService
-from services.generator.shards import Gate, Shard, cut, stream_in_order
-
-if TYPE_CHECKING:
-    pass
+from services.generator.shards import FairGate, Shard, cut, stream_in_order
 
 APP_NAME = "generator"
 SAMPLER_NAME = "SamplerReplica"
@@ -53,12 +49,11 @@ class Generator(GeneratorService):
     def __init__(self, settings: GeneratorSettings, samplers: DeploymentHandle) -> None:
         configure_logging()
         traces.start(settings.traces_endpoint, APP_NAME)
-        bound_streams()
         set_observer(metrics_observer(serve.metrics))
         super().__init__(settings, self._stream)
-        self._draw = samplers.options(stream=True).draw
-        self._owed: dict[str, Owed] = {}
-        self._gate = Gate(
+        self._render = samplers.options(stream=True).render
+        self._owed: dict[str, RequestBacklog] = {}
+        self._gate = FairGate(
             settings.generator_shards_per_replica * max(1, settings.generator_min_replicas)
         )
         self._watching: asyncio.Task[None] | None = None
@@ -68,18 +63,18 @@ class Generator(GeneratorService):
         )
         threading.Thread(target=self._tell_backlog, name="backlog", daemon=True).start()
 
-    async def _stream(self, plan: SynthesisPlan) -> AsyncGenerator[DrawnImage, None]:
+    async def _stream(self, plan: SynthesisPlan) -> AsyncGenerator[SyntheticImage, None]:
         settings = self._settings
         images = stream_in_order(
             cut(plan, settings.generator_shard_num_images),
-            self._draw_shard,
+            self._render_shard,
             is_lost_replica,
             settings.generator_shards_per_replica * settings.generator_max_replicas,
             settings.generator_recovery_seconds,
         )
         self._watching = self._watching or asyncio.create_task(self._watch_replicas())
         num_images = plan.num_images - plan.first_index
-        self._owed[plan.request_id] = owed = Owed(num_images, plan.evaluations_per_image)
+        self._owed[plan.request_id] = owed = RequestBacklog(num_images, plan.evaluations_per_image)
         try:
             async with contextlib.aclosing(images):
                 async for image in images:
@@ -90,7 +85,7 @@ class Generator(GeneratorService):
             del self._owed[plan.request_id]
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """For Serve's autoscaling."""
+        """Report the backlog to Serve's autoscaling."""
         return {BACKLOG_METRIC: self._backlog_evaluations()}
 
     def _backlog_evaluations(self) -> float:
@@ -101,7 +96,7 @@ class Generator(GeneratorService):
             self._backlog.set(self._backlog_evaluations())
             time.sleep(REPORT_SECONDS)
 
-    async def _draw_shard(self, shard: Shard) -> AsyncGenerator[list[DrawnImage], None]:
+    async def _render_shard(self, shard: Shard) -> AsyncGenerator[list[SyntheticImage], None]:
         tenant = shard.plan.tenant
         entrance = contextlib.nullcontext() if shard.plan.interactive else self._gate.inside(tenant)
         async with entrance:
@@ -110,7 +105,7 @@ class Generator(GeneratorService):
                 request_id=request_id_var.get(),
                 traceparent=traces.traceparent_var.get(),
             )
-            batches = self._draw.remote(told)
+            batches = self._render.remote(told)
             try:
                 async for batch in batches:
                     yield batch
@@ -122,7 +117,7 @@ class Generator(GeneratorService):
                 batches.cancel()
 
     async def _watch_replicas(self) -> None:
-        """Lets bulk work through as replicas come and go."""
+        """Let as much bulk work through as running replicas can use."""
         while self._settings.generator_min_replicas < self._settings.generator_max_replicas:
             with contextlib.suppress(RayError):  # the controller may be restarting
                 status = await asyncio.to_thread(serve.status)

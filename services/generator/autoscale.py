@@ -1,4 +1,4 @@
-"""How many sampler replicas: the backlog of UNet evaluations over measured throughput.
+"""Number of sampler replicas: the backlog of UNet evaluations over measured throughput.
 
 Serve's controller asks two policies, one per deployment. The front's passes on the backlog that
 the fronts report; the samplers' turns it into a number of replicas. Nothing here knows Ray.
@@ -13,27 +13,27 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 BACKLOG_METRIC = "backlog_evaluations"
-"""UNet evaluations of all images that a front still owes to readers; each front's own."""
+"""UNet evaluations of all images that one front still owes to readers."""
 STALLED_SECONDS = 15.0
-"""A reader that has not taken an image for so long keeps no replicas running."""
+"""Time without taking an image after which a reader keeps no replicas running."""
 THROUGHPUT_METRIC = "evaluations_per_second"
-"""UNet evaluations that a sampler replica draws in a second; 0 until it has drawn."""
+"""UNet evaluations of a sampler replica in a second; 0 until measured."""
 REPORT_SECONDS = 2.0
-"""How often replicas report. Serve's 10 s would be a good part of a cold start."""
+"""Interval of replicas' reports. Serve's 10 s would be a good part of a cold start."""
 LOOK_BACK_SECONDS = 10.0
-"""Serve keeps reports so long, and takes five a window; must be above ``REPORT_SECONDS``."""
+"""Time for which Serve keeps reports, five a window; must be above ``REPORT_SECONDS``."""
 
 _backlogs: dict[str, float] = {}  # of each application, UNet evaluations
 
 
 @dataclass
-class Owed:
-    """What a front owes to the reader of one request.
+class RequestBacklog:
+    """Images that a front owes to the reader of one request.
 
     Attributes:
         num_images: Not handed over yet.
-        evaluations_per_image: Of the UNet.
-        clock: Seconds.
+        evaluations_per_image: UNet evaluations.
+        clock: Gives seconds.
     """
 
     num_images: int
@@ -42,17 +42,17 @@ class Owed:
     _handing_since: float | None = field(default=None, init=False)
 
     def hand_over(self) -> None:
-        """An image is offered to the reader."""
+        """Count an image that is offered to the reader."""
         self.num_images -= 1
         self._handing_since = self.clock()
 
     def taken(self) -> None:
-        """The reader has taken it and wants the next."""
+        """Note that the reader has taken it and wants the next."""
         self._handing_since = None
 
     @property
     def evaluations(self) -> int:
-        """Still to be done; none while the reader has stopped, as nothing can be drawn for it."""
+        """UNet evaluations to come; none while the reader has stopped, which stops the sampling."""
         since = self._handing_since
         if since is not None and self.clock() - since > STALLED_SECONDS:
             return 0
@@ -67,10 +67,10 @@ class AutoscaleSettings:
         min_replicas: Never fewer; 0 scales to zero.
         max_replicas: Never more.
         warm_replicas: Kept for ``warm_seconds`` after the last backlog, above ``min_replicas``.
-        warm_seconds: How long the warm pool stays when there is nothing to do.
+        warm_seconds: Time for which the warm pool stays when there is nothing to do.
         target_seconds: Time in which the backlog is to be worked off, start-up not counted.
         evaluations_per_second: Throughput of one replica, assumed until one is measured.
-        downscale_delay_seconds: How long fewer replicas must have been enough before any stops.
+        downscale_delay_seconds: Time for which fewer replicas must be enough before any stops.
 
     Raises:
         ValueError: If a value is out of its range or two contradict each other.

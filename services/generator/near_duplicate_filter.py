@@ -1,7 +1,7 @@
 """Withholds near-duplicates of an adapter's training images and generates them again.
 
-Whether an image is one hangs on its pixels and the adapter alone, and the seed of attempt k on
-class, request seed, index and k.  So the image that is let out in the end is the same on every
+Whether an image is one depends on its pixels and the adapter alone, and the seed of attempt k on
+class, request seed, index and k.  So the image that is delivered in the end is the same on every
 replica, from any point of resumption and beside any others.
 """
 
@@ -16,7 +16,7 @@ from services.common.images.near_duplicates import NEAR_DUPLICATE_HASHES, NearDu
 from services.common.images.seeds import MAX_ATTEMPTS
 from services.common.resource_names import ADAPTERS
 from services.common.store.artifacts import ArtifactStore
-from services.generator.engine.engine import Order
+from services.generator.engine.streams import ImageTask
 from services.generator.plan import SynthesisPlan
 
 _NUM_KEPT = 64
@@ -31,7 +31,7 @@ class NearDuplicateFilter:
         self._hashes: OrderedDict[tuple[str, str, str], NearDuplicateHashes] = OrderedDict()
 
     def hashes(self, plan: SynthesisPlan) -> NearDuplicateHashes | None:
-        """Of the training images of a plan's adapter; None: no adapter, or one without hashes.
+        """Hashes of the training images of a plan's adapter; None where it has none.
 
         Raises:
             NotFound: If the adapter has been deleted meanwhile.
@@ -56,21 +56,21 @@ class NearDuplicateFilter:
         return found
 
 
-def next_attempt(plan: SynthesisPlan, order: Order) -> Order | None:
-    """What to draw in place of a near-duplicate; None after ``MAX_ATTEMPTS``."""
-    attempt = order.attempt + 1
+def next_attempt(plan: SynthesisPlan, task: ImageTask) -> ImageTask | None:
+    """The task in place of a near-duplicate; None after ``MAX_ATTEMPTS``."""
+    attempt = task.attempt + 1
     if attempt >= MAX_ATTEMPTS:
         return None
-    seed = plan.image_seed(order.class_id, order.index, attempt)
-    return replace(order, image_seed=seed, attempt=attempt)
+    seed = plan.image_seed(task.class_id, task.index, attempt)
+    return replace(task, image_seed=seed, attempt=attempt)
 
 
-def only_copies(plan: SynthesisPlan, order: Order) -> FailedPrecondition:
-    """Why there is no image at an order's index."""
+def only_near_duplicates(plan: SynthesisPlan, task: ImageTask) -> FailedPrecondition:
+    """Error that says why there is no image at a task's index."""
     assert plan.adapter is not None
     problem = (
-        f"drew {MAX_ATTEMPTS} near-duplicates of its training images and nothing else "
-        f"for image {order.index} ({order.class_id})"
+        f"gave {MAX_ATTEMPTS} near-duplicates of its training images and nothing else "
+        f"for image {task.index} ({task.class_id})"
     )
     remedy = "fit an adapter again with fewer steps or on more images, or send another seed"
     return FailedPrecondition(plan.adapter.name, problem, remedy)

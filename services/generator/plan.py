@@ -1,6 +1,6 @@
 """From a request to a plan: which image has which class, seed and place in a batch.
 
-Nothing here knows torch: the generator's front checks and plans, replicas draw.
+Nothing here knows torch: the generator's front checks and plans, replicas sample.
 """
 
 from __future__ import annotations
@@ -9,34 +9,40 @@ import json
 import uuid
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 from cytosynth.cell_classes import is_class_id
 from services.common.errors import InvalidArgument, shown
 from services.common.images.seeds import image_seed
 from services.common.models.diffusion_bases import Base
+from services.common.seeds import MAX_SEED
 from services.generator.adapter_manifest import AdapterRef, check_base
 from services.generator.config import GeneratorSettings
 from services.generator.presets import BESPOKE, SamplerSettings, sampler_settings
 from services.generator.request import SynthesisRequest
 
-MAX_SEED = 2**63 - 1
 MAX_CLASS_COUNTS = 100
 MAX_NUM_PER_CLASS = 100_000
-PRIORITIES = ("INTERACTIVE", "BULK")
-FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 @dataclass(frozen=True)
 class Execution:
     """The fixed shapes and the arithmetic that make images bit-identical between replicas."""
 
-    num_slots: int
+    batch_rows: int
     dtype: str
     compiled: bool = False
     decode_batch_size: int = 4
+
+    def to_dict(self) -> dict[str, int | str | bool]:
+        """JSON form, under the names that manifests have."""
+        return {
+            "num_slots": self.batch_rows,
+            "dtype": self.dtype,
+            "compiled": self.compiled,
+            "decode_batch_size": self.decode_batch_size,
+        }
 
 
 def make_execution(settings: GeneratorSettings) -> Execution:
@@ -50,7 +56,7 @@ def make_execution(settings: GeneratorSettings) -> Execution:
 
 
 @dataclass(frozen=True)
-class DrawnImage:
+class SyntheticImage:
     """A finished image: ``data`` is the encoded file, width and height are in pixels."""
 
     index: int
@@ -62,20 +68,11 @@ class DrawnImage:
 
 
 @dataclass(frozen=True)
-class ImageTask:
-    """One image to draw."""
-
-    index: int
-    class_id: str
-    image_seed: int
-
-
-@dataclass(frozen=True)
 class SynthesisPlan:
     """A checked request: everything that its images depend on.
 
     Attributes:
-        extra_revisions: Of what is used beside the base itself, by name.
+        extra_revisions: Revisions of what is used beside the base itself, by name.
         first_index: First image wanted. This and what follows is not a part of the manifest.
         interactive: Whether it goes before bulk work.
         request_id: Shares are per tenant, and then per request.
@@ -106,20 +103,19 @@ class SynthesisPlan:
         scales = self.sampler.guidance_scales(self.sampler.num_steps)
         return sum(1 if scale is None else 2 for scale in scales)
 
-    def tasks(self, first: int, end: int) -> Iterator[ImageTask]:
-        """The images ``first`` to ``end - 1``, in order."""
+    def classes_by_index(self, first: int, end: int) -> Iterator[tuple[int, str]]:
+        """Index and class id of the images ``first`` to ``end - 1``, in order."""
         ends = list(accumulate(count for _, count in self.class_counts))
         for index in range(first, min(end, self.num_images)):
-            class_id = self.class_counts[bisect_right(ends, index)][0]
-            yield ImageTask(index, class_id, self.image_seed(class_id, index))
+            yield index, self.class_counts[bisect_right(ends, index)][0]
 
     def image_seed(self, class_id: str, index: int, attempt: int = 0) -> int:
         """Seed of the noise that one image of this request starts from."""
         return image_seed(class_id, self.seed, index, attempt)
 
     def manifest_json(self) -> str:
-        """What the images depend on, as canonical JSON; the same wherever a stream resumes."""
-        manifest: dict[str, Any] = {
+        """Canonical JSON of what the images depend on; the same wherever a stream resumes."""
+        manifest: dict[str, object] = {
             "kind": "synthesis",
             "base": self.base,
             "base_revision": self.base_revision,
@@ -128,7 +124,7 @@ class SynthesisPlan:
             "class_counts": [{"class_id": c, "num_images": n} for c, n in self.class_counts],
             "seed": self.seed,
             "sampler": self.sampler.to_dict(),
-            "execution": asdict(self.execution),
+            "execution": self.execution.to_dict(),
             "image_format": self.image_format,
             "intended_use": "research use only, not a medical device",
         }
@@ -156,10 +152,6 @@ def make_plan(
     _check_known_classes(request.class_counts, base, adapter)
     if not 0 <= request.seed <= MAX_SEED:
         raise InvalidArgument("seed", f"is {request.seed}", "send 0 to 2^63 - 1")
-    if request.image_format not in FORMATS:
-        formats = ", ".join(FORMATS)
-        problem = f"is {request.image_format!r}, not an image format"
-        raise InvalidArgument("image_format", problem, f"send one of {formats}")
     sampler = sampler_settings(request, base)
     plan = SynthesisPlan(
         tenant=tenant,
@@ -186,7 +178,7 @@ def extra_revisions(base: Base, sampler: SamplerSettings) -> tuple[tuple[str, st
     """Revisions of the base's decoder, distillation LoRA and solver that the sampler uses."""
     used = {
         "decoder_revision": base.tiny_decoder if sampler.decoder == "tiny" else None,
-        "accelerator_revision": base.distillation_lora if sampler.accelerated else None,
+        "accelerator_revision": base.distillation_lora if sampler.distilled else None,
         "solver_revision": base.bespoke_solver if sampler.scheduler == BESPOKE else None,
     }
     return tuple((name, extra.revision) for name, extra in used.items() if extra)
@@ -194,17 +186,14 @@ def extra_revisions(base: Base, sampler: SamplerSettings) -> tuple[tuple[str, st
 
 def _is_interactive(request: SynthesisRequest, most: int) -> bool:
     num_images = sum(count for _, count in request.class_counts) - request.first_index
-    if request.priority not in ("", *PRIORITIES):
-        problem = f"is {shown(request.priority)}, not a priority"
-        raise InvalidArgument("priority", problem, f"send one of {', '.join(PRIORITIES)}")
-    if request.priority == "INTERACTIVE" and num_images > most:
+    if request.interactive and num_images > most:
         problem = f"is INTERACTIVE, but {num_images} images are wanted"
         raise InvalidArgument("priority", problem, f"ask for at most {most}, or send BULK")
-    return request.priority != "BULK" and num_images <= most
+    return request.interactive is not False and num_images <= most
 
 
 def check_class_counts(class_counts: Sequence[tuple[str, int]], max_num_images: int) -> None:
-    """Check ids and counts for themselves, without base or adapter.
+    """Check ids and counts, without base or adapter.
 
     Raises:
         InvalidArgument: Naming the entry, for example ``class_counts[1].num_images``.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from services.common.errors import InvalidArgument, check_one_of, shown
 from services.common.models.sampler_presets import SAMPLER_PRESETS
@@ -27,18 +27,18 @@ DEFAULT_PRESET = "balanced"
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """How an image is sampled; every field is part of what the image depends on.
+    """Settings of the sampler; an image depends on every one of them.
 
     Attributes:
         num_steps: Denoising steps.
         guidance_scale: Classifier-free guidance (Ho and Salimans 2022); 1 switches it off.
         scheduler: One of ``SCHEDULERS``, or "bespoke": the base's own solver, whose steps and
             guidance are fixed (``services/common/models/bespoke_solvers.py``).
-        guidance_start: Share of the steps, 0 to 1, from which on guidance acts
+        guidance_start: Share of the steps, 0 to 1, at which guidance begins
             (Kynkäänniemi et al. 2024).
-        guidance_stop: Share of the steps from which on it acts no more.
-        decoder: One of ``DECODERS``; both draw the same cell.
-        accelerated: With the base's distillation LoRA.
+        guidance_stop: Share of the steps at which guidance ends.
+        decoder: One of ``DECODERS``; both give the same cell.
+        distilled: With the base's distillation LoRA; "accelerated" in manifests.
     """
 
     num_steps: int
@@ -47,10 +47,10 @@ class SamplerSettings:
     guidance_start: float = 0.0
     guidance_stop: float = 1.0
     decoder: str = "full"
-    accelerated: bool = False
+    distilled: bool = False
 
     def guidance_scales(self, num_steps: int) -> tuple[float | None, ...]:
-        """Guidance of each step; None: without, which costs one evaluation instead of two.
+        """Guidance scale of each step; None: without, at one evaluation instead of two.
 
         Args:
             num_steps: Steps that the scheduler really takes.
@@ -64,11 +64,12 @@ class SamplerSettings:
             for step in range(num_steps)
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form; without the interval where guidance acts throughout."""
+    def to_dict(self) -> dict[str, int | float | str | bool]:
+        """JSON form, without what is left at its default."""
         settings = asdict(self)
-        if not self.accelerated:
-            del settings["accelerated"]
+        distilled = settings.pop("distilled")
+        if distilled:
+            settings["accelerated"] = True
         if self.decoder == "full":
             del settings["decoder"]
         if (self.guidance_start, self.guidance_stop) == (0.0, 1.0):
@@ -77,20 +78,22 @@ class SamplerSettings:
 
 
 PRESETS = {
-    "draft": SamplerSettings(num_steps=4, guidance_scale=1.0, scheduler="ddim", accelerated=True),
+    "draft": SamplerSettings(num_steps=4, guidance_scale=1.0, scheduler="ddim", distilled=True),
     "fast": SamplerSettings(num_steps=5, guidance_scale=2.0, scheduler="unipc", guidance_stop=0.4),
     "balanced": SamplerSettings(
         num_steps=8, guidance_scale=2.0, scheduler="unipc", guidance_stop=0.8
     ),
     "paper": SamplerSettings(num_steps=50, guidance_scale=2.0, scheduler="ddim"),
 }
-"""4, 7, 15 and 100 UNet evaluations an image. "balanced" is as good as "paper" by downstream
-macro-F1, "fast" only with a solver of the base's own (``preset_of``; docs/lab-notebook.md). Their
-names are ``SAMPLER_PRESETS``, which the trainer knows too."""
+"""4, 7, 15 and 100 UNet evaluations an image.
+
+"balanced" is as good as "paper" by downstream macro-F1, "fast" only with a solver of the base's
+own (``preset_of``; docs/lab-notebook.md). The names are ``SAMPLER_PRESETS``.
+"""
 
 
 def preset_of(name: str, base: Base) -> SamplerSettings:
-    """The preset as a base draws it.
+    """The preset's settings on a base.
 
     "fast" is the base's bespoke solver if it has one; "draft" is "fast" with a base that has no
     distillation LoRA.
@@ -162,7 +165,11 @@ def sampler_settings(request: SynthesisRequest, base: Base) -> SamplerSettings:
 
 
 def _scheduled(request: SynthesisRequest, base: Base) -> SamplerSettings:
-    """The preset with the request's scheduler; numbers that a bespoke solver lacks unseat it."""
+    """The preset with the request's scheduler.
+
+    Numbers that a bespoke solver does not have select the general solver instead, unless the
+    request names the bespoke one.
+    """
     name, scheduler, solver = (
         request.preset or DEFAULT_PRESET,
         request.scheduler,

@@ -1,4 +1,4 @@
-"""A sampler replica: draws shards, and says how much work it does."""
+"""A sampler replica: renders shards and reports its metrics."""
 
 from __future__ import annotations
 
@@ -13,59 +13,61 @@ from typing import TYPE_CHECKING
 from cytosynth import traces
 from services.common.logs import configure_logging, request_id_var, tenant_var
 from services.common.store.artifacts import ArtifactStore
-from services.generator.autoscale import (
-    THROUGHPUT_METRIC,
-)
+from services.generator.autoscale import THROUGHPUT_METRIC
 from services.generator.config import GeneratorSettings
-from services.generator.plan import DrawnImage, SynthesisPlan
+from services.generator.plan import SynthesisPlan, SyntheticImage
 from services.generator.shards import Shard
 
 if TYPE_CHECKING:
-    from services.generator.engine.engine import StepRecord
-    from services.generator.shard_renderer import Drawer
+    from services.generator.engine.step_records import StepRecord
+    from services.generator.shard_renderer import ShardRenderer
 
 
 class SamplerReplica:
-    """Draws shards; images of all of them share the batches of its engine."""
+    """Renders shards; images of all of them share the batches of its engine."""
 
     def __init__(self, settings: GeneratorSettings) -> None:
-        """Load the default base and draw once, so that a ready replica is a warm one."""
+        """Load the default base and sample once, so that a ready replica is a warm one."""
         configure_logging()
         traces.start(settings.traces_endpoint, "sampler")
         # torch and diffusers take 10 s and 600 MB: imported here, where they are used.
-        from services.generator.shard_renderer import Drawer
+        from services.generator.shard_renderer import ShardRenderer
 
         self._metrics = _SamplerMetrics()
-        self._drawer = Drawer(settings, ArtifactStore(settings.store_uri), self._metrics.observe)
+        store = ArtifactStore(settings.store_uri)
+        self._renderer = ShardRenderer(settings, store, self._metrics.observe)
         with ThreadPoolExecutor(1) as thread:  # here a loop may be running already
-            thread.submit(asyncio.run, self._drawer.warm_up()).result()
+            thread.submit(asyncio.run, self._renderer.warm_up()).result()
 
-    async def draw(self, shard: Shard) -> AsyncGenerator[list[DrawnImage], None]:
+    async def render(self, shard: Shard) -> AsyncGenerator[list[SyntheticImage], None]:
         """Stream a shard's images in order."""
         started, is_first = time.monotonic(), True
-        async with _working_for(shard), contextlib.aclosing(self._drawer.draw(shard)) as batches:
+        async with (
+            _working_for(shard),
+            contextlib.aclosing(self._renderer.render(shard)) as batches,
+        ):
             async for images in batches:
                 if is_first:
                     self._metrics.first_image(shard.plan, time.monotonic() - started)
                     is_first = False
-                self._metrics.delivered(shard.plan, images, self._drawer)
+                self._metrics.delivered(shard.plan, images, self._renderer)
                 yield images
 
     async def check_health(self) -> None:
-        """Serve replaces a replica whose engine has stopped."""
-        for engine in self._drawer.engines:
+        """Fail once an engine has stopped, so that Serve replaces the replica."""
+        for engine in self._renderer.engines:
             if engine.broken:
                 raise RuntimeError("an engine has stopped") from engine.broken
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """For Serve's autoscaling."""
-        rates = [engine.evaluations_per_second for engine in self._drawer.engines]
+        """Report throughput to Serve's autoscaling."""
+        rates = [engine.evaluations_per_second for engine in self._renderer.engines]
         return {THROUGHPUT_METRIC: max(rates, default=0.0)}
 
 
 @contextlib.asynccontextmanager
 async def _working_for(shard: Shard) -> AsyncGenerator[None, None]:
-    """Log lines and a span of the request that the shard belongs to."""
+    """Tag log lines with the shard's request and trace a span of it."""
     request_id_var.set(shard.request_id)
     tenant_var.set(shard.plan.tenant)
     about: dict[str, traces.Value] = {
@@ -74,7 +76,7 @@ async def _working_for(shard: Shard) -> AsyncGenerator[None, None]:
         "cytosynth.num_images": shard.end - shard.first,
         "cytosynth.num_steps": shard.plan.sampler.num_steps,
     }
-    with traces.span("draw shard", "INTERNAL", shard.traceparent, about):
+    with traces.span("render shard", "INTERNAL", shard.traceparent, about):
         yield
 
 
@@ -95,7 +97,7 @@ class _SamplerMetrics:
         )
         self._withheld = metrics.Counter(
             name + "withheld_images_total",
-            "Images drawn and not delivered: a near_copy of a training image is drawn again, "
+            "Images sampled and not delivered: a near_copy of a training image is sampled again, "
             "a request with one that is not_finite fails.",
             tag_keys=("reason", "tenant"),
         )
@@ -122,7 +124,7 @@ class _SamplerMetrics:
         self._queued: set[str] = set()
         self._hits = metrics.Counter(
             name + "adapter_hits_total",
-            "Images begun, whose weights were there.",
+            "Images whose weights were resident when they began.",
             tag_keys=("tenant",),
         )
         self._misses = metrics.Counter(
@@ -132,7 +134,7 @@ class _SamplerMetrics:
         )
 
     def observe(self, record: StepRecord) -> None:
-        """Called by an engine after every step."""
+        """Count one step of an engine."""
         tally = record.tally
         for counter, by_tenant, tags in (
             (self._evaluations, tally.evaluations, {}),
@@ -149,14 +151,16 @@ class _SamplerMetrics:
         self._slots.set(record.num_rows)
 
     def first_image(self, plan: SynthesisPlan, seconds: float) -> None:
-        """Called when a shard's first image leaves the replica."""
+        """Observe how long a shard's first image took."""
         interactive = str(plan.interactive).lower()
         self._first.observe(seconds, tags={"interactive": interactive, "tenant": plan.tenant})
 
-    def delivered(self, plan: SynthesisPlan, images: list[DrawnImage], drawer: Drawer) -> None:
-        """Called when images leave the replica."""
+    def delivered(
+        self, plan: SynthesisPlan, images: list[SyntheticImage], renderer: ShardRenderer
+    ) -> None:
+        """Count images that leave the replica, and what is left to do."""
         self._images.inc(len(images), tags={"base": plan.base, "tenant": plan.tenant})
-        backlog = sum((engine.backlog for engine in drawer.engines), Counter[str]())
+        backlog = sum((engine.backlog for engine in renderer.engines), Counter[str]())
         self._queued |= set(backlog)
         for tenant in self._queued:
             self._queue.set(backlog[tenant], tags={"tenant": tenant})

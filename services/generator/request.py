@@ -1,4 +1,4 @@
-"""What a client asks of the generator, before anything is checked."""
+"""A client's request to the generator, before anything is checked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ class SynthesisRequest:
     Attributes:
         class_counts: (class id, number of images) in order.
         preset: Empty for the default; the next six overrule it where not None or empty.
-        priority: One of ``PRIORITIES``; empty: interactive if it is small.
+        image_format: As Pillow calls it.
+        interactive: Goes before bulk work; None: if it is small.
     """
 
     class_counts: Sequence[tuple[str, int]]
@@ -27,4 +28,4 @@ class SynthesisRequest:
     guidance_stop: float | None = None
     decoder: str = ""
     image_format: str = "PNG"
-    priority: str = ""
+    interactive: bool | None = None

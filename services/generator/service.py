@@ -16,29 +16,30 @@ from services.common.rpc.handlers import Call, server_stream, unary
 from services.common.store.artifacts import ArtifactStore
 from services.generator.adapter_manifest import AdapterRef, describe_adapter
 from services.generator.config import GeneratorSettings
-from services.generator.plan import DrawnImage, SynthesisPlan, make_execution, make_plan
+from services.generator.plan import SynthesisPlan, SyntheticImage, make_execution, make_plan
 from services.generator.presets import PRESETS, preset_of
 from services.generator.request import SynthesisRequest
 
-_FORMATS = {
-    image_pb2.IMAGE_FORMAT_UNSPECIFIED: "PNG",
-    image_pb2.IMAGE_FORMAT_PNG: "PNG",
-    image_pb2.IMAGE_FORMAT_JPEG: "JPEG",
-    image_pb2.IMAGE_FORMAT_WEBP: "WEBP",
+_FORMAT_CODES = {
+    name.removeprefix("IMAGE_FORMAT_"): code
+    for name, code in image_pb2.ImageFormat.items()
+    if code != image_pb2.IMAGE_FORMAT_UNSPECIFIED
 }
-_PRIORITIES = {
-    pb.PRIORITY_UNSPECIFIED: "",
-    pb.PRIORITY_INTERACTIVE: "INTERACTIVE",
-    pb.PRIORITY_BULK: "BULK",
+_FORMATS = {code: name for name, code in _FORMAT_CODES.items()} | {
+    image_pb2.IMAGE_FORMAT_UNSPECIFIED: "PNG"
 }
-_FORMAT_CODES = {name: code for code, name in _FORMATS.items()}
+_INTERACTIVE = {
+    pb.PRIORITY_UNSPECIFIED: None,
+    pb.PRIORITY_INTERACTIVE: True,
+    pb.PRIORITY_BULK: False,
+}
 
-StreamImages = Callable[[SynthesisPlan], AsyncGenerator[DrawnImage, None]]
-"""Draws a plan's images from its first index on, in order."""
+StreamImages = Callable[[SynthesisPlan], AsyncGenerator[SyntheticImage, None]]
+"""Gives a plan's images from its first index on, in order."""
 
 
 class GeneratorService:
-    """The handlers; ``stream_images`` is what draws."""
+    """The handlers; ``stream_images`` gives the images."""
 
     def __init__(self, settings: GeneratorSettings, stream_images: StreamImages) -> None:
         self._settings, self._stream_images = settings, stream_images
@@ -70,7 +71,7 @@ class GeneratorService:
     async def GetCapabilities(
         self, request: pb.GetCapabilitiesRequest, call: Call
     ) -> pb.GetCapabilitiesResponse:
-        """Say which bases, presets and limits there are."""
+        """Give bases, presets and limits."""
         return await asyncio.to_thread(self._capabilities)
 
     def _plan(self, request: pb.SynthesizeRequest, tenant: str) -> SynthesisPlan:
@@ -123,8 +124,8 @@ def _decode(request: pb.SynthesizeRequest) -> SynthesisRequest:
     sampler = request.sampler
     if request.image_format not in _FORMATS:
         problem = f"is {request.image_format}, not an image format"
-        raise InvalidArgument("image_format", problem, "send PNG, JPEG or WEBP")
-    if request.priority not in _PRIORITIES:
+        raise InvalidArgument("image_format", problem, f"send one of {', '.join(_FORMAT_CODES)}")
+    if request.priority not in _INTERACTIVE:
         problem = f"is {request.priority}, not a priority"
         raise InvalidArgument("priority", problem, "send INTERACTIVE or BULK, or leave it out")
     return SynthesisRequest(
@@ -138,6 +139,6 @@ def _decode(request: pb.SynthesizeRequest) -> SynthesisRequest:
         guidance_start=sampler.guidance_start if sampler.HasField("guidance_start") else None,
         guidance_stop=sampler.guidance_stop if sampler.HasField("guidance_stop") else None,
         decoder=sampler.decoder,
-        priority=_PRIORITIES[request.priority],
         image_format=_FORMATS[request.image_format],
+        interactive=_INTERACTIVE[request.priority],
     )

@@ -1,9 +1,8 @@
-"""Draws shards: the right base, the right adapters, every image from its own seed.
+"""Renders shards: the right base, the right adapters, every image from its own seed.
 
-One engine per base does the work on a thread of its own, and one per base with its distillation
-LoRA merged; encoding has other threads, and so has the search for near-duplicates of training
-images, which are drawn again. A reader takes the images of a shard in order, and no more is drawn
-ahead of it than its window.
+One engine per base samples on a thread of its own; so does one per base with its distillation LoRA
+merged.  Images are compared with training images and encoded on other threads; near-duplicates
+are sampled again from another seed.  A reader takes the images of a shard in order.
 """
 
 from __future__ import annotations
@@ -34,20 +33,25 @@ from services.common.models.distilled_loras import DistillationLora
 from services.common.resource_names import ADAPTERS
 from services.common.store.artifacts import ArtifactStore
 from services.generator.config import GeneratorSettings
-from services.generator.engine.adapter_cache import AdapterBank, Weights
-from services.generator.engine.denoiser import Sampler
-from services.generator.engine.engine import Engine, Order, Recipe, StepRecord, Stream
+from services.generator.engine.adapter_cache import AdapterCache, Weights
+from services.generator.engine.denoiser import Denoiser
+from services.generator.engine.engine import Engine
 from services.generator.engine.solver import Solver, bespoke_steps, build_solver
-from services.generator.near_duplicate_filter import NearDuplicateFilter, next_attempt, only_copies
+from services.generator.engine.step_records import StepRecord
+from services.generator.engine.streams import ImageStream, ImageTask, SamplingProgram
+from services.generator.near_duplicate_filter import (
+    NearDuplicateFilter,
+    next_attempt,
+    only_near_duplicates,
+)
 from services.generator.plan import (
-    DrawnImage,
-    ImageTask,
     SynthesisPlan,
+    SyntheticImage,
     extra_revisions,
     make_execution,
 )
 from services.generator.presets import BESPOKE, SamplerSettings, preset_of
-from services.generator.reorder_buffer import Reader
+from services.generator.reorder_buffer import ReorderBuffer
 from services.generator.shards import Shard
 
 _logger = logging.getLogger(__name__)
@@ -55,7 +59,7 @@ _EngineKey: TypeAlias = tuple[str, str, TinyDecoder | None, DistillationLora | N
 """Name and revision of a base, its tiny decoder, and the distillation LoRA merged into its UNet."""
 
 
-class Drawer:
+class ShardRenderer:
     """The engines of one replica."""
 
     def __init__(
@@ -70,10 +74,10 @@ class Drawer:
         self._engines: OrderedDict[_EngineKey, Engine] = OrderedDict()
         self._lock = threading.Lock()
         self._encoder = ThreadPoolExecutor(4, "encode")
-        self._gate = NearDuplicateFilter(store)
+        self._near_duplicates = NearDuplicateFilter(store)
 
     async def warm_up(self) -> None:
-        """Load the default base and draw once, so that the first request finds all ready."""
+        """Load the default base and sample once, so that the first request finds all ready."""
         started = time.monotonic()
         name, models_dir = self._settings.default_base, self._settings.models_dir
         base = resolve_base(name, models_dir, "default_base")
@@ -93,49 +97,48 @@ class Drawer:
                 image_format="PNG",
                 extra_revisions=extra_revisions(base, sampler),
             )
-            async for _ in self.draw(Shard(plan, 0, 1)):
+            async for _ in self.render(Shard(plan, 0, 1)):
                 pass
         _logger.info("base %s is warm after %.1f s", base.name, time.monotonic() - started)
 
     @property
     def engines(self) -> list[Engine]:
-        """Of all loaded bases."""
+        """The engines of all loaded bases."""
         return list(self._engines.values())
 
-    async def draw(self, shard: Shard) -> AsyncGenerator[list[DrawnImage], None]:
+    async def render(self, shard: Shard) -> AsyncGenerator[list[SyntheticImage], None]:
         """Stream a shard's images in order, several at a time if the reader is slower.
 
         Raises:
             NotFound: If the adapter has been deleted meanwhile.
             DataLoss: If the adapter does not fit the base.
             FailedPrecondition: If this replica's base or set-up is not the plan's, or if the
-                adapter draws nothing but near-duplicates of its training images.
-            Unavailable: If the engine has stopped; the rest can be drawn elsewhere.
+                adapter gives nothing but near-duplicates of its training images.
+            Unavailable: If the engine has stopped; the rest can be rendered elsewhere.
         """
         engine, solver, hashes = await asyncio.to_thread(self._prepare, shard.plan)
-        reader = Reader(shard, asyncio.get_running_loop())
-        stream = self._stream(engine, solver, hashes, shard, reader)
+        buffer = ReorderBuffer(shard.first, asyncio.get_running_loop())
+        stream = self._stream(engine, solver, hashes, shard, buffer)
         engine.submit(stream)
         try:
             num_left = shard.end - shard.first
             while num_left:
-                images = await reader.next()
-                engine.taken(stream, len(images))
+                images = await buffer.next()
                 num_left -= len(images)
                 yield images
         finally:
             engine.cancel(stream)
 
     def _prepare(self, plan: SynthesisPlan) -> tuple[Engine, Solver, NearDuplicateHashes | None]:
-        """May load a base, and takes tenths of a second for a new solver of many steps."""
+        """Load what a plan needs; a new solver of many steps takes tenths of a second."""
         base, sampler = self._base_of(plan), plan.sampler
-        hashes = self._gate.hashes(plan)
+        hashes = self._near_duplicates.hashes(plan)
         engine = self._engine_of(base, sampler)
         if sampler.scheduler == BESPOKE:
             assert base.bespoke_solver is not None
             return engine, bespoke_steps(base.bespoke_solver), hashes
         config = engine.scheduler_config
-        if sampler.accelerated:
+        if sampler.distilled:
             config["timestep_spacing"] = "trailing"  # what few-step models are distilled for
         return engine, build_solver(sampler.scheduler, config, sampler.num_steps), hashes
 
@@ -145,47 +148,49 @@ class Drawer:
         solver: Solver,
         hashes: NearDuplicateHashes | None,
         shard: Shard,
-        reader: Reader,
-    ) -> Stream:
+        buffer: ReorderBuffer,
+    ) -> ImageStream:
         plan = shard.plan
 
-        def finish(order: Order, array: np.ndarray) -> None:
+        def finish(task: ImageTask, pixels: np.ndarray) -> None:
             try:
                 # The pixels, not the file: JPEG would decide otherwise than PNG.
-                if hashes is None or not hashes.find(array):
-                    reader.put(_encode(order, array, plan.image_format))
+                if hashes is None or not hashes.find(pixels):
+                    buffer.put(_encode(task, pixels, plan.image_format))
                     return
-                again = next_attempt(plan, order)
-                if again is None:
-                    reader.fail_at(order.index, only_copies(plan, order))
+                retry = next_attempt(plan, task)
+                if retry is None:
+                    buffer.fail_at(task.index, only_near_duplicates(plan, task))
                 else:
-                    reader.withheld()
-                engine.withhold(stream, again)
+                    buffer.withhold()
+                engine.withhold(stream, retry)
             except Exception as error:
-                reader.fail(error)
+                buffer.fail(error)
 
-        def finish_later(order: Order, array: np.ndarray) -> None:
-            reader.num_finished += 1
-            self._encoder.submit(finish, order, array)
+        def finish_later(task: ImageTask, pixels: np.ndarray) -> None:
+            buffer.num_finished += 1
+            self._encoder.submit(finish, task, pixels)
 
-        stream = Stream(
+        tasks = (
+            ImageTask(
+                index, class_id, plan.image_seed(class_id, index), self._weights(plan, class_id)
+            )
+            for index, class_id in plan.classes_by_index(shard.first, shard.end)
+        )
+        stream = ImageStream(
             plan.tenant,
             plan.request_id,
             plan.interactive,
-            recipe=Recipe(
+            SamplingProgram(
                 solver,
                 plan.sampler.guidance_scales(len(solver)),
                 tiny_decoder=plan.sampler.decoder == "tiny",
             ),
-            orders=deque(self._order(plan, task) for task in plan.tasks(shard.first, shard.end)),
-            window=self._settings.generator_window_num_images,
+            deque(tasks),
             deliver=finish_later,
-            fail=reader.fail,
+            fail=buffer.fail,
         )
         return stream
-
-    def _order(self, plan: SynthesisPlan, task: ImageTask) -> Order:
-        return Order(task.index, task.class_id, task.image_seed, self._weights(plan, task.class_id))
 
     def _weights(self, plan: SynthesisPlan, class_id: str) -> Weights:
         adapter = plan.adapter
@@ -208,16 +213,16 @@ class Drawer:
         return base
 
     def _engine_of(self, base: Base, sampler: SamplerSettings) -> Engine:
-        distillation_lora = base.distillation_lora if sampler.accelerated else None
+        distillation_lora = base.distillation_lora if sampler.distilled else None
         with self._lock:
             key = (base.name, base.revision, base.tiny_decoder, distillation_lora)
             if key not in self._engines:
-                self._give_up_idle()
+                self._close_idle()
                 self._engines[key] = self._start(base, distillation_lora)
             self._engines.move_to_end(key)
             return self._engines[key]
 
-    def _give_up_idle(self) -> None:
+    def _close_idle(self) -> None:
         for key, engine in list(self._engines.items()):
             if len(self._engines) < self._settings.generator_max_loaded_bases:
                 return
@@ -229,24 +234,27 @@ class Drawer:
         dtype = getattr(torch, self._execution.dtype)
         pipeline = load_pipeline(base, self._device, distillation_lora=distillation_lora)
         num_bytes = self._settings.generator_adapter_memory_mb * 2**20
-        num_states = 2 * self._execution.num_slots
-        sampler = Sampler(
+        num_states = 2 * self._execution.batch_rows
+        denoiser = Denoiser(
             pipeline,
-            self._execution.num_slots,
+            self._execution.batch_rows,
             num_states,
             dtype,
             self._execution.compiled,
             self._execution.decode_batch_size,
             load_tiny_decoder(base, self._device, dtype),
-            self._settings.generator_cuda_graphs,
         )
-        engine: Engine = Engine(
-            sampler,
-            lambda wake: AdapterBank(pipeline, sampler.lora, num_bytes, wake),
+
+        def interactive_elsewhere() -> bool:
+            return any(other.has_interactive_work for other in self.engines if other is not engine)
+
+        engine = Engine(
+            denoiser,
+            lambda wake: AdapterCache(pipeline, denoiser.lora, num_bytes, wake),
             num_states,
             self._observe,
             self._settings.generator_num_threads,
-            lambda: any(other.hurries for other in self.engines if other is not engine),
+            interactive_elsewhere,
         )
         return engine
 
@@ -258,8 +266,8 @@ def torch_device(settings: GeneratorSettings) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _encode(order: Order, image: np.ndarray, image_format: str) -> DrawnImage:
-    """The image as a file: PNG and WebP keep every bit, JPEG (quality 95) does not."""
-    height, width = image.shape[:2]
-    data = encode_image(image, image_format, synthetic=True)
-    return DrawnImage(order.index, order.class_id, order.image_seed, data, width, height)
+def _encode(task: ImageTask, pixels: np.ndarray, image_format: str) -> SyntheticImage:
+    """Encode an image: PNG and WebP keep every bit, JPEG (quality 95) does not."""
+    height, width = pixels.shape[:2]
+    data = encode_image(pixels, image_format, synthetic=True)
+    return SyntheticImage(task.index, task.class_id, task.image_seed, data, width, height)

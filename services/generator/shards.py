@@ -1,7 +1,8 @@
 """Cuts a plan into shards, spreads them over replicas and streams their images in order.
 
-A replica that dies takes no image with it: what it had not delivered of its shard is asked
-again of another one, which draws the very same images.
+A replica that dies loses no image: another one renders what is missing of its shard, bit by bit
+the same.  A reader that stops holds back all work on its request, as the next shard starts only
+when the oldest one in flight has been taken.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
 from services.common.errors import DataLoss, Unavailable
-from services.generator.plan import DrawnImage, SynthesisPlan
+from services.generator.plan import SynthesisPlan, SyntheticImage
 
 _logger = logging.getLogger(__name__)
 _FIRST_PAUSE_SECONDS = 0.1
@@ -38,8 +39,8 @@ class Shard:
     traceparent: str = ""
 
 
-DrawShard = Callable[[Shard], AsyncGenerator[list[DrawnImage], None]]
-"""Streams a shard's images, batch by batch, in order."""
+RenderShard = Callable[[Shard], AsyncGenerator[list[SyntheticImage], None]]
+"""Streams a shard's images, several at a time, in order."""
 
 
 def cut(plan: SynthesisPlan, shard_num_images: int) -> list[Shard]:
@@ -52,25 +53,25 @@ def cut(plan: SynthesisPlan, shard_num_images: int) -> list[Shard]:
 
 async def stream_in_order(
     shards: list[Shard],
-    draw_shard: DrawShard,
+    render_shard: RenderShard,
     is_loss: Callable[[BaseException], bool],
     num_in_flight: int,
     recovery_seconds: float,
-) -> AsyncGenerator[DrawnImage, None]:
-    """Images of all shards in index order; at most ``num_in_flight`` shards are worked on.
+) -> AsyncGenerator[SyntheticImage, None]:
+    """Images of all shards in index order, with at most ``num_in_flight`` shards in flight.
 
-    The next shard starts only when the consumer has taken the oldest, so a slow consumer
-    bounds the memory. Closing the generator ends all work.
+    The next shard starts only when the reader has taken the oldest, so a reader that stops holds
+    back all work and bounds the memory. Closing the generator ends all work.
 
     Raises:
         Unavailable: If a lost replica is not replaced within ``recovery_seconds``.
     """
     waiting = deque(shards)
-    working: deque[_ShardWork] = deque()
+    working: deque[_ShardInFlight] = deque()
     try:
         while waiting or working:
             while waiting and len(working) < num_in_flight:
-                work = _ShardWork(waiting.popleft(), draw_shard, is_loss, recovery_seconds)
+                work = _ShardInFlight(waiting.popleft(), render_shard, is_loss, recovery_seconds)
                 working.append(work)
             async for image in working[0].images():
                 yield image
@@ -79,11 +80,11 @@ async def stream_in_order(
         await asyncio.gather(*(work.close() for work in working))
 
 
-class Gate:
-    """Lets so many shards of bulk work through at a time, tenants in equal parts.
+class FairGate:
+    """A semaphore for shards of bulk work that tenants pass in equal parts.
 
-    What is not let through waits in the front. A replica that starts later then finds work, and
-    an interactive request does not stand in a replica's queue behind bulk work.
+    Shards that do not pass wait in the front. A replica that starts later then finds work, and
+    an interactive request does not queue in a replica behind bulk work.
     """
 
     def __init__(self, limit: int) -> None:
@@ -92,77 +93,77 @@ class Gate:
         self._waiting: list[tuple[str, asyncio.Future[None]]] = []
 
     def set_limit(self, limit: int) -> None:
-        """Change how many may be inside; who is inside stays."""
+        """Change how many may be inside; shards that are inside stay."""
         self._limit = limit
         self._let_in()
 
     @contextlib.asynccontextmanager
     async def inside(self, tenant: str) -> AsyncGenerator[None, None]:
-        """Wait to be let in; leaves at the end of the block."""
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((tenant, turn))
+        """Wait for a place, and return it at the end of the block."""
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.append((tenant, place))
         self._let_in()
         try:
-            await turn
+            await place
             yield
         finally:
-            if turn.done() and not turn.cancelled():
+            if place.done() and not place.cancelled():
                 self._inside[tenant] -= 1
             else:
-                self._waiting.remove((tenant, turn))
+                self._waiting.remove((tenant, place))
             self._let_in()
 
     def _let_in(self) -> None:
         while self._waiting and self._inside.total() < self._limit:
             first = min(self._waiting, key=lambda entry: self._inside[entry[0]])
             self._waiting.remove(first)
-            tenant, turn = first
-            if not turn.cancelled():
+            tenant, place = first
+            if not place.cancelled():
                 self._inside[tenant] += 1
-                turn.set_result(None)
+                place.set_result(None)
 
 
-class _ShardWork:
-    """One shard being drawn in the background into a queue that holds it whole at most."""
+class _ShardInFlight:
+    """One shard, rendered in the background into a queue that holds it whole at most."""
 
     def __init__(
         self,
         shard: Shard,
-        draw_shard: DrawShard,
+        render_shard: RenderShard,
         is_loss: Callable[[BaseException], bool],
         recovery_seconds: float,
     ) -> None:
-        self._shard, self._draw_shard, self._is_loss = shard, draw_shard, is_loss
+        self._shard, self._render_shard, self._is_loss = shard, render_shard, is_loss
         self._recovery_seconds = recovery_seconds
-        self._queue: asyncio.Queue[list[DrawnImage] | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[list[SyntheticImage] | None] = asyncio.Queue()
         self._task = asyncio.create_task(self._fill())
 
-    async def images(self) -> AsyncGenerator[DrawnImage, None]:
-        """The shard's images in order; raises what drawing them raised."""
+    async def images(self) -> AsyncGenerator[SyntheticImage, None]:
+        """The shard's images in order; raises what rendering them raised."""
         while (batch := await self._queue.get()) is not None:
             for image in batch:
                 yield image
         await self._task
 
     async def close(self) -> None:
-        """End the work, wherever it is."""
+        """End the rendering, wherever it is."""
         self._task.cancel()
         with contextlib.suppress(BaseException):
             await self._task
 
     async def _fill(self) -> None:
         try:
-            await self._draw_with_replay()
+            await self._render_with_replay()
         finally:
             self._queue.put_nowait(None)
 
-    async def _draw_with_replay(self) -> None:
+    async def _render_with_replay(self) -> None:
         next_index, end = self._shard.first, self._shard.end
         pause, alive = _FIRST_PAUSE_SECONDS, time.monotonic()
         while next_index < end:
             rest = replace(self._shard, first=next_index)
             try:
-                async with contextlib.aclosing(self._draw_shard(rest)) as batches:
+                async with contextlib.aclosing(self._render_shard(rest)) as batches:
                     async for batch in batches:
                         for image in batch:
                             if image.index != next_index:

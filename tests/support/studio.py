@@ -14,11 +14,13 @@ import torch
 from services.common.errors import DomainError
 from services.common.models import lora
 from services.common.models.diffusion_bases import Base, load_pipeline, load_tiny_decoder
-from services.generator.engine.adapter_cache import AdapterBank, Weights
-from services.generator.engine.batched_lora import LoraPair, MixedLora
-from services.generator.engine.denoiser import Sampler
-from services.generator.engine.engine import Engine, Order, Recipe, StepRecord, Stream
+from services.generator.engine.adapter_cache import AdapterCache, Weights
+from services.generator.engine.batched_lora import BatchedLora, LoraPair
+from services.generator.engine.denoiser import Denoiser
+from services.generator.engine.engine import Engine
 from services.generator.engine.solver import build_solver
+from services.generator.engine.step_records import StepRecord
+from services.generator.engine.streams import ImageStream, ImageTask, SamplingProgram
 from services.generator.presets import SamplerSettings
 
 CLASSES = ("basophil", "monocyte")
@@ -40,11 +42,11 @@ def make_lora(base: Base, spec: lora.LoraSpec, seed: int, scale: float = 0.2) ->
 def bytes_of(
     base: Base, data: bytes, dtype: torch.dtype = torch.float32, num_classes: int = len(CLASSES)
 ) -> int:
-    """Memory that the bank needs for a LoRA file with the prompts of so many classes."""
+    """Memory that the cache needs for a LoRA file with the prompts of so many classes."""
     pipeline = load_pipeline(base)
-    mixed = MixedLora(pipeline.unet.to(dtype), 1, pipeline.tokenizer.model_max_length)
+    batched = BatchedLora(pipeline.unet.to(dtype), 1, pipeline.tokenizer.model_max_length)
     pairs = {name: LoraPair(*pair) for name, pair in lora.read_lora(pipeline, data).items()}
-    return mixed.num_bytes(mixed.prepare(pairs), 1 + num_classes)
+    return batched.num_bytes(batched.prepare(pairs), 1 + num_classes)
 
 
 def weights_of(adapter: str | None, loras: dict[str, bytes], class_id: str = CLASSES[0]) -> Weights:
@@ -63,10 +65,10 @@ class Reader:
     errors: list[DomainError] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 
-    def deliver(self, order: Order, image: np.ndarray) -> None:
+    def deliver(self, task: ImageTask, image: np.ndarray) -> None:
         """Called by the engine."""
-        assert order.index not in self.images
-        self.images[order.index] = image
+        assert task.index not in self.images
+        self.images[task.index] = image
         if len(self.images) == self.num_wanted:
             self.over.set()
 
@@ -90,60 +92,58 @@ class Studio:
         self,
         base: Base,
         dtype: torch.dtype = torch.float32,
-        num_rows: int = 8,
+        batch_rows: int = 8,
         memory_bytes: int = 2**24,
-        others_hurry: Callable[[], bool] = lambda: False,
+        interactive_elsewhere: Callable[[], bool] = lambda: False,
     ) -> None:
         pipeline = load_pipeline(base)
-        self.num_states = 2 * num_rows
+        self.num_states = 2 * batch_rows
         self.records: list[StepRecord] = []
-        self.sampler = Sampler(
+        self.denoiser = Denoiser(
             pipeline,
-            num_rows,
+            batch_rows,
             self.num_states,
             dtype,
             tiny_decoder=load_tiny_decoder(base),
         )
         self.engine = Engine(
-            self.sampler,
-            lambda wake: AdapterBank(pipeline, self.sampler.lora, memory_bytes, wake),
+            self.denoiser,
+            lambda wake: AdapterCache(pipeline, self.denoiser.lora, memory_bytes, wake),
             self.num_states,
             self.records.append,
-            others_hurry=others_hurry,
+            interactive_elsewhere=interactive_elsewhere,
         )
 
     def stream(
         self,
-        orders: Iterable[Order],
+        tasks: Iterable[ImageTask],
         settings: SamplerSettings = QUICK,
         tenant: str = "a",
         request_id: str = "r",
         interactive: bool = False,
-        window: int | None = None,
-    ) -> tuple[Stream, Reader]:
-        """A stream, not submitted yet, whose reader takes ``window`` images, or all at once."""
-        orders = deque(orders)
-        reader = Reader(len(orders))
+    ) -> tuple[ImageStream, Reader]:
+        """A stream that is not submitted yet, and its reader."""
+        tasks = deque(tasks)
+        reader = Reader(len(tasks))
         solver = build_solver(settings.scheduler, self.engine.scheduler_config, settings.num_steps)
-        stream = Stream(
+        stream = ImageStream(
             tenant,
             request_id,
             interactive,
-            recipe=Recipe(
+            SamplingProgram(
                 solver, settings.guidance_scales(len(solver)), settings.decoder == "tiny"
             ),
-            orders=orders,
-            window=len(orders) if window is None else window,
+            tasks,
             deliver=reader.deliver,
             fail=reader.fail,
         )
         return stream, reader
 
     def submit(
-        self, orders: Iterable[Order], settings: SamplerSettings = QUICK, **fields: Any
+        self, tasks: Iterable[ImageTask], settings: SamplerSettings = QUICK, **fields: Any
     ) -> Reader:
-        """Start drawing."""
-        stream, reader = self.stream(orders, settings, **fields)
+        """Start sampling."""
+        stream, reader = self.stream(tasks, settings, **fields)
         self.engine.submit(stream)
         return reader
 
@@ -153,19 +153,19 @@ class Studio:
         self.engine._command(done.set)
         assert done.wait(PATIENCE_SECONDS)
 
-    def pins(self) -> int:
-        """Uses of adapter entries that have not ended."""
-        return sum(entry.num_users for entry in self.engine.bank._entries.values())
+    def num_references(self) -> int:
+        """References to adapter entries."""
+        return sum(entry.num_references for entry in self.engine.adapter_cache._entries.values())
 
     def leaks(self) -> tuple[int, int, int]:
-        """States in use, uses of adapters, and streams; all zero when there is nothing to do."""
+        """States and references in use, and streams; all zero when there is nothing to do."""
         self.settle()
-        states = self.num_states - len(set(self.engine._free_states))
-        return states, self.pins(), self.engine.num_streams
+        states = self.num_states - len(set(self.engine._states._free))
+        return states, self.num_references(), self.engine.num_streams
 
 
-def orders_of(
+def tasks_of(
     weights: Weights, num_images: int, class_id: str = CLASSES[0], seed: int = 0
-) -> list[Order]:
+) -> list[ImageTask]:
     """``num_images`` images of one class with the seeds from ``seed`` on."""
-    return [Order(i, class_id, seed + i, weights) for i in range(num_images)]
+    return [ImageTask(i, class_id, seed + i, weights) for i in range(num_images)]

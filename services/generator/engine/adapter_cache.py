@@ -1,8 +1,8 @@
-"""LoRA adapters in memory: loaded in the background, the least recently used given up first.
+"""LoRA adapters in memory: loaded in the background, the least recently used evicted first.
 
 An entry is one file of LoRA weights with the prompts of its classes, encoded once with the text
 encoder's LoRA.  Loading reads the store and runs the text encoder on a thread of its own; the
-sampler goes on meanwhile, and takes the result in between two steps.  The memory of all entries
+engine goes on meanwhile, and installs the result between two steps.  The memory of all entries
 together stays within a budget, whatever the rank of each.
 """
 
@@ -21,7 +21,7 @@ from cytosynth.cell_classes import class_prompt
 from services.common.errors import DataLoss, DomainError, FailedPrecondition, Unavailable
 from services.common.models.lora import encode_with_lora, read_lora
 from services.common.models.pipelines import PromptEmbeddings
-from services.generator.engine.batched_lora import LoraPair, MixedLora, PreparedAdapter
+from services.generator.engine.batched_lora import BatchedLora, LoraPair, PreparedAdapter
 from services.generator.engine.denoiser import Condition
 from services.generator.engine.row_tables import EMPTY
 
@@ -30,22 +30,21 @@ if TYPE_CHECKING:
 
 
 _logger = logging.getLogger(__name__)
-LEAST_SECONDS = 5.0
-"""So long an entry may be used before it has to make room for others that wait."""
-MOST_LOADING = 2
-"""So many entries are read, or wait for room, beside those within the budget."""
-MOST_FAILURES = 16
-"""So many failures are kept for who has yet to ask; who asks after that loads again."""
+MIN_RESIDENT_SECONDS = 5.0
+"""Time for which an entry may be used before it is evicted for others that wait."""
+MAX_LOADING = 2
+"""Entries that are read, or wait for room, beside those within the budget."""
+MAX_FAILURES = 16
+"""Failures kept until a stream asks for them; a stream that asks later loads again."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights draw an image.
+    """Weights that an image is sampled with.
 
     Attributes:
-        key: Whose they are and what they hold: tenant, adapter, its digest and the path; for
-            the base alone, the class.
-        class_ids: Classes that they draw.
+        key: Tenant, adapter, its digest and the path within it; for the base alone, the class.
+        class_ids: Classes whose prompts are encoded with them.
         read: Gives the safetensors file; None: the base alone.
     """
 
@@ -66,53 +65,53 @@ class _Entry:
     adapter: int
     prompts: dict[str, int]
     num_bytes: int
-    num_users: int = 0
+    num_references: int = 0
     installed: float = field(default_factory=time.monotonic)
-    leaving: bool = False
-    """Takes no more users, because others wait for its room."""
+    evicting: bool = False
+    """Takes no more references, because others wait for its room."""
 
 
-class AdapterBank:
-    """The adapters of one pipeline. All but the loading happens on the sampler's thread."""
+class AdapterCache:
+    """The adapters of one pipeline. All but the loading happens on the engine's thread."""
 
     def __init__(
         self,
         pipeline: Pipeline,
-        lora: MixedLora,
+        lora: BatchedLora,
         memory_bytes: int,
         wake: Callable[[], None],
     ) -> None:
-        """An empty bank.
+        """Start empty.
 
         Args:
-            pipeline: Its text encoders are used on the bank's own thread only.
+            pipeline: Its text encoders are used on the cache's own thread only.
             lora: Takes what is loaded.
             memory_bytes: What the entries may take together; one that is larger is refused.
-            wake: Called from the bank's thread when something has been loaded.
+            wake: Called from the cache's thread when something has been loaded.
         """
         self._pipeline, self._lora, self._wake = pipeline, lora, wake
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._wanted: OrderedDict[str, Weights] = OrderedDict()
+        self._requested: OrderedDict[str, Weights] = OrderedDict()
         self._loading: dict[str, tuple[Weights, Future[_Loaded]]] = {}
         self._failed: dict[int, tuple[Weights, DomainError]] = {}
         self._memory_bytes = self._free_bytes = memory_bytes
         self._numbers = itertools.count(1)
         self._loader = ThreadPoolExecutor(1, "adapters")
 
-    def want(self, weights: Weights) -> bool:
-        """Start loading, unless they are there or on their way; says whether it does."""
-        if any(weights.key in known for known in (self._entries, self._loading, self._wanted)):
+    def load(self, weights: Weights) -> bool:
+        """Start loading, unless resident or on the way; says whether it does."""
+        if any(weights.key in known for known in (self._entries, self._loading, self._requested)):
             return False
-        self._wanted[weights.key] = weights
+        self._requested[weights.key] = weights
         self._load_next()
         return True
 
-    def settle(self) -> None:
-        """Take in what has been loaded since; entries in use are never given up for it.
+    def install_loaded(self) -> None:
+        """Install what has been loaded since, evicting entries that are not in use.
 
-        Nor are those that were taken in just now, which nobody had the time to use.  Where all are
-        in use, the one that has been there longest takes no more users: requests for more adapters
-        than there is room for take turns.
+        Entries installed by the same call stay, as nothing had the time to use them.  Where all
+        are in use, the oldest takes no more references: requests for more adapters than there is
+        room for alternate.
         """
         full, new = False, set[str]()
         for key, (weights, future) in list(self._loading.items()):
@@ -132,27 +131,29 @@ class AdapterBank:
         self._load_next()
         if not full:
             for entry in self._entries.values():
-                entry.leaving = False
+                entry.evicting = False
 
     def failure(self, weights: Weights) -> DomainError | None:
-        """Why the load failed that these very weights began, once; the next ``want`` tries again.
+        """Why the load failed that this very object began; told once.
 
-        Who waited for the load of another, or comes when that other has left, tries for itself.
+        The next ``load`` tries again.  An equal object that waited for this load, or comes later,
+        tries for itself.
         """
         _, error = self._failed.pop(id(weights), (None, None))
         return error
 
-    def use(self, weights: Weights, class_id: str) -> tuple[Condition, Condition] | None:
-        """Conditions with and without the class's prompt, kept until ``release``.
+    def acquire(self, weights: Weights, class_id: str) -> tuple[Condition, Condition] | None:
+        """Increment the reference count, which ``release`` decrements.
 
         Returns:
-            None if the weights are not loaded, or have to make room.
+            Conditions with and without the class's prompt; None if the weights are not loaded or
+            are being evicted.
         """
         entry = self._entries.get(weights.key)
-        if entry is None or entry.leaving:
+        if entry is None or entry.evicting:
             return None
         self._failed.pop(id(weights), None)  # another has loaded them since
-        entry.num_users += 1
+        entry.num_references += 1
         self._entries.move_to_end(weights.key)
         return (
             Condition(entry.adapter, entry.prompts[class_prompt(class_id)]),
@@ -160,16 +161,16 @@ class AdapterBank:
         )
 
     def release(self, weights: Weights) -> None:
-        """One image less uses these weights."""
-        self._entries[weights.key].num_users -= 1
+        """Decrement the reference count."""
+        self._entries[weights.key].num_references -= 1
 
     def close(self) -> None:
         """Load nothing more."""
         self._loader.shutdown(wait=False, cancel_futures=True)
 
     def _load_next(self) -> None:
-        while self._wanted and len(self._loading) < MOST_LOADING:
-            key, weights = self._wanted.popitem(last=False)
+        while self._requested and len(self._loading) < MAX_LOADING:
+            key, weights = self._requested.popitem(last=False)
             future = self._loader.submit(self._load, weights)
             self._loading[key] = weights, future
             future.add_done_callback(lambda _: self._wake())
@@ -200,12 +201,12 @@ class AdapterBank:
 
     def _keep_failure(self, weights: Weights, error: DomainError) -> None:
         self._failed[id(weights)] = weights, error  # with the weights, so that the id stays theirs
-        if len(self._failed) > MOST_FAILURES:
+        if len(self._failed) > MAX_FAILURES:
             del self._failed[next(iter(self._failed))]  # most likely of a stream that was cancelled
 
     def _install(self, weights: Weights, loaded: _Loaded, keep: set[str]) -> bool:
-        if not self._make_room(loaded.num_bytes, keep):
-            self._ask_to_leave(loaded.num_bytes)
+        if not self._evict_unused(loaded.num_bytes, keep):
+            self._begin_eviction(loaded.num_bytes)
             return False
         adapter = EMPTY
         if loaded.adapter.layers:
@@ -219,28 +220,28 @@ class AdapterBank:
         self._entries[weights.key] = entry
         return True
 
-    def _make_room(self, num_bytes: int, keep: set[str]) -> bool:
-        """Give up unused entries, oldest first, until there is room; says whether there is."""
-        unused = [key for key, entry in self._entries.items() if not entry.num_users]
+    def _evict_unused(self, num_bytes: int, keep: set[str]) -> bool:
+        """Evict unused entries, the least recently used first; says whether there is room."""
+        unused = [key for key, entry in self._entries.items() if not entry.num_references]
         for key in unused:
             if self._free_bytes >= num_bytes:
                 break
             if key in keep:
                 continue
             entry = self._entries.pop(key)
-            self._lora.adapters.drop(entry.adapter)
+            self._lora.adapters.remove(entry.adapter)
             for prompt in entry.prompts.values():
-                self._lora.prompts.drop(prompt)
+                self._lora.prompts.remove(prompt)
             self._free_bytes += entry.num_bytes
         return self._free_bytes >= num_bytes
 
-    def _ask_to_leave(self, num_bytes: int) -> None:
-        """Let entries run out of users until there would be room, the longest there first."""
+    def _begin_eviction(self, num_bytes: int) -> None:
+        """Let entries run out of references until there is room, the oldest first."""
         num_bytes -= self._free_bytes
-        latest = time.monotonic() - LEAST_SECONDS
+        latest = time.monotonic() - MIN_RESIDENT_SECONDS
         for entry in sorted(self._entries.values(), key=lambda entry: entry.installed):
-            if num_bytes > 0 and (entry.leaving or entry.installed <= latest):
-                entry.leaving = True
+            if num_bytes > 0 and (entry.evicting or entry.installed <= latest):
+                entry.evicting = True
                 num_bytes -= entry.num_bytes
 
 

@@ -47,20 +47,20 @@ class PreparedAdapter:
     crosses: dict[str, LoraPair]
 
 
-class MixedLora:
-    """Takes over a UNet: its layers add LoRA per row, its cross-attention takes keys per row."""
+class BatchedLora:
+    """A UNet whose layers add LoRA per row and whose cross-attention takes keys per row."""
 
-    def __init__(self, unet: UNet2DConditionModel, num_rows: int, num_tokens: int) -> None:
+    def __init__(self, unet: UNet2DConditionModel, batch_rows: int, num_tokens: int) -> None:
         """Prepare an unadapted UNet.
 
         Args:
             unet: Stays what it is for rows without an adapter.
-            num_rows: Rows of the largest batch.
+            batch_rows: Rows of the largest batch.
             num_tokens: Length of a prompt.
         """
-        self._unet, self._num_rows = unet, num_rows
-        self.adapters = RowTable(num_rows, unet.dtype, unet.device)
-        self.prompts = RowTable(num_rows, unet.dtype, unet.device)
+        self._unet = unet
+        self.adapters = RowTable(batch_rows, unet.dtype, unet.device)
+        self.prompts = RowTable(batch_rows, unet.dtype, unet.device)
         self._layers: dict[str, _LoraLinear | _LoraConv] = {}
         self._crosses = {name: a for name, a in _attentions(unet) if a.is_cross_attention}
         width = int(unet.config.cross_attention_dim)
@@ -81,9 +81,9 @@ class MixedLora:
             keys, values = (self.prompts.rows(part) for part in (f"{name}.k", f"{name}.v"))
             attention.set_processor(_CrossAttention(keys, values))
         self.fixed_kernels = False
-        """Run the LoRA kernels for rows without an adapter too, as compiled code has to."""
+        """Run the LoRA kernels for rows without an adapter too, as compiled code must."""
         self.structure = 0
-        """Grows whenever layers get LoRA that had none: kernels then change, once."""
+        """Incremented whenever layers get LoRA that had none: kernels then change, once."""
 
     def prepare(self, weights: Mapping[str, LoraPair]) -> PreparedAdapter:
         """Check an adapter and bring it to the device; on any thread.
@@ -174,7 +174,7 @@ class MixedLora:
             module = self._unet.get_submodule(name)
         except AttributeError:
             return None
-        # Not by self._layers: the bank's thread checks while the engine's wraps.
+        # Not by self._layers: the cache's thread checks while the engine's wraps.
         return module.base if isinstance(module, _LoraLinear | _LoraConv) else module
 
 

@@ -1,11 +1,11 @@
 """Denoises the rows of a batch, each with its own timestep, adapter, prompt and solver.
 
-An image in progress is a *state*: the latents that its solver keeps (``solver.py``).  A step
+An image in flight has a *solver state*: the latents that its solver keeps (``solver.py``).  A step
 takes one row per evaluation of the UNet, two for a guided image (Ho and Salimans 2022).
 
 Every image gets the same bits whoever its batch-mates are and wherever its rows lie.  Kernels
 do not promise that, so it is proven on this machine, with these weights, before the first
-image: batches in other orders must give equal bits. Smaller batch sizes, which cost less when
+image: batches in other orders must give equal bits. Smaller batches, which cost less when
 there is little to do, are used in float32 only, and only those that give equal bits too.
 """
 
@@ -22,8 +22,7 @@ import torch
 
 from services.common.errors import FailedPrecondition
 from services.common.models.pipelines import decode_latents, decodes_in_float32, image_size
-from services.generator.engine.batched_lora import MixedLora
-from services.generator.engine.cuda_graph import GraphedEvaluation
+from services.generator.engine.batched_lora import BatchedLora
 from services.generator.engine.group_norm import replace_group_norms
 from services.generator.engine.row_tables import EMPTY, place_rows, send
 from services.generator.engine.solver import NUM_COLUMNS, STATE_SIZE
@@ -34,15 +33,15 @@ if TYPE_CHECKING:
     from services.common.models.pipelines import Pipeline
 
 _logger = logging.getLogger(__name__)
-_LEAST_ROWS = 4
-_MOST_KERNELS = 64
-"""Batch sizes times sets of layers with LoRA that may be compiled."""
+_MIN_ROWS = 4
+_MAX_KERNELS = 64
+"""Sizes of batches times sets of layers with LoRA that may be compiled."""
 _PROOF_SEED = 2**64 - 1
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What a row is told: entries of an adapter and of a prompt under that adapter."""
+    """Entries of an adapter and of a prompt under that adapter, which a row uses."""
 
     adapter: int
     prompt: int
@@ -53,11 +52,11 @@ class Advance:
     """One step of one image.
 
     Attributes:
-        state: Where the image is kept, 0 to num_states - 1.
-        timestep: What the UNet is told.
+        state: Index of its solver state, 0 to num_states - 1.
+        timestep: Input of the UNet.
         matrix: The solver's step, float32 (STATE_SIZE, NUM_COLUMNS).
-        condition: Of the row with the prompt.
-        unconditional: Of the row without; None for a step without guidance.
+        condition: For the row with the prompt.
+        unconditional: For the row without; None for a step without guidance.
         guidance_scale: Weight of the difference between the two.
     """
 
@@ -67,11 +66,6 @@ class Advance:
     condition: Condition
     unconditional: Condition | None = None
     guidance_scale: float = 1.0
-
-    @property
-    def num_rows(self) -> int:
-        """Evaluations of the UNet that this takes."""
-        return 1 if self.unconditional is None else 2
 
 
 def starting_noise(image_seed: int, shape: Sequence[int]) -> torch.Tensor:
@@ -108,33 +102,31 @@ class DecodedImages:
         return [image if ok else None for image, ok in pairs]
 
 
-class Sampler:
-    """The tensors of one pipeline and of all images in progress. Use from one thread."""
+class Denoiser:
+    """The tensors of one pipeline and of all images in flight. Use from one thread."""
 
     def __init__(
         self,
         pipeline: Pipeline,
-        num_rows: int,
+        batch_rows: int,
         num_states: int,
         dtype: torch.dtype,
         compiled: bool = False,
         decode_batch_size: int = 4,
         tiny_decoder: AutoencoderTiny | None = None,
-        cuda_graphs: bool = False,
     ) -> None:
         """Take over ``pipeline``, whose UNet and decoder become ``dtype`` and channels-last.
 
         Args:
             pipeline: From ``diffusion_bases.load_pipeline``, without adapters.
-            num_rows: Rows of the largest batch.
-            num_states: Images that can be in progress.
+            batch_rows: Rows of the largest batch.
+            num_states: Images that can be in flight.
             dtype: Arithmetic of UNet and decoder; solvers keep float32.
             compiled: Use ``torch.compile``.
             decode_batch_size: Images decoded at a time.
             tiny_decoder: The base's second decoder, if it has one.
-            cuda_graphs: On a GPU, launch the kernels of an evaluation together.
         """
-        self.pipeline, self.dtype, self.num_rows = pipeline, dtype, num_rows
+        self.pipeline, self.dtype, self.batch_rows = pipeline, dtype, batch_rows
         self.device = pipeline.unet.device
         unet = pipeline.unet.to(dtype=dtype, memory_format=torch.channels_last)
         vae = pipeline.vae.to(memory_format=torch.channels_last)
@@ -146,33 +138,31 @@ class Sampler:
         if self.device.type == "cpu" and not compiled:
             for model in (unet, vae.decoder):
                 replace_group_norms(model)
-        self.lora = MixedLora(unet, num_rows, pipeline.tokenizer.model_max_length)
-        graphed = cuda_graphs and self.device.type == "cuda"
-        self.lora.fixed_kernels = compiled or graphed
-        self._graphed = GraphedEvaluation(self._evaluate_now) if graphed else None
+        self.lora = BatchedLora(unet, batch_rows, pipeline.tokenizer.model_max_length)
+        self.lora.fixed_kernels = compiled
         self._unet = torch.compile(unet, dynamic=False) if compiled else unet
         self._compiled = compiled
         self.decode_batch_size = decode_batch_size
-        side = int(unet.config.sample_size)
-        self._latent_shape = (int(unet.config.in_channels), side, side)
+        latent_size = int(unet.config.sample_size)
+        self._latent_shape = (int(unet.config.in_channels), latent_size, latent_size)
         self._states = torch.zeros(
             num_states + 1, STATE_SIZE, *self._latent_shape, device=self.device
         )
         self._spare = num_states  # what rows that pad a batch read
-        self._sizes = [num_rows]
+        self._exact_rows = [batch_rows]
         self._proven_structure = -1
         self._step_done: torch.cuda.Event | None = None
-        side = image_size(pipeline)
-        self._time_ids = torch.tensor([[side, side, 0, 0, side, side]]).to(self.device, dtype)
+        size = image_size(pipeline)
+        self._time_ids = torch.tensor([[size, size, 0, 0, size, size]]).to(self.device, dtype)
 
     @property
-    def batch_sizes(self) -> list[int]:
-        """Batch sizes that give equal bits, ascending; the last is ``num_rows``."""
-        return list(self._sizes)
+    def exact_batch_rows(self) -> list[int]:
+        """Rows of the batches that give equal bits, ascending; the last is ``batch_rows``."""
+        return list(self._exact_rows)
 
     @torch.inference_mode()
     def prove(self) -> None:
-        """Find the batch sizes that give equal bits; again whenever layers got their first LoRA.
+        """Find which batches give equal bits; again whenever layers got their first LoRA.
 
         Raises:
             FailedPrecondition: If bits depend on an image's place in a batch.
@@ -181,11 +171,11 @@ class Sampler:
             return
         self._proven_structure = self.lora.structure
         if self._compiled:
-            # Beyond its limit (8) torch would run uncompiled, with other bits, without a word.
+            # Beyond its limit (8) torch would run uncompiled, silently and with other bits.
             # Here, not once at import: it holds for one thread only.
-            torch._dynamo.config.recompile_limit = _MOST_KERNELS
+            torch._dynamo.config.recompile_limit = _MAX_KERNELS
             torch._dynamo.config.fail_on_recompile_limit_hit = True
-        n = self.num_rows
+        n = self.batch_rows
         noise = starting_noise(_PROOF_SEED, (n, *self._latent_shape)).to(self.device)
         timesteps = torch.linspace(0, 999, n, device=self.device)
         loaded = [list(islice(cycle(t.filled), n)) for t in (self.lora.adapters, self.lora.prompts)]
@@ -203,21 +193,21 @@ class Sampler:
             problem = "gives other bits to an image in another place of its batch"
             remedy = "use float32, or another CYTOSYNTH_GENERATOR_NUM_SLOTS"
             raise FailedPrecondition("this machine", problem, remedy)
-        self._sizes = [n]
+        self._exact_rows = [n]
         # In 16 bits rounding hides another order of summation from all but one comparison in a
         # hundred: only float32 shows reliably whether a smaller batch computes the same.
         size = n // 2 if self.dtype == torch.float32 else 0
-        while size >= _LEAST_ROWS:
+        while size >= _MIN_ROWS:
             starts = range(0, n - size + 1, size)
             parts = [np.arange(start, start + size) for start in starts]
             if all(torch.equal(evaluate(part), whole[part[0] : part[-1] + 1]) for part in parts):
-                self._sizes.insert(0, size)
+                self._exact_rows.insert(0, size)
             size //= 2
-        _logger.info("batches of %s rows give equal bits", self._sizes)
+        _logger.info("batches of %s rows give equal bits", self._exact_rows)
 
     @torch.inference_mode()
     def begin(self, state: int, image_seed: int, noise_scale: float) -> None:
-        """Start an image in ``state`` from the noise of its seed."""
+        """Fill solver state ``state`` with the starting noise of a seed."""
         noise = starting_noise(image_seed, self._latent_shape) * noise_scale
         self._states[state].zero_()  # 0 times a NaN that another image left would be NaN
         self._states[state, 0].copy_(send(noise, self.device))
@@ -231,7 +221,7 @@ class Sampler:
         """
         rows = [(a.condition, a.state, a.timestep) for a in advances]
         rows += [(a.unconditional, a.state, a.timestep) for a in advances if a.unconditional]
-        size = next(s for s in self._sizes if s >= len(rows))
+        size = next(n for n in self._exact_rows if n >= len(rows))
         lora = self.lora
         keys = [(c.adapter, c.prompt) for c, _, _ in rows if c is not None]
         current = list(zip(lora.adapters.used.tolist(), lora.prompts.used.tolist(), strict=True))
@@ -251,7 +241,7 @@ class Sampler:
         return size
 
     def _keep_pace(self) -> None:
-        """Let the host run at most one step ahead of a GPU: it hears of a cancel in time."""
+        """Keep the host at most one step ahead of a GPU, so that cancels act in time."""
         if self.device.type != "cuda":
             return
         before, self._step_done = self._step_done, torch.cuda.Event(blocking=True)
@@ -285,7 +275,7 @@ class Sampler:
 
     @torch.inference_mode()
     def decode(self, states: Sequence[int], tiny: bool = False) -> DecodedImages:
-        """Decode finished images; what is written to their states from now on comes after."""
+        """Decode finished images, whose states may be overwritten from now on."""
         pixels, finite = [], []
         for start in range(0, len(states), self.decode_batch_size):
             chosen = list(states[start : start + self.decode_batch_size])
@@ -308,11 +298,6 @@ class Sampler:
 
     def _evaluate(self, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """UNet output (N, C, h, w) for the first N rows."""
-        if self._graphed is None:
-            return self._evaluate_now(latents, timesteps)
-        return self._graphed(latents, timesteps, self.lora.structure).clone()
-
-    def _evaluate_now(self, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         n = len(latents)
         conditions = self.lora.conditions(n)
         inputs: dict[str, Any] = {"encoder_hidden_states": conditions["tokens"]}

@@ -1,4 +1,4 @@
-"""What differs from row to row of a batch, kept so that a step copies only what changed.
+"""Inputs that differ from row to row of a batch; a step copies only what changed.
 
 A *table* holds one entry per adapter or prompt that is loaded, each of its own size; the *rows*
 hold, for each row of the batch, the entry it uses now. Layers of the UNet read the rows.
@@ -25,56 +25,56 @@ class RowTable:
     Entry ``EMPTY`` is all zeros. Use from one thread.
     """
 
-    def __init__(self, num_rows: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._num_rows, self._dtype, self._device = num_rows, dtype, device
+    def __init__(self, batch_rows: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._batch_rows, self._dtype, self._device = batch_rows, dtype, device
         self._rows: dict[str, torch.Tensor] = {}
         self._views: dict[int, dict[str, torch.Tensor]] = {}
         self._entries: dict[int, dict[str, torch.Tensor]] = {EMPTY: {}}
-        self._used = np.zeros(num_rows, np.int64)
+        self._used = np.zeros(batch_rows, np.int64)
 
     @property
     def filled(self) -> list[int]:
-        """Entries that there are; ``EMPTY`` where there is none."""
+        """Entries in the table; ``EMPTY`` where there is none."""
         return list(self._entries)[1:] or [EMPTY]
 
     @property
     def used(self) -> np.ndarray:
-        """Entry that each row uses, int64 (num_rows,), -1 where it holds an old one."""
+        """Entry that each row uses, int64 (batch_rows,); -1 where it holds a removed one."""
         return self._used
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the entries; that of the rows is apart."""
+        """Memory of the entries, without that of the rows."""
         return sum(part.nbytes for parts in self._entries.values() for part in parts.values())
 
     def grow(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-        """Let rows hold parts that entries did not have yet; says whether there were any."""
+        """Add parts that rows have not held yet; says whether there were any."""
         new = {name: shape for name, shape in shapes.items() if name not in self._rows}
         for name, shape in new.items():
             self._rows[name] = torch.zeros(
-                self._num_rows, *shape, dtype=self._dtype, device=self._device
+                self._batch_rows, *shape, dtype=self._dtype, device=self._device
             )
             self._views.clear()
         return bool(new)
 
     def rows(self, name: str) -> torch.Tensor:
-        """One part of all rows, (num_rows, *shape); the same tensor for good."""
+        """One part of all rows, (batch_rows, *shape); always the same tensor."""
         return self._rows[name]
 
     def put(self, entry: int, parts: Mapping[str, torch.Tensor]) -> None:
-        """Fill an entry (from 1 on), which keeps ``parts``; those that are not given are zero."""
-        self.drop(entry)
+        """Fill an entry (from 1 on) with ``parts``; parts that are not given are zero."""
+        self.remove(entry)
         self._entries[entry] = {
             name: part.to(self._device, self._dtype) for name, part in parts.items()
         }
 
-    def drop(self, entry: int) -> None:
-        """Give up an entry's memory, if there is such an entry."""
+    def remove(self, entry: int) -> None:
+        """Free an entry's memory, if there is such an entry."""
         if entry != EMPTY and self._entries.pop(entry, None) is not None:
             self._used[self._used == entry] = -1  # those rows hold what the entry was
 
     def select(self, entries: Sequence[int]) -> None:
-        """Let the first rows use ``entries``; rows beyond keep what they have."""
+        """Copy ``entries`` into the first rows; rows beyond keep what they have."""
         wanted = np.asarray(entries, np.int64)
         for row in np.flatnonzero(self._used[: len(wanted)] != wanted).tolist():
             entry = int(wanted[row])

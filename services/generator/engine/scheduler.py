@@ -1,8 +1,8 @@
-"""Whose images take the next step: interactive before bulk work, tenants in equal shares.
+"""Step scheduler: whose images take the next step of a continuously batched sampler.
 
-Every step of the sampler has a fixed number of rows.  Who has used the fewest rows so far goes
-first (start-time fair queueing, Goyal et al. 1996): tenants among each other, then requests of
-one tenant.  Shards of one request go in order.  Nothing here knows torch.
+Every step has a fixed number of rows.  Interactive work goes before bulk work, and who has used
+the fewest rows so far goes first (start-time fair queueing, Goyal et al. 1996): tenants among each
+other, then requests of one tenant.  Streams of one request go in order.  Nothing here knows torch.
 """
 
 from __future__ import annotations
@@ -11,124 +11,129 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 BULK_SHARE = 8
 """While both wait, bulk work keeps one row in this many, so that it never stands still."""
 
-
-@dataclass(eq=False)
-class Turn:
-    """One image in progress: the next steps of ``stream`` that it needs.
-
-    Attributes:
-        stream: Whose it is.
-        rows_per_step: Rows of each of its steps: 2 with guidance, 1 without.
-        step: The next step, 0 to len(rows_per_step) - 1.
-    """
-
-    stream: TurnStream
-    rows_per_step: Sequence[int]
-    step: int = 0
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of its next step."""
-        return self.rows_per_step[self.step]
-
-    @property
-    def done(self) -> bool:
-        """Whether all its steps are taken."""
-        return self.step >= len(self.rows_per_step)
+_Key = tuple[str, ...]
+"""(tenant,) or (tenant, request id)."""
 
 
-@dataclass(eq=False)
-class TurnStream:
-    """Images of one request in order, as far as turns are concerned.
+class Schedulable(Protocol):
+    """A stream of images that take steps; compared by identity.
 
     Attributes:
         tenant: Shares are per tenant.
         request_id: And then per request.
         interactive: Goes before bulk work.
-        turns: Images in progress, in the order in which they were begun.
     """
 
     tenant: str
     request_id: str
     interactive: bool
-    turns: list[Turn] = field(default_factory=list)
 
     @property
-    def idle(self) -> bool:
-        """Whether it wants no rows now, for example while its reader is slow."""
-        return False
+    def has_waiting(self) -> bool:
+        """Whether any image has not begun."""
 
 
-Begin = Callable[[TurnStream], Turn | None]
-"""Starts a stream's next image; None if it has none or cannot start one now."""
+class Steppable(Protocol):
+    """An image in flight; compared by identity."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of its next step."""
 
 
-class Turns:
-    """The streams of one sampler."""
+StreamT = TypeVar("StreamT", bound=Schedulable)
+ImageT = TypeVar("ImageT", bound=Steppable)
 
-    def __init__(self, num_rows: int) -> None:
-        self._num_rows = num_rows
+
+class StepScheduler(Generic[StreamT, ImageT]):
+    """The streams of one sampler, and their images in flight."""
+
+    def __init__(self, batch_rows: int) -> None:
+        self._batch_rows = batch_rows
         # Never changed in place: other threads iterate for metrics and to find idle engines.
-        self._streams: dict[TurnStream, None] = {}
-        self._used: dict[tuple[str, ...], float] = {}
+        self._in_flight: dict[StreamT, list[ImageT]] = {}
+        self._used: dict[_Key, float] = {}
 
-    def __iter__(self) -> Iterator[TurnStream]:
-        return iter(self._streams)
+    def __iter__(self) -> Iterator[StreamT]:
+        return iter(self._in_flight)
 
-    def add(self, stream: TurnStream) -> None:
-        """Take a stream in; who was idle starts level with the others, not with a credit."""
+    def in_flight(self, stream: StreamT) -> Sequence[ImageT]:
+        """A stream's images in flight, in the order in which they began."""
+        return self._in_flight.get(stream, ())
+
+    def is_idle(self, stream: StreamT) -> bool:
+        """Whether a stream wants no rows now."""
+        return not self.in_flight(stream) and not stream.has_waiting
+
+    def add(self, stream: StreamT) -> None:
+        """Take a stream in; a newcomer starts level with the others, not with a credit."""
         for key, rivals in self._levels(stream):
             if key not in self._used:
                 self._used[key] = min((self._used[rival] for rival in rivals), default=0.0)
-        self._streams = {**self._streams, stream: None}
+        self._in_flight = {**self._in_flight, stream: self._in_flight.get(stream, [])}
 
-    def add_first(self, stream: TurnStream) -> None:
+    def add_first(self, stream: StreamT) -> None:
         """Take a stream in, or in again, before the others of its request."""
         self.add(stream)
-        self._streams = {stream: None, **self._streams}
+        self._in_flight = {stream: self._in_flight[stream], **self._in_flight}
 
-    def remove(self, stream: TurnStream) -> None:
-        """Forget a stream and its images in progress."""
-        self._streams = {other: None for other in self._streams if other is not stream}
-        here = {key for other in self._streams for key in _keys(other)}
+    def remove(self, stream: StreamT) -> Sequence[ImageT]:
+        """Forget a stream; gives its images in flight."""
+        removed = self.in_flight(stream)
+        self._in_flight = {
+            other: images for other, images in self._in_flight.items() if other is not stream
+        }
+        here = {key for other in self._in_flight for key in _keys(other)}
         self._used = {key: used for key, used in self._used.items() if key in here}
+        return removed
 
-    def pick(self, begin: Begin) -> list[Turn]:
+    def finish(self, stream: StreamT, image: ImageT) -> None:
+        """Forget an image that takes no more steps."""
+        self._in_flight[stream].remove(image)
+
+    def pick(self, begin: Callable[[StreamT], ImageT | None]) -> list[ImageT]:
         """The images that take the next step; their rows fit into the batch.
 
         Args:
-            begin: Called where a stream has no more images in progress.
+            begin: Starts a stream's next image where none in flight is left; None if the stream
+                has none or cannot start one now.
         """
         self._level_idle()
-        interactive = [stream for stream in self._streams if stream.interactive]
-        bulk = [stream for stream in self._streams if not stream.interactive]
-        kept = max(2, self._num_rows // BULK_SHARE) if bulk else 0
-        picked: dict[Turn, None] = {}
-        left = kept + self._fill(interactive, self._num_rows - kept, begin, picked)
+        interactive = [stream for stream in self._in_flight if stream.interactive]
+        bulk = [stream for stream in self._in_flight if not stream.interactive]
+        kept = max(2, self._batch_rows // BULK_SHARE) if bulk else 0
+        picked: dict[ImageT, None] = {}
+        left = kept + self._fill(interactive, self._batch_rows - kept, begin, picked)
         left = self._fill(bulk, left, begin, picked)
         if left:
             self._fill(interactive, left, begin, picked)
         return list(picked)
 
     def _level_idle(self) -> None:
-        """Who wants no rows now saves up no credit."""
-        busy = {key for stream in self._streams if not stream.idle for key in _keys(stream)}
-        least: dict[tuple[str, ...], float] = {}
+        """Let no stream that wants no rows now save up credit."""
+        busy = {
+            key for stream in self._in_flight if not self.is_idle(stream) for key in _keys(stream)
+        }
+        least: dict[_Key, float] = {}
         for key in busy:
             least[key[:-1]] = min(self._used[key], least.get(key[:-1], math.inf))
         for key in self._used.keys() - busy:
             self._used[key] = max(self._used[key], least.get(key[:-1], 0.0))
 
     def _fill(
-        self, streams: Iterable[TurnStream], num_rows: int, begin: Begin, picked: dict[Turn, None]
+        self,
+        streams: Iterable[StreamT],
+        num_rows: int,
+        begin: Callable[[StreamT], ImageT | None],
+        picked: dict[ImageT, None],
     ) -> int:
-        """Add turns of ``streams`` to ``picked``; says how many rows are left."""
-        queues: dict[str, dict[str, deque[TurnStream]]] = {}
+        """Add images of ``streams`` to ``picked``; gives how many rows are left."""
+        queues: dict[str, dict[str, deque[StreamT]]] = {}
         for stream in streams:
             of_tenant = queues.setdefault(stream.tenant, {})
             of_tenant.setdefault(stream.request_id, deque()).append(stream)
@@ -145,15 +150,13 @@ class Turns:
             _, place, requests = tenants[0]
             _, i, queue = requests[0]
             stream = queue[0]
-            turn = next((turn for turn in stream.turns if turn not in picked), None)
-            if turn is None:
-                turn = begin(stream)
-            if turn is not None and turn.num_rows <= num_rows:
-                picked[turn] = None
-                num_rows -= turn.num_rows
+            image = self._next(stream, begin, picked)
+            if image is not None and image.num_rows <= num_rows:
+                picked[image] = None
+                num_rows -= image.num_rows
                 tenant_key, request_key = _keys(stream)
-                self._used[tenant_key] += turn.num_rows
-                self._used[request_key] += turn.num_rows
+                self._used[tenant_key] += image.num_rows
+                self._used[request_key] += image.num_rows
                 heapq.heapreplace(requests, (self._used[request_key], i, queue))
                 heapq.heapreplace(tenants, (self._used[tenant_key], place, requests))
                 continue
@@ -164,13 +167,26 @@ class Turns:
                 heapq.heappop(tenants)
         return num_rows
 
-    def _levels(
-        self, stream: TurnStream
-    ) -> Iterator[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+    def _next(
+        self,
+        stream: StreamT,
+        begin: Callable[[StreamT], ImageT | None],
+        picked: dict[ImageT, None],
+    ) -> ImageT | None:
+        """The stream's next image, of those in flight first."""
+        in_flight = self._in_flight[stream]
+        image = next((image for image in in_flight if image not in picked), None)
+        if image is None:
+            image = begin(stream)
+            if image is not None:
+                in_flight.append(image)
+        return image
+
+    def _levels(self, stream: StreamT) -> Iterator[tuple[_Key, list[_Key]]]:
         for level, key in enumerate(_keys(stream)):
-            rivals = {_keys(other)[level] for other in self._streams}
+            rivals = {_keys(other)[level] for other in self._in_flight}
             yield key, [rival for rival in rivals if rival[:-1] == key[:-1]]
 
 
-def _keys(stream: TurnStream) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _keys(stream: Schedulable) -> tuple[_Key, _Key]:
     return (stream.tenant,), (stream.tenant, stream.request_id)

@@ -1,16 +1,16 @@
-"""ODE solvers as small matrices, so that every slot of a batch can be at a step of its own.
+"""ODE solvers as small matrices, so that every image of a batch can be at a step of its own.
 
 The deterministic solvers of diffusion models are linear in the sample and in the model's
-outputs.  So a step is a matrix: what a slot keeps is ``STATE_SIZE`` latents (the sample, and
-what its solver wants to keep of earlier steps), and
+outputs.  So a step is a matrix: an image's *state* is ``STATE_SIZE`` latents (the sample, and
+what its solver keeps of earlier steps), and
 
     state' = step[:, :STATE_SIZE] @ state + step[:, STATE_SIZE] * output
                                           + step[:, STATE_SIZE + 1] * guidance
 
 ``output`` is the model's, guided in guided steps; ``guidance`` is the output with the prompt less
 that without, 0 in steps without guidance.  The matrices are read off diffusers' own schedulers by
-handing them unit vectors; no solver of theirs is written here a second time.  Only a base's bespoke
-solver looks at ``guidance``.
+handing them unit vectors; no solver is written here a second time.  Only a base's bespoke solver
+uses ``guidance``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Solver:
     """One solver at one number of steps.
 
     Attributes:
-        timesteps: What the UNet is told, float32 (K,), from noise to image.
+        timesteps: Inputs of the UNet, float32 (K,), from noise to image.
         steps: The matrix of each step, float32 (K, STATE_SIZE, NUM_COLUMNS).
         noise_scale: Standard deviation of the starting noise.
     """
@@ -60,7 +60,7 @@ class Solver:
 def build_scheduler(name: str, base_config: dict[str, Any]) -> SchedulerMixin:
     """The ODE solver called ``name`` on the noise schedule of a base.
 
-    All three are deterministic: the starting noise is the only chance in an image.
+    All three are deterministic: nothing but the starting noise is random.
 
     Args:
         name: "dpmpp_2m" (Lu et al. 2022), "ddim" (Song et al. 2021) or "unipc" (Zhao et al. 2023).
@@ -132,7 +132,7 @@ def _read_off(scheduler: Any, name: str, num_steps: int) -> Solver:
 def bespoke_steps(coefficients: BespokeSolver) -> Solver:
     """A base's own solver.
 
-    A slot keeps the sample, the starting noise, and after step k output k and, if that step was
+    A state is the sample, the starting noise, and after step k output k and, if that step was
     guided, its guidance.
     """
     num_steps, num_guided = coefficients.num_steps, coefficients.num_guided_steps

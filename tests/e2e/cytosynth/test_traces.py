@@ -87,7 +87,7 @@ def test_a_generator_call_is_one_trace(
     client: Client, collector: Collector, stack: local_stack.StackInfo
 ) -> None:
     assert len(list(client.synthesize({"monocyte": 2}, SynthesisSettings(sampler=QUICK)))) == 2
-    [drawn] = collector.wait_for(lambda span: span.name == "draw shard")
+    [drawn] = collector.wait_for(lambda span: span.name == "render shard")
     collector.wait_for(lambda span: span.part == "client" and span.name.endswith("/Synthesize"))
     collector.wait_for(lambda span: span.part == "edge" and span.trace_id == drawn.trace_id)
     collector.wait_for(lambda span: span.part == "generator" and span.trace_id == drawn.trace_id)
@@ -95,7 +95,7 @@ def test_a_generator_call_is_one_trace(
         ("client", f"{GENERATOR}/Synthesize"),
         ("edge", f"/{GENERATOR}/Synthesize"),
         ("generator", "Generator/Synthesize"),
-        ("sampler", "draw shard"),
+        ("sampler", "render shard"),
     ]
     of_trace = [span for span in collector.spans if span.trace_id == drawn.trace_id]
     [request_id] = {span.attributes["cytosynth.request_id"] for span in of_trace}
@@ -145,11 +145,11 @@ def test_a_job_and_the_generator_calls_that_it_makes_are_in_the_trace_of_its_req
 
     assert short(collector.line_of(job)) == asking
     drawn = collector.wait_for(
-        lambda span: span.name == "draw shard" and span.trace_id == job.trace_id
+        lambda span: span.name == "render shard" and span.trace_id == job.trace_id
     )
     of_call = [(part, "Synthesize") for part in ("job-runner", "edge", "generator")]
     for shard in drawn:
-        assert short(collector.line_of(shard)) == [*asking, *of_call, ("sampler", "draw shard")]
+        assert short(collector.line_of(shard)) == [*asking, *of_call, ("sampler", "render shard")]
 
     [stored] = [
         each

@@ -1,4 +1,4 @@
-"""Two drawers over one store: what two replicas of the generator draw."""
+"""Two shard renderers over one store, as two replicas of the generator have them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from services.common.models.diffusion_bases import resolve_base
 from services.common.store.artifacts import ArtifactStore
 from services.generator.adapter_manifest import describe_adapter
 from services.generator.config import GeneratorSettings
-from services.generator.plan import DrawnImage, SynthesisPlan, make_execution, make_plan
+from services.generator.plan import SynthesisPlan, SyntheticImage, make_execution, make_plan
 from services.generator.request import SynthesisRequest
-from services.generator.shard_renderer import Drawer
+from services.generator.shard_renderer import ShardRenderer
 from services.generator.shards import Shard
 from tests.support import fakes
 from tests.support.studio import CLASSES, EVERYTHING, make_lora
@@ -49,7 +49,7 @@ class Replicas:
         self.loras = [make_lora(self.base, SPEC, seed) for seed in range(3)]
         self.write("one", "shared", {"shared": self.loras[0]})
         self.write("each", "per_class", dict(zip(CLASSES, self.loras[1:], strict=True)))
-        self.drawers = [Drawer(self.settings, self.store) for _ in range(2)]
+        self.renderers = [ShardRenderer(self.settings, self.store) for _ in range(2)]
 
     def write(
         self,
@@ -73,23 +73,23 @@ class Replicas:
         return make_plan(request, "local", self.base, adapter, make_execution(self.settings), 100)
 
     def close(self) -> None:
-        for drawer in self.drawers:
-            for engine in drawer.engines:
+        for renderer in self.renderers:
+            for engine in renderer.engines:
                 engine.close()
 
 
-async def collect(drawer: Drawer, shard: Shard) -> list[DrawnImage]:
-    return [image async for batch in drawer.draw(shard) for image in batch]
+async def collect(renderer: ShardRenderer, shard: Shard) -> list[SyntheticImage]:
+    return [image async for batch in renderer.render(shard) for image in batch]
 
 
-def draw(drawer: Drawer, *shards: Shard) -> list[list[DrawnImage]]:
+def render(renderer: ShardRenderer, *shards: Shard) -> list[list[SyntheticImage]]:
     """All shards at once."""
 
-    async def run() -> list[list[DrawnImage]]:
-        return await asyncio.gather(*(collect(drawer, shard) for shard in shards))
+    async def run() -> list[list[SyntheticImage]]:
+        return await asyncio.gather(*(collect(renderer, shard) for shard in shards))
 
     return asyncio.run(run())
 
 
-def pixels(image: DrawnImage) -> np.ndarray:
+def pixels(image: SyntheticImage) -> np.ndarray:
     return np.asarray(decode_image(image.data, "image")).astype(int)

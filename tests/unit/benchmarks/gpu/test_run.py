@@ -23,8 +23,8 @@ from benchmarks.gpu.sections import build, exactness, start
 from benchmarks.gpu.workload import FULL, NUM_ADAPTERS, TINY, Setup, build_pipeline
 from benchmarks.scaling import cost
 from services.common.errors import FailedPrecondition
-from services.generator.engine.denoiser import Sampler
-from services.generator.plan import DrawnImage, SynthesisPlan
+from services.generator.engine.denoiser import Denoiser
+from services.generator.plan import SynthesisPlan, SyntheticImage
 from services.generator.presets import PRESETS
 
 
@@ -135,7 +135,7 @@ def test_an_image_that_depends_on_its_neighbours_is_found(
     generator = setup.new_generator(False)
     draw = InProcess.draw
 
-    def leaky(generator: InProcess, plans: list[SynthesisPlan]) -> list[DrawnImage]:
+    def leaky(generator: InProcess, plans: list[SynthesisPlan]) -> list[SyntheticImage]:
         images = draw(generator, plans)
         return images if len(plans) == 1 else [*images[1:], images[0]]
 
@@ -146,10 +146,10 @@ def test_an_image_that_depends_on_its_neighbours_is_found(
 
 
 def test_an_engine_that_broke_says_why(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Sampler) -> None:
+    def refuse(_: Denoiser) -> None:
         raise FailedPrecondition("this machine", "gives other bits", "use float32")
 
-    monkeypatch.setattr(Sampler, "prove", refuse)
+    monkeypatch.setattr(Denoiser, "prove", refuse)
     generator = setup.new_generator(False)
     with pytest.raises(FailedPrecondition, match="gives other bits"):
         start(generator)

@@ -99,7 +99,7 @@ def test_settings_that_contradict_themselves_are_refused(name: str, value: float
 
 def test_a_reader_that_has_stopped_keeps_no_replicas_running() -> None:
     now = 100.0
-    owed = autoscale.Owed(10, 6, lambda: now)
+    owed = autoscale.RequestBacklog(10, 6, lambda: now)
     assert owed.evaluations == 60
     owed.hand_over()
     assert owed.evaluations == 54

@@ -33,10 +33,10 @@ def plan_of(adapter: AdapterRef | None = None, **fields: object) -> SynthesisPla
     return make_plan(request, "local", BASE, adapter, Execution(4, "float32"), 1000)
 
 
-def test_tasks_run_through_the_classes_in_order() -> None:
-    tasks = list(plan_of().tasks(0, 100))
-    assert [task.index for task in tasks] == list(range(12))
-    assert [task.class_id for task in tasks] == ["monocyte"] * 5 + ["basophil"] * 7
+def test_images_run_through_the_classes_in_order() -> None:
+    indices, class_ids = zip(*plan_of().classes_by_index(0, 100), strict=True)
+    assert indices == tuple(range(12))
+    assert class_ids == ("monocyte",) * 5 + ("basophil",) * 7
 
 
 def test_image_seed_depends_on_class_seed_and_index_alone() -> None:
@@ -78,9 +78,10 @@ def test_shards_cover_the_request_once_in_order(
     known = tuple(class_id for class_id, _ in class_counts)
     adapter = replace(adapter, class_ids=known) if adapter else None
     plan = plan_of(adapter, class_counts=class_counts, first_index=first)
-    tasks = [task for piece in cut(plan, shard) for task in plan.tasks(piece.first, piece.end)]
-    assert [task.index for task in tasks] == list(range(first, plan.num_images))
-    assert tasks == list(plan.tasks(0, plan.num_images))[first:]
+    pieces = [plan.classes_by_index(piece.first, piece.end) for piece in cut(plan, shard)]
+    images = [image for piece in pieces for image in piece]
+    assert [index for index, _ in images] == list(range(first, plan.num_images))
+    assert images == list(plan.classes_by_index(0, plan.num_images))[first:]
     assert all(piece.end - piece.first <= shard for piece in cut(plan, shard))
 
 
@@ -120,7 +121,7 @@ def test_draft_takes_the_steps_of_the_base_s_distillation_lora() -> None:
         BASE, distillation_lora=DistillationLora("/models/lora", "lora.safetensors", "a1", 6)
     )
     draft = plan_on(base, preset="draft")
-    assert draft.sampler == SamplerSettings(6, 1.0, "ddim", accelerated=True)
+    assert draft.sampler == SamplerSettings(6, 1.0, "ddim", distilled=True)
     assert draft.evaluations_per_image == 6
     manifest = json.loads(draft.manifest_json())
     assert manifest["accelerator_revision"] == "a1" and manifest["sampler"]["accelerated"] is True
@@ -209,21 +210,21 @@ def test_a_guidance_interval_is_part_of_the_manifest_only_where_there_is_one() -
 
 
 def test_small_requests_are_interactive_unless_they_say_bulk() -> None:
-    def interactive(priority: str, num_images: int, first_index: int = 0) -> bool:
+    def interactive(wanted: bool | None, num_images: int, first_index: int = 0) -> bool:
         counts = (("monocyte", num_images),)
-        fields = {"class_counts": counts, "priority": priority, "first_index": first_index}
+        fields = {"class_counts": counts, "interactive": wanted, "first_index": first_index}
         return plan_of(**fields).interactive  # type: ignore[arg-type]
 
-    assert interactive("", 16) and interactive("INTERACTIVE", 16)
-    assert not interactive("", 17) and not interactive("BULK", 1)
-    assert interactive("INTERACTIVE", 100, first_index=84), "16 are left"
+    assert interactive(None, 16) and interactive(True, 16)
+    assert not interactive(None, 17) and not interactive(False, 1)
+    assert interactive(True, 100, first_index=84), "16 are left"
 
 
 def test_priority_is_no_part_of_what_an_image_is() -> None:
     small = {"class_counts": (("monocyte", 3),)}
-    quick, bulk = plan_of(**small), plan_of(**small, priority="BULK")
+    quick, bulk = plan_of(**small), plan_of(**small, interactive=False)
     assert quick.manifest_json() == bulk.manifest_json()
-    assert list(quick.tasks(0, 3)) == list(bulk.tasks(0, 3))
+    assert quick.image_seed("monocyte", 2) == bulk.image_seed("monocyte", 2)
 
 
 def test_every_request_has_an_id_of_its_own() -> None:
@@ -288,10 +289,7 @@ def test_own_values_overrule_the_preset() -> None:
         ({"scheduler": "euler"}, "sampler.scheduler"),
         ({"decoder": "huge"}, "sampler.decoder"),
         ({"decoder": "tiny"}, "sampler.decoder"),  # the base has none
-        ({"priority": "URGENT"}, "priority"),
-        ({"priority": "x" * 10_000}, "priority"),
-        ({"priority": "INTERACTIVE", "class_counts": (("monocyte", 17),)}, "priority"),
-        ({"image_format": "GIF"}, "image_format"),
+        ({"interactive": True, "class_counts": (("monocyte", 17),)}, "priority"),
     ],
 )
 def test_bad_value_is_refused_by_field(fields: dict[str, object], field: str) -> None:

@@ -1,4 +1,4 @@
-"""Drawers: the images of diffusers, the same from any cut and replica, failures to their reader."""
+"""Shard renderers: diffusers' images, from any cut and replica; failures to their reader."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from services.common.models.diffusion_bases import load_pipeline, load_tiny_deco
 from services.common.models.pipelines import decode_latents, encode_prompts
 from services.generator.engine.denoiser import starting_noise
 from services.generator.engine.solver import Solver, build_scheduler, build_solver
-from services.generator.plan import DrawnImage
+from services.generator.plan import SyntheticImage
 from services.generator.presets import SCHEDULERS, SamplerSettings
-from services.generator.reorder_buffer import Reader
-from services.generator.shard_renderer import Drawer
+from services.generator.reorder_buffer import ReorderBuffer
+from services.generator.shard_renderer import ShardRenderer
 from services.generator.shards import Shard
 from tests.support import fakes
-from tests.support.servers.replicas import Replicas, collect, draw, pixels
+from tests.support.servers.replicas import Replicas, collect, pixels, render
 from tests.support.studio import CLASSES
 
 ADAPTERS = (None, "one", "each")
@@ -47,7 +47,7 @@ def test_images_are_those_of_diffusers(
 ) -> None:
     plan = replicas.plan(adapter_id)
     plan = replace(plan, sampler=SamplerSettings(6, 3.0, scheduler))
-    [images] = draw(replicas.drawers[0], Shard(plan, 4, 6))
+    [images] = render(replicas.renderers[0], Shard(plan, 4, 6))
     loras = {CLASSES[0]: {"one": 0, "each": 1}, CLASSES[1]: {"one": 0, "each": 2}}
     for image in images:
         pipeline = load_pipeline(replicas.base)
@@ -67,10 +67,10 @@ def test_images_are_those_of_diffusers(
         assert pixels(image).std() > 5
 
 
-def test_tiny_decoder_draws_what_diffusers_draws_with_it(replicas: Replicas) -> None:
+def test_tiny_decoder_gives_what_diffusers_gives_with_it(replicas: Replicas) -> None:
     plan = replicas.plan("one", decoder="tiny", guidance_scale=1.0)
-    [images] = draw(replicas.drawers[0], Shard(plan, 3, 6))
-    [full] = draw(replicas.drawers[0], Shard(replicas.plan("one", guidance_scale=1.0), 3, 6))
+    [images] = render(replicas.renderers[0], Shard(plan, 3, 6))
+    [full] = render(replicas.renderers[0], Shard(replicas.plan("one", guidance_scale=1.0), 3, 6))
     assert [image.image_seed for image in images] == [image.image_seed for image in full]
     tiny = load_tiny_decoder(replicas.base)
     assert tiny is not None
@@ -90,11 +90,11 @@ def test_tiny_decoder_draws_what_diffusers_draws_with_it(replicas: Replicas) -> 
         assert np.abs(pixels(image) - pixels(other)).max() > 5
 
 
-def test_replica_with_another_tiny_decoder_does_not_draw(replicas: Replicas) -> None:
+def test_replica_with_another_tiny_decoder_is_refused(replicas: Replicas) -> None:
     plan = replicas.plan(None, decoder="tiny")
     plan = replace(plan, extra_revisions=(("decoder_revision", "0" * 64),))
     with pytest.raises(FailedPrecondition, match="restart the generator"):
-        draw(replicas.drawers[0], Shard(plan, 0, 1))
+        render(replicas.renderers[0], Shard(plan, 0, 1))
 
 
 @pytest.mark.parametrize("adapter_id", ADAPTERS)
@@ -102,8 +102,8 @@ def test_accelerated_images_are_those_of_diffusers_with_both_loras(
     replicas: Replicas, adapter_id: str | None
 ) -> None:
     plan = replicas.plan(adapter_id, preset="draft", num_steps=None)
-    assert plan.sampler == SamplerSettings(2, 1.0, "ddim", accelerated=True)
-    [images] = draw(replicas.drawers[0], Shard(plan, 3, 6))
+    assert plan.sampler == SamplerSettings(2, 1.0, "ddim", distilled=True)
+    [images] = render(replicas.renderers[0], Shard(plan, 3, 6))
     loras = {CLASSES[0]: {"one": 0, "each": 1}, CLASSES[1]: {"one": 0, "each": 2}}
     for image in images:
         pipeline = load_pipeline(replicas.base)
@@ -116,15 +116,15 @@ def test_accelerated_images_are_those_of_diffusers_with_both_loras(
         config = {**pipeline.scheduler.config, "timestep_spacing": "trailing"}
         pipeline.scheduler = build_scheduler("ddim", config)
 
-        def expected(pipeline: StableDiffusionPipeline, image: DrawnImage) -> np.ndarray:
-            [drawn] = pipeline(
+        def expected(pipeline: StableDiffusionPipeline, image: SyntheticImage) -> np.ndarray:
+            [sampled] = pipeline(
                 class_prompt(image.class_id),
                 num_inference_steps=2,
                 guidance_scale=1.0,
                 latents=starting_noise(image.image_seed, (16, 4, 4))[None],
                 output_type="np",
             ).images
-            return (drawn * 255).round()
+            return (sampled * 255).round()
 
         assert np.abs(pixels(image) - expected(pipeline, image)).max() <= 1
         pipeline.set_adapters(names[1:]) if adapter_id else pipeline.unload_lora_weights()
@@ -137,7 +137,7 @@ def test_images_of_the_bespoke_solver_are_what_its_coefficients_say(
 ) -> None:
     plan, spec = replicas.plan(adapter_id, preset="fast", num_steps=None), replicas.bespoke
     assert plan.sampler == SamplerSettings(3, 2.0, "bespoke", guidance_stop=2 / 3)
-    [images] = draw(replicas.drawers[0], Shard(plan, 3, 6))
+    [images] = render(replicas.renderers[0], Shard(plan, 3, 6))
     loras = {CLASSES[0]: {"one": 0, "each": 1}, CLASSES[1]: {"one": 0, "each": 2}}
     for image in images:
         pipeline = load_pipeline(replicas.base)
@@ -163,7 +163,7 @@ def test_images_of_the_bespoke_solver_are_what_its_coefficients_say(
 
 
 @pytest.mark.parametrize("preset", ["draft", "fast"])
-def test_replica_with_another_distillation_lora_or_solver_does_not_draw(
+def test_replica_with_another_distillation_lora_or_solver_is_refused(
     replicas: Replicas, preset: str
 ) -> None:
     plan = replicas.plan(None, preset=preset, num_steps=None)
@@ -171,7 +171,7 @@ def test_replica_with_another_distillation_lora_or_solver_does_not_draw(
     name = {"draft": "accelerator_revision", "fast": "solver_revision"}[preset]
     assert [name for name, _ in others] == [name]
     with pytest.raises(FailedPrecondition, match="restart the generator"):
-        draw(replicas.drawers[0], Shard(replace(plan, extra_revisions=others), 0, 1))
+        render(replicas.renderers[0], Shard(replace(plan, extra_revisions=others), 0, 1))
 
 
 @settings(max_examples=4, deadline=None)
@@ -181,75 +181,74 @@ def test_images_are_the_same_from_any_cut_and_replica(
 ) -> None:
     for adapter_id in ADAPTERS:
         plan = replicas.plan(adapter_id)
-        [whole] = draw(replicas.drawers[0], Shard(plan, 0, 9))
+        [whole] = render(replicas.renderers[0], Shard(plan, 0, 9))
         assert [image.index for image in whole] == list(range(9))
         edges = [0, *sorted(cuts), 9]
         shards = [Shard(plan, a, b) for a, b in pairwise(edges)]
-        pieces: list[DrawnImage] = []
-        for number, drawer in enumerate(replicas.drawers):
+        pieces: list[SyntheticImage] = []
+        for number, renderer in enumerate(replicas.renderers):
             mine = [s for s, choice in zip(shards, chosen, strict=False) if choice == number]
-            pieces += [image for images in draw(drawer, *mine) for image in images]
+            pieces += [image for images in render(renderer, *mine) for image in images]
         assert sorted(pieces, key=lambda image: image.index) == whole
 
 
 def test_images_come_in_order_with_class_seed_and_size(replicas: Replicas) -> None:
     plan = replicas.plan("each", image_format="WEBP", first_index=2)
-    [images] = draw(replicas.drawers[0], Shard(plan, 2, 9))
+    [images] = render(replicas.renderers[0], Shard(plan, 2, 9))
     assert [image.index for image in images] == list(range(2, 9))
     assert [image.class_id for image in images] == [CLASSES[0]] * 3 + [CLASSES[1]] * 4
     assert all(i.image_seed == plan.image_seed(i.class_id, i.index) for i in images)
     assert all((image.width, image.height) == (32, 32) for image in images)
     assert all(image.data[8:12] == b"WEBP" for image in images)
-    [png] = draw(replicas.drawers[0], Shard(replace(plan, image_format="PNG"), 2, 9))
+    [png] = render(replicas.renderers[0], Shard(replace(plan, image_format="PNG"), 2, 9))
     assert all((pixels(a) == pixels(b)).all() for a, b in zip(images, png, strict=True))
 
 
-def test_images_that_are_still_encoded_come_with_the_first(replicas: Replicas) -> None:
-    shard = Shard(replicas.plan(None), 2, 5)
-    images = [DrawnImage(index, CLASSES[0], 0, b"", 32, 32) for index in range(2, 5)]
+def test_images_that_are_still_encoded_come_with_the_first() -> None:
+    images = [SyntheticImage(index, CLASSES[0], 0, b"", 32, 32) for index in range(2, 5)]
 
-    async def run() -> list[list[DrawnImage]]:
+    async def run() -> list[list[SyntheticImage]]:
         loop = asyncio.get_running_loop()
-        reader = Reader(shard, loop)
-        reader.num_finished = 2
-        reader.put(images[0])
-        loop.call_later(0.0005, reader.put, images[1])
-        first = await reader.next()
-        reader.num_finished = 3
-        reader.put(images[2])
-        return [first, await reader.next()]
+        buffer = ReorderBuffer(2, loop)
+        buffer.num_finished = 2
+        buffer.put(images[0])
+        loop.call_later(0.0005, buffer.put, images[1])
+        first = await buffer.next()
+        buffer.num_finished = 3
+        buffer.put(images[2])
+        return [first, await buffer.next()]
 
     assert asyncio.run(run()) == [images[:2], images[2:]]
 
 
 def test_reader_that_leaves_takes_its_work_with_it(replicas: Replicas) -> None:
-    drawer = replicas.drawers[0]
+    renderer = replicas.renderers[0]
     plan = replicas.plan("one", class_counts=[(CLASSES[0], 90)], num_steps=50)
 
     async def run() -> None:
-        images = drawer.draw(Shard(plan, 0, 90))
+        images = renderer.render(Shard(plan, 0, 90))
         assert (await anext(images))[0].index == 0
-        assert sum(engine.num_streams for engine in drawer.engines) == 1
+        assert sum(engine.num_streams for engine in renderer.engines) == 1
         await images.aclose()
 
     asyncio.run(run())
-    engine = drawer.engines[-1]
+    engine = renderer.engines[-1]
     idle = threading.Event()
     engine._command(idle.set)
     assert idle.wait(30)
     assert engine.num_streams == 0 and engine.backlog.total() == 0
 
 
-def test_failures_reach_the_reader_and_others_draw_on(replicas: Replicas) -> None:
+def test_failures_reach_their_reader_and_no_other(replicas: Replicas) -> None:
     replicas.write("torn", "shared", {"shared": replicas.loras[0][:-100]})
     replicas.write("lost", "shared", {"shared": replicas.loras[0]})
     plans = {key: replicas.plan(key) for key in ("torn", "lost", "one")}
     replicas.store.delete("local", "adapters", "lost")
 
     async def run() -> list[object]:
-        drawer = replicas.drawers[0]
+        renderer = replicas.renderers[0]
         shards = [Shard(plan, 0, 3) for plan in plans.values()]
-        work = [collect(drawer, shard) for shard in shards]
+        work = [collect(renderer, shard) for shard in shards]
         return await asyncio.gather(*work, return_exceptions=True)
 
     torn, lost, good = asyncio.run(run())
@@ -258,11 +257,11 @@ def test_failures_reach_the_reader_and_others_draw_on(replicas: Replicas) -> Non
     assert isinstance(good, list) and len(good) == 3
 
 
-def test_impossible_number_of_steps_is_told_before_anything_is_drawn(replicas: Replicas) -> None:
+def test_impossible_number_of_steps_is_told_before_anything_is_sampled(replicas: Replicas) -> None:
     plan = replicas.plan(None)
     bad = replace(plan, sampler=replace(plan.sampler, num_steps=1001))
     with pytest.raises(FailedPrecondition, match="1001 steps"):
-        draw(replicas.drawers[0], Shard(bad, 0, 1))
+        render(replicas.renderers[0], Shard(bad, 0, 1))
 
 
 def test_a_solver_is_built_off_the_event_loop(
@@ -275,63 +274,63 @@ def test_a_solver_is_built_off_the_event_loop(
         return build_solver(name, config, num_steps)
 
     monkeypatch.setattr("services.generator.shard_renderer.build_solver", build)
-    [images] = draw(replicas.drawers[0], Shard(replicas.plan(None), 0, 2))
+    [images] = render(replicas.renderers[0], Shard(replicas.plan(None), 0, 2))
     assert len(images) == 2
     assert len(threads) == 1 and threads[0] is not threading.current_thread()
 
 
 @pytest.mark.parametrize("other", [{"generator_num_slots": 16}, {"generator_dtype": "bfloat16"}])
 def test_plan_for_another_execution_is_refused(replicas: Replicas, other: dict) -> None:
-    drawer = Drawer(replicas.settings.model_copy(update=other), replicas.store)
+    renderer = ShardRenderer(replicas.settings.model_copy(update=other), replicas.store)
     with pytest.raises(FailedPrecondition, match="settings are not those"):
-        draw(drawer, Shard(replicas.plan(None), 0, 1))
-    assert not drawer.engines
+        render(renderer, Shard(replicas.plan(None), 0, 1))
+    assert not renderer.engines
 
 
 def test_warm_up_leaves_nothing_to_load(replicas: Replicas) -> None:
-    drawer = Drawer(replicas.settings, replicas.store)
-    asyncio.run(drawer.warm_up())
-    warm = drawer.engines
+    renderer = ShardRenderer(replicas.settings, replicas.store)
+    asyncio.run(renderer.warm_up())
+    warm = renderer.engines
     assert len(warm) == 2
     for fields in ({}, {"preset": "draft", "num_steps": None}):
-        draw(drawer, Shard(replicas.plan(None, **fields), 0, 1))
-    assert set(drawer.engines) == set(warm)
+        render(renderer, Shard(replicas.plan(None, **fields), 0, 1))
+    assert set(renderer.engines) == set(warm)
     for engine in warm:
         engine.close()
 
 
 def test_idle_base_makes_room_and_a_busy_one_does_not(replicas: Replicas) -> None:
-    drawer = Drawer(
+    renderer = ShardRenderer(
         replicas.settings.model_copy(update={"generator_max_loaded_bases": 1}), replicas.store
     )
-    draw(drawer, Shard(replicas.plan(None), 0, 1))
-    [first] = drawer.engines
+    render(renderer, Shard(replicas.plan(None), 0, 1))
+    [first] = renderer.engines
     second = resolve_base("second", replicas.settings.models_dir)
     plan = replace(replicas.plan(None), base="second", base_revision=second.revision)
     long = replace(replicas.plan(None), sampler=replace(plan.sampler, num_steps=300))
 
     async def run() -> None:
-        images = drawer.draw(Shard(long, 0, 9))
+        images = renderer.render(Shard(long, 0, 9))
         reading = asyncio.ensure_future(anext(images))
         while not first.num_streams:
             await asyncio.sleep(0.01)
-        assert len(await collect(drawer, Shard(plan, 0, 2))) == 2
-        assert len(drawer.engines) == 2 and drawer.engines[0] is first
+        assert len(await collect(renderer, Shard(plan, 0, 2))) == 2
+        assert len(renderer.engines) == 2 and renderer.engines[0] is first
         assert (await reading)[0].index == 0
         await images.aclose()
 
     asyncio.run(run())
     while first.num_streams:
         pass
-    assert len(draw(drawer, Shard(plan, 0, 1))[0]) == 1
-    for engine in drawer.engines:
+    assert len(render(renderer, Shard(plan, 0, 1))[0]) == 1
+    for engine in renderer.engines:
         engine.close()
 
 
-def test_warm_up_in_bfloat16_draws(replicas: Replicas) -> None:
+def test_warm_up_in_bfloat16_succeeds(replicas: Replicas) -> None:
     settings = replicas.settings.model_copy(update={"generator_dtype": "bfloat16"})
-    drawer = Drawer(settings, replicas.store)
-    asyncio.run(drawer.warm_up())
-    for engine in drawer.engines:
-        assert engine._sampler.dtype == torch.bfloat16
+    renderer = ShardRenderer(settings, replicas.store)
+    asyncio.run(renderer.warm_up())
+    for engine in renderer.engines:
+        assert engine.denoiser.dtype == torch.bfloat16
         engine.close()

@@ -9,9 +9,9 @@ from itertools import groupby
 import pytest
 
 from services.common.errors import DataLoss, InvalidArgument, Unavailable
-from services.generator.plan import DrawnImage, Execution, ImageTask, SynthesisPlan
+from services.generator.plan import Execution, SynthesisPlan, SyntheticImage
 from services.generator.presets import PRESETS
-from services.generator.shards import Gate, Shard, cut, stream_in_order
+from services.generator.shards import FairGate, Shard, cut, stream_in_order
 
 PLAN = SynthesisPlan(
     "local",
@@ -27,9 +27,9 @@ PLAN = SynthesisPlan(
 )
 
 
-def by_four(tasks: list[ImageTask]) -> list[list[ImageTask]]:
-    """Tasks as they come: those whose index divided by four is the same, together."""
-    return [list(group) for _, group in groupby(tasks, lambda task: task.index // 4)]
+def by_four(images: list[SyntheticImage]) -> list[list[SyntheticImage]]:
+    """Images as they come: those whose index divided by four is the same, together."""
+    return [list(group) for _, group in groupby(images, lambda image: image.index // 4)]
 
 
 class Lost(Exception):
@@ -37,32 +37,35 @@ class Lost(Exception):
 
 
 class Replicas:
-    """Draws shards by hand; ``trouble`` may raise before an image is delivered."""
+    """Renders shards by hand; ``trouble`` may raise before an image is delivered."""
 
     def __init__(self, trouble: Callable[[int], None] = lambda index: None) -> None:
-        self.trouble, self.drawn, self.open, self.most_open = trouble, list[int](), 0, 0
+        self.trouble, self.rendered, self.open, self.most_open = trouble, list[int](), 0, 0
 
-    async def draw(self, shard: Shard) -> AsyncGenerator[list[DrawnImage], None]:
+    async def render(self, shard: Shard) -> AsyncGenerator[list[SyntheticImage], None]:
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         try:
-            for batch in by_four(list(shard.plan.tasks(shard.first, shard.end))):
+            classes = shard.plan.classes_by_index(shard.first, shard.end)
+            for batch in by_four([SyntheticImage(i, c, 0, b"", 8, 8) for i, c in classes]):
                 await asyncio.sleep(0)
-                for task in batch:
-                    self.trouble(task.index)
-                self.drawn += [task.index for task in batch]
-                yield [DrawnImage(t.index, t.class_id, t.image_seed, b"", 8, 8) for t in batch]
+                for image in batch:
+                    self.trouble(image.index)
+                self.rendered += [image.index for image in batch]
+                yield batch
         finally:
             self.open -= 1
 
-    def stream(self, in_flight: int = 2, patience: float = 5.0) -> AsyncGenerator[DrawnImage, None]:
+    def stream(
+        self, in_flight: int = 2, patience: float = 5.0
+    ) -> AsyncGenerator[SyntheticImage, None]:
         shards = cut(PLAN, 8)
         return stream_in_order(
-            shards, self.draw, lambda error: isinstance(error, Lost), in_flight, patience
+            shards, self.render, lambda error: isinstance(error, Lost), in_flight, patience
         )
 
 
-async def collect(images: AsyncGenerator[DrawnImage, None]) -> list[int]:
+async def collect(images: AsyncGenerator[SyntheticImage, None]) -> list[int]:
     return [image.index async for image in images]
 
 
@@ -84,7 +87,7 @@ def test_lost_replica_is_replayed_from_the_next_image() -> None:
     replicas = Replicas(trouble)
     assert asyncio.run(collect(replicas.stream())) == list(range(3, 22))
     assert not any(losses.values())
-    assert sorted(replicas.drawn) == list(range(3, 22))
+    assert sorted(replicas.rendered) == list(range(3, 22))
 
 
 def test_replica_that_never_comes_back_is_unavailable() -> None:
@@ -113,8 +116,8 @@ def test_other_errors_are_not_replayed() -> None:
 
 
 def test_gap_is_data_loss() -> None:
-    async def skips(shard: Shard) -> AsyncGenerator[list[DrawnImage], None]:
-        yield [DrawnImage(shard.first + 1, "monocyte", 0, b"", 8, 8)]
+    async def skips(shard: Shard) -> AsyncGenerator[list[SyntheticImage], None]:
+        yield [SyntheticImage(shard.first + 1, "monocyte", 0, b"", 8, 8)]
 
     with pytest.raises(DataLoss):
         asyncio.run(collect(stream_in_order(cut(PLAN, 8), skips, lambda error: False, 1, 1.0)))
@@ -127,7 +130,7 @@ def test_closing_the_stream_ends_all_work_and_a_slow_reader_bounds_it() -> None:
         images = replicas.stream(in_flight=2)
         assert (await anext(images)).index == 3
         await asyncio.sleep(0.05)
-        assert max(replicas.drawn) < 3 + 2 * 8, "two shards in flight"
+        assert max(replicas.rendered) < 3 + 2 * 8, "two shards in flight"
         await images.aclose()
         assert replicas.open == 0
 
@@ -137,7 +140,7 @@ def test_closing_the_stream_ends_all_work_and_a_slow_reader_bounds_it() -> None:
 class Visitors:
     """Shards that go through a gate and stay until told to leave."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: FairGate) -> None:
         self.gate, self.inside = gate, list[str]()
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -164,7 +167,7 @@ class Visitors:
 
 def test_gate_lets_tenants_in_in_equal_parts() -> None:
     async def run() -> None:
-        visitors = Visitors(Gate(4))
+        visitors = Visitors(FairGate(4))
         await visitors.come(*"aaaaaaaa")
         assert visitors.inside == ["a"] * 4
         await visitors.come(*"bb")
@@ -181,7 +184,7 @@ def test_gate_lets_tenants_in_in_equal_parts() -> None:
 
 def test_gate_gives_no_place_to_who_was_cancelled_and_follows_its_limit() -> None:
     async def run() -> None:
-        gate = Gate(1)
+        gate = FairGate(1)
         visitors = Visitors(gate)
         await visitors.come("a", "b", "c")
         assert visitors.inside == ["a"]

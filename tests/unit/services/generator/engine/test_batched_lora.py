@@ -12,7 +12,7 @@ import torch
 from services.common.models import lora
 from services.common.models.diffusion_bases import Base, load_pipeline, resolve_base
 from services.common.models.pipelines import encode_prompts, image_size
-from services.generator.engine.batched_lora import LoraPair, MixedLora
+from services.generator.engine.batched_lora import BatchedLora, LoraPair
 from services.generator.engine.row_tables import EMPTY
 from tests.support import fakes
 from tests.support.studio import EVERYTHING, make_lora
@@ -74,7 +74,7 @@ class Mixed:
     def __post_init__(self) -> None:
         self.pipeline = load_pipeline(self.base)
         self.pipeline.unet.to(memory_format=torch.channels_last)
-        self.lora = MixedLora(self.pipeline.unet, self.num_rows, fakes.NUM_TOKENS)
+        self.lora = BatchedLora(self.pipeline.unet, self.num_rows, fakes.NUM_TOKENS)
         self.put(EMPTY, 9, None)
 
     @torch.inference_mode()

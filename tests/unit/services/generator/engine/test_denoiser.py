@@ -1,4 +1,4 @@
-"""The sampler: an image is its seed's, whoever shares its batch, bit for bit."""
+"""The denoiser: an image is its seed's, whoever shares its batch, bit for bit."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from services.common.errors import FailedPrecondition
 from services.common.models.diffusion_bases import Base, resolve_base
 from services.common.models.lora import LoraSpec
 from services.generator.engine.adapter_cache import Weights
-from services.generator.engine.denoiser import Sampler, starting_noise
-from services.generator.engine.engine import Order
+from services.generator.engine.denoiser import Denoiser, starting_noise
+from services.generator.engine.streams import ImageTask
 from services.generator.presets import DECODERS, SCHEDULERS, SamplerSettings
 from tests.support.studio import (
     CLASSES,
@@ -53,14 +53,14 @@ class Wish:
 
 
 class Studios:
-    """A studio that draws mixes, another one for cuts, and one that draws every image alone."""
+    """A studio for mixed batches, another one for cuts, and one that samples images alone."""
 
     def __init__(self, base: Base, dtype: torch.dtype) -> None:
         self.loras = {
             key: make_lora(base, spec, seed) for seed, (key, spec) in enumerate(SPECS.items())
         }
         largest = bytes_of(base, self.loras["wide"], dtype)
-        # As little memory as to be given up all the time where images are mixed.
+        # So little memory that adapters are evicted all the time where images are mixed.
         self.mixing, self.other, self.alone = (
             Studio(base, dtype, memory_bytes=num * largest) for num in (1, 2, 4)
         )
@@ -69,30 +69,25 @@ class Studios:
     def weights(self, wish: Wish) -> Weights:
         return weights_of(wish.adapter, self.loras, wish.class_id)
 
-    def start(self, studio: Studio, wish: Wish, request_id: str, window: int | None) -> Reader:
-        orders = [
-            Order(i, wish.class_id, 1000 + i, self.weights(wish))
+    def start(self, studio: Studio, wish: Wish, request_id: str) -> Reader:
+        tasks = [
+            ImageTask(i, wish.class_id, 1000 + i, self.weights(wish))
             for i in range(wish.first, wish.end)
         ]
-        stream, reader = studio.stream(
-            orders, wish.sampler, wish.tenant, request_id, wish.interactive, window
+        return studio.submit(
+            tasks,
+            wish.sampler,
+            tenant=wish.tenant,
+            request_id=request_id,
+            interactive=wish.interactive,
         )
-        deliver = stream.deliver
-
-        def take(order: Order, image: np.ndarray) -> None:
-            studio.engine.taken(stream, 1)
-            deliver(order, image)
-
-        stream.deliver = take
-        studio.engine.submit(stream)
-        return reader
 
     def reference(self, wish: Wish, index: int) -> np.ndarray:
-        """The image drawn with nobody else there."""
+        """The image sampled with no other in its batch."""
         key = (wish.adapter, wish.class_id, wish.sampler, index)
         if key not in self._references:
             one = replace(wish, first=index, end=index + 1)
-            image = self.start(self.alone, one, "r", None).wait()[index]
+            image = self.start(self.alone, one, "r").wait()[index]
             assert image.std() > 1
             self._references[key] = image
         return self._references[key]
@@ -133,12 +128,11 @@ WISH = st.builds(
 @settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(wishes=st.lists(WISH, min_size=1, max_size=7), seed=st.integers(0, 2**32), data=st.data())
-def test_any_mix_order_and_cut_gives_the_bits_of_an_image_drawn_alone(
-    studios: Studios, wishes: list[Wish], seed: int, data: st.DataObject
+@given(wishes=st.lists(WISH, min_size=1, max_size=7), seed=st.integers(0, 2**32))
+def test_any_mix_order_and_cut_gives_the_bits_of_an_image_sampled_alone(
+    studios: Studios, wishes: list[Wish], seed: int
 ) -> None:
     chance = random.Random(seed)
-    window = data.draw(st.sampled_from([None, 1, 2]))
     pieces = []
     for number, wish in enumerate(wishes):
         cut = chance.randint(wish.first, wish.end)
@@ -149,7 +143,7 @@ def test_any_mix_order_and_cut_gives_the_bits_of_an_image_drawn_alone(
     readers = []
     for number, piece in pieces:
         studio = studios.mixing if chance.random() < 0.7 else studios.other
-        readers.append(studios.start(studio, piece, str(number), window))
+        readers.append(studios.start(studio, piece, str(number)))
         if chance.random() < 0.3:
             studio.settle()
     for (_, piece), reader in zip(pieces, readers, strict=True):
@@ -182,7 +176,7 @@ def test_guidance_outside_its_interval_costs_nothing(studios: Studios) -> None:
     del studio.records[:]
     interval = SamplerSettings(4, 2.0, "ddim", guidance_start=0.25, guidance_stop=0.5)
     wish = Wish(None, CLASSES[0], interval, 50, 51, "a", False)
-    studios.start(studio, wish, "r", None).wait()
+    studios.start(studio, wish, "r").wait()
     studio.settle()
     assert [record.num_rows for record in studio.records if record.num_rows] == [1, 2, 1, 1]
 
@@ -193,7 +187,7 @@ def test_sdxl_images_do_not_depend_on_their_batch_mates(models_dir: Path) -> Non
     wish = Wish("everything", CLASSES[0], QUICK, 0, 4, "a", False)
     wishes = [wish, replace(wish, adapter=None), replace(wish, class_id=CLASSES[1])]
     wishes.append(replace(wish, sampler=replace(QUICK, decoder="tiny")))
-    readers = [studios.start(studios.mixing, w, str(i), None) for i, w in enumerate(wishes)]
+    readers = [studios.start(studios.mixing, w, str(i)) for i, w in enumerate(wishes)]
     for each, reader in zip(wishes, readers, strict=True):
         for index, image in reader.wait().items():
             np.testing.assert_array_equal(image, studios.reference(each, index))
@@ -201,12 +195,12 @@ def test_sdxl_images_do_not_depend_on_their_batch_mates(models_dir: Path) -> Non
 
 
 @pytest.fixture
-def closed(models_dir: Path) -> Sampler:
-    """A sampler of 8 rows that no engine uses any more."""
+def closed(models_dir: Path) -> Denoiser:
+    """A denoiser of 8 rows that no engine uses any more."""
     studio = Studio(resolve_base("tiny", models_dir))
     studio.engine.close()
-    assert studio.sampler.batch_sizes == [4, 8]
-    return studio.sampler
+    assert studio.denoiser.exact_batch_rows == [4, 8]
+    return studio.denoiser
 
 
 def test_noise_uses_all_64_bits_of_a_seed() -> None:
@@ -219,7 +213,7 @@ def test_noise_uses_all_64_bits_of_a_seed() -> None:
 
 @pytest.mark.parametrize("place", range(8))
 def test_machine_that_gives_other_bits_in_one_place_of_a_batch_is_refused(
-    closed: Sampler, monkeypatch: pytest.MonkeyPatch, place: int
+    closed: Denoiser, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
     honest = closed._evaluate
 
@@ -235,7 +229,7 @@ def test_machine_that_gives_other_bits_in_one_place_of_a_batch_is_refused(
 
 
 def test_only_batch_sizes_that_give_equal_bits_are_used(
-    closed: Sampler, monkeypatch: pytest.MonkeyPatch
+    closed: Denoiser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = closed._evaluate
 
@@ -246,4 +240,4 @@ def test_only_batch_sizes_that_give_equal_bits_are_used(
     monkeypatch.setattr(closed, "_evaluate", by_size)
     monkeypatch.setattr(closed.lora, "structure", 1)
     closed.prove()
-    assert closed.batch_sizes == [8]
+    assert closed.exact_batch_rows == [8]

@@ -1,4 +1,4 @@
-"""The engine: nothing leaks, slow readers stop, bad images and broken steps end what they must."""
+"""The engine: nothing leaks; bad images and broken steps end what they must."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from services.common.errors import FailedPrecondition, Unavailable
 from services.common.models.diffusion_bases import Base
 from services.common.models.lora import LoraSpec
 from services.generator.engine.adapter_cache import Weights
-from services.generator.engine.engine import Order, Stream
+from services.generator.engine.engine import ImageStream, ImageTask
 from services.generator.presets import SamplerSettings
-from tests.support.studio import CLASSES, EVERYTHING, Studio, make_lora, orders_of, weights_of
+from tests.support.studio import CLASSES, EVERYTHING, Studio, make_lora, tasks_of, weights_of
 
 ADAPTERS = ("attention", "everything")
 BASE_ALONE = Weights(CLASSES[0], CLASSES[:1])
@@ -41,7 +41,7 @@ def studio(base: Base) -> Iterator[Studio]:
 
 def test_streams_that_are_done_leave_nothing(studio: Studio, loras: dict[str, bytes]) -> None:
     readers = [
-        studio.submit(orders_of(weights_of(key, loras), 3), interactive=key is None)
+        studio.submit(tasks_of(weights_of(key, loras), 3), interactive=key is None)
         for key in (None, *ADAPTERS)
     ]
     assert [sorted(reader.wait()) for reader in readers] == [[0, 1, 2]] * 3
@@ -53,13 +53,13 @@ def test_streams_that_are_done_leave_nothing(studio: Studio, loras: dict[str, by
 
 
 def test_no_leak_after_random_submits_and_cancels(studio: Studio, loras: dict[str, bytes]) -> None:
-    chance, streams = random.Random(5), list[Stream]()
+    chance, streams = random.Random(5), list[ImageStream]()
     for number in range(200):
         if streams and chance.random() < 0.5:
             studio.engine.cancel(chance.choice(streams))
             continue
         stream, _ = studio.stream(
-            orders_of(weights_of(chance.choice([None, *ADAPTERS]), loras), chance.randint(1, 4)),
+            tasks_of(weights_of(chance.choice([None, *ADAPTERS]), loras), chance.randint(1, 4)),
             SamplerSettings(chance.randint(1, 6), chance.choice([1.0, 2.0]), "ddim"),
             tenant=chance.choice("ab"),
             request_id=str(number),
@@ -74,14 +74,14 @@ def test_no_leak_after_random_submits_and_cancels(studio: Studio, loras: dict[st
         studio.engine.cancel(stream)
     assert studio.leaks() == (0, 0, 0)
     assert studio.engine.broken is None
-    assert len(studio.submit(orders_of(BASE_ALONE, 20)).wait()) == 20
+    assert len(studio.submit(tasks_of(BASE_ALONE, 20)).wait()) == 20
     assert studio.leaks() == (0, 0, 0)
 
 
-def test_bulk_work_gives_way_to_another_engine_s_interactive_work(base: Base) -> None:
+def test_bulk_work_waits_for_another_engine_s_interactive_work(base: Base) -> None:
     hurry = threading.Event()
-    studio = Studio(base, others_hurry=hurry.is_set)
-    stream, _ = studio.stream(orders_of(BASE_ALONE, 50), LONG)
+    studio = Studio(base, interactive_elsewhere=hurry.is_set)
+    stream, _ = studio.stream(tasks_of(BASE_ALONE, 50), LONG)
     studio.engine.submit(stream)
 
     def steps_in_a_while() -> int:
@@ -95,8 +95,8 @@ def test_bulk_work_gives_way_to_another_engine_s_interactive_work(base: Base) ->
         hurry.set()
         beside = steps_in_a_while()
         assert 0 < beside < alone / 2  # a fifth, in theory: it goes on, and is never starved
-        assert studio.engine.hurries is False
-        mine = studio.submit(orders_of(BASE_ALONE, 1), request_id="mine", interactive=True)
+        assert studio.engine.has_interactive_work is False
+        mine = studio.submit(tasks_of(BASE_ALONE, 1), request_id="mine", interactive=True)
         assert len(mine.wait()) == 1
         studio.engine.cancel(stream)
         assert studio.leaks() == (0, 0, 0)
@@ -104,21 +104,21 @@ def test_bulk_work_gives_way_to_another_engine_s_interactive_work(base: Base) ->
         studio.engine.close()
 
 
-def test_engine_with_interactive_work_hurries(studio: Studio) -> None:
-    stream, reader = studio.stream(orders_of(BASE_ALONE, 2), LONG, interactive=True)
+def test_engine_knows_of_its_interactive_work(studio: Studio) -> None:
+    stream, reader = studio.stream(tasks_of(BASE_ALONE, 2), LONG, interactive=True)
     studio.engine.submit(stream)
     while not studio.records:
         studio.settle()
-    assert studio.engine.hurries
+    assert studio.engine.has_interactive_work
     assert len(reader.wait()) == 2
     studio.settle()
-    assert not studio.engine.hurries
+    assert not studio.engine.has_interactive_work
 
 
-def test_cancel_frees_states_and_pins_before_the_next_step(
+def test_cancel_frees_states_and_references_before_the_next_step(
     studio: Studio, loras: dict[str, bytes]
 ) -> None:
-    stream, reader = studio.stream(orders_of(weights_of("attention", loras), 50), LONG)
+    stream, reader = studio.stream(tasks_of(weights_of("attention", loras), 50), LONG)
     studio.engine.submit(stream)
     while not studio.records:
         studio.settle()
@@ -132,41 +132,23 @@ def test_cancel_frees_states_and_pins_before_the_next_step(
     assert not reader.images and not reader.errors
 
 
-def test_reader_that_takes_nothing_stops_after_its_window(studio: Studio) -> None:
-    stream, reader = studio.stream(orders_of(BASE_ALONE, 12), window=4)
-    other = studio.submit(orders_of(BASE_ALONE, 30), request_id="other")
-    studio.engine.submit(stream)
-    assert len(other.wait()) == 30
-    while studio.pins():
-        studio.settle()
-    assert sorted(reader.images) == [0, 1, 2, 3]
-    assert studio.leaks() == (0, 0, 1)
-    studio.engine.taken(stream, 3)
-    while len(reader.images) < 7:
-        studio.settle()
-    assert sorted(reader.images) == list(range(7))
-    studio.engine.taken(stream, 12)
-    assert sorted(reader.wait()) == list(range(12))
-    assert studio.leaks() == (0, 0, 0)
-
-
 def test_bulk_work_leaves_states_to_interactive_work(studio: Studio) -> None:
-    bulk, _ = studio.stream(orders_of(BASE_ALONE, 1000), LONG)
+    bulk, _ = studio.stream(tasks_of(BASE_ALONE, 1000), LONG)
     studio.engine.submit(bulk)
-    quick = studio.submit(orders_of(BASE_ALONE, 4), interactive=True)
+    quick = studio.submit(tasks_of(BASE_ALONE, 4), interactive=True)
     assert len(quick.wait()) == 4
-    assert 0 < len(bulk.turns) <= studio.num_states // 2
+    assert 0 < len(studio.engine._scheduler.in_flight(bulk)) <= studio.num_states // 2
 
 
 def test_images_that_are_not_finite_fail_only_their_stream(
     studio: Studio, base: Base, loras: dict[str, bytes]
 ) -> None:
     loras = loras | {"nan": make_lora(base, LoraSpec(40, 40.0, EVERYTHING), 1, float("nan"))}
-    expected = studio.submit(orders_of(BASE_ALONE, 16)).wait()
+    expected = studio.submit(tasks_of(BASE_ALONE, 16)).wait()
     for _ in range(3):
-        bad = studio.submit(orders_of(weights_of("nan", loras), 12), request_id="bad")
+        bad = studio.submit(tasks_of(weights_of("nan", loras), 12), request_id="bad")
         good = [
-            studio.submit(orders_of(weights_of(key, loras), 8), request_id=str(key))
+            studio.submit(tasks_of(weights_of(key, loras), 8), request_id=str(key))
             for key in (None, "everything")
         ]
         with pytest.raises(FailedPrecondition, match="not finite"):
@@ -177,48 +159,42 @@ def test_images_that_are_not_finite_fail_only_their_stream(
         assert len(bad.errors) == 1 and not bad.images
     assert studio.leaks() == (0, 0, 0)
     assert sum(r.tally.not_finite.total() for r in studio.records) == 3, "one a stream"
-    again = studio.submit(orders_of(BASE_ALONE, 16)).wait()
+    again = studio.submit(tasks_of(BASE_ALONE, 16)).wait()
     assert all((again[i] == expected[i]).all() for i in range(16)), "in any state, used before"
 
 
-def test_an_image_that_is_withheld_keeps_its_place_in_the_window(studio: Studio) -> None:
-    orders = orders_of(BASE_ALONE, 6)
-    stream, reader = studio.stream(orders, window=2)
-    withheld = list[Order]()
+def test_an_image_that_is_withheld_is_sampled_again(studio: Studio) -> None:
+    tasks = tasks_of(BASE_ALONE, 6)
+    stream, reader = studio.stream(tasks)
+    withheld = list[ImageTask]()
 
-    def deliver(order: Order, image: np.ndarray) -> None:
-        if order.attempt < 2:
-            withheld.append(order)
-            again = replace(order, image_seed=order.image_seed + 100, attempt=order.attempt + 1)
+    def deliver(task: ImageTask, image: np.ndarray) -> None:
+        if task.attempt < 2:
+            withheld.append(task)
+            again = replace(task, image_seed=task.image_seed + 100, attempt=task.attempt + 1)
             studio.engine.withhold(stream, again)
         else:
-            reader.deliver(order, image)
+            reader.deliver(task, image)
 
     stream.deliver = deliver
     studio.engine.submit(stream)
-    for num_images in (2, 4, 6):
-        wait_until(lambda n=num_images: len(reader.images) == n)
-        studio.settle()
-        assert sorted(reader.images) == list(range(num_images)), "no further than the window"
-        assert stream.num_out == 2 and len(withheld) == 2 * num_images
-        studio.engine.taken(stream, 2)
+    assert sorted(reader.wait()) == list(range(6))
+    assert len(withheld) == 2 * 6
     assert studio.leaks() == (0, 0, 0)
     wait_until(lambda: sum(r.tally.near_duplicates["a"] for r in studio.records) == 12)
-    expected = studio.submit(
-        [replace(order, image_seed=order.image_seed + 200) for order in orders]
-    )
+    expected = studio.submit([replace(task, image_seed=task.image_seed + 200) for task in tasks])
     assert all((reader.images[i] == image).all() for i, image in expected.wait().items())
 
 
-def test_an_image_that_is_withheld_after_its_stream_was_dropped_comes_to_nothing(
+def test_an_image_that_is_withheld_after_its_stream_was_cancelled_is_not_sampled_again(
     studio: Studio,
 ) -> None:
-    stream, reader = studio.stream(orders_of(BASE_ALONE, 1))
+    stream, reader = studio.stream(tasks_of(BASE_ALONE, 1))
     studio.engine.submit(stream)
     reader.wait()
     studio.engine.cancel(stream)
-    studio.engine.withhold(stream, orders_of(BASE_ALONE, 1)[0])
-    assert studio.leaks() == (0, 0, 0) and not stream.orders
+    studio.engine.withhold(stream, tasks_of(BASE_ALONE, 1)[0])
+    assert studio.leaks() == (0, 0, 0) and not stream.tasks
     studio.engine.close()
     with pytest.raises(Unavailable, match="stopped"):
         studio.engine.withhold(stream, None)
@@ -234,15 +210,15 @@ def wait_until(reached: Callable[[], bool]) -> None:
 def test_a_step_that_raises_fails_all_streams_and_the_engine_takes_no_more(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    studio.submit(orders_of(BASE_ALONE, 1)).wait()
+    studio.submit(tasks_of(BASE_ALONE, 1)).wait()
     problem, may_raise = RuntimeError("out of memory"), threading.Event()
 
     def step(advances: object) -> int:
         assert may_raise.wait(30)
         raise problem
 
-    monkeypatch.setattr(studio.sampler, "step", step)
-    readers = [studio.submit(orders_of(BASE_ALONE, 2), request_id=str(i)) for i in range(3)]
+    monkeypatch.setattr(studio.denoiser, "step", step)
+    readers = [studio.submit(tasks_of(BASE_ALONE, 2), request_id=str(i)) for i in range(3)]
     may_raise.set()
     for reader in readers:
         with pytest.raises(Unavailable, match="stopped"):
@@ -250,15 +226,15 @@ def test_a_step_that_raises_fails_all_streams_and_the_engine_takes_no_more(
         assert len(reader.errors) == 1
     assert studio.engine.broken is problem
     with pytest.raises(Unavailable, match="stopped"):
-        studio.submit(orders_of(BASE_ALONE, 1))
+        studio.submit(tasks_of(BASE_ALONE, 1))
 
 
 def test_streams_that_wait_only_for_their_last_images_are_told_too(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    studio.submit(orders_of(BASE_ALONE, 1)).wait()
+    studio.submit(tasks_of(BASE_ALONE, 1)).wait()
 
-    honest, sizes = studio.sampler.decode, list[int]()
+    honest, sizes = studio.denoiser.decode, list[int]()
 
     def decode(states: list[int], tiny: bool) -> list:
         sizes.append(len(states))
@@ -266,18 +242,17 @@ def test_streams_that_wait_only_for_their_last_images_are_told_too(
             raise RuntimeError("decoder")
         return honest(states, tiny)
 
-    monkeypatch.setattr(studio.sampler, "decode", decode)
+    monkeypatch.setattr(studio.denoiser, "decode", decode)
     unguided = SamplerSettings(3, 1.0, "ddim")  # so that all five end with the same step
     with pytest.raises(Unavailable, match="stopped"):
-        studio.submit(orders_of(BASE_ALONE, 5), unguided).wait()
+        studio.submit(tasks_of(BASE_ALONE, 5), unguided).wait()
     assert sizes == [4, 1]
 
 
 def test_work_is_tallied_by_tenant(studio: Studio, loras: dict[str, bytes]) -> None:
     weights = weights_of("everything", loras)
     readers = [
-        studio.submit(orders_of(weights, num), tenant=tenant)
-        for tenant, num in (("a", 3), ("b", 5))
+        studio.submit(tasks_of(weights, num), tenant=tenant) for tenant, num in (("a", 3), ("b", 5))
     ]
     for reader in readers:
         reader.wait()
@@ -287,40 +262,48 @@ def test_work_is_tallied_by_tenant(studio: Studio, loras: dict[str, bytes]) -> N
     assert sum((t.adapter_hits for t in tallies), Counter()) == {"a": 3, "b": 5}
     assert sum((t.adapter_misses for t in tallies), Counter()).total() == 1, "both use it"
     assert not sum((t.not_finite for t in tallies), Counter())
-    waiting, _ = studio.stream(orders_of(weights, 4), tenant="c", window=0)
+    reading, may_read = threading.Event(), threading.Event()
+
+    def read() -> bytes:
+        reading.set()
+        assert may_read.wait(30)
+        return loras["everything"]
+
+    waiting, _ = studio.stream(tasks_of(Weights("slow", CLASSES, read), 4), tenant="c")
     studio.engine.submit(waiting)
-    studio.settle()
+    assert reading.wait(30)
     assert studio.engine.backlog == {"c": 4 * 3 * 2}
     studio.engine.cancel(waiting)
+    may_read.set()
 
 
 def test_backlog_is_the_evaluations_to_come(studio: Studio) -> None:
     settings = SamplerSettings(200, 2.0, "ddim", guidance_stop=0.5)
-    stream, _ = studio.stream(orders_of(BASE_ALONE, 10), settings)
-    assert stream.backlog == 10 * (2 * 100 + 100)
+    stream, _ = studio.stream(tasks_of(BASE_ALONE, 10), settings)
+    assert stream.num_rows_waiting == 10 * (2 * 100 + 100)
     studio.engine.submit(stream)
     while not studio.records:
         studio.settle()
     studio.engine.cancel(stream)
     studio.settle()
-    drawn = sum(record.num_rows for record in studio.records)
-    assert 0 < drawn < 3000
-    assert stream.backlog == 0
+    evaluated = sum(record.num_rows for record in studio.records)
+    assert 0 < evaluated < 3000
+    assert studio.engine.backlog.total() == 0
 
 
 def test_many_interactive_streams_do_not_stop_bulk_work(studio: Studio) -> None:
     for i in range(30):
-        studio.submit(orders_of(BASE_ALONE, 1), LONG, request_id=str(i), interactive=True)
-    while studio.pins() < 12:
+        studio.submit(tasks_of(BASE_ALONE, 1), LONG, request_id=str(i), interactive=True)
+    while studio.num_references() < 12:
         studio.settle()
     settings = SamplerSettings(4, 2.0, "ddim")
-    assert len(studio.submit(orders_of(BASE_ALONE, 8), settings, tenant="bulk").wait()) == 8
+    assert len(studio.submit(tasks_of(BASE_ALONE, 8), settings, tenant="bulk").wait()) == 8
     assert studio.engine.num_streams >= 20
 
 
 def test_rate_is_measured_on_full_batches(studio: Studio) -> None:
     assert studio.engine.evaluations_per_second == 0.0
-    studio.submit(orders_of(BASE_ALONE, 30)).wait()
+    studio.submit(tasks_of(BASE_ALONE, 30)).wait()
     full = [record for record in studio.records if record.num_rows == 8]
     rates = [record.num_rows / record.seconds for record in full]
     assert min(rates) <= studio.engine.evaluations_per_second <= max(rates)
@@ -328,6 +311,6 @@ def test_rate_is_measured_on_full_batches(studio: Studio) -> None:
 
 def test_closing_ends_the_thread(base: Base) -> None:
     studio = Studio(base, torch.float32)
-    studio.submit(orders_of(BASE_ALONE, 500), LONG)
+    studio.submit(tasks_of(BASE_ALONE, 500), LONG)
     studio.engine.close()
     assert not studio.engine._thread.is_alive()

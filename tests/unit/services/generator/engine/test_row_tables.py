@@ -37,7 +37,7 @@ def test_selected_rows_hold_what_their_entries_hold_now(operations: list) -> Non
             table.put(what, {name: torch.full((2,), value) for name in given_parts})
             entries[what] = {name: value if name in given_parts else 0.0 for name in "xyz"}
         elif kind == "drop":
-            table.drop(what)
+            table.remove(what)
             entries.pop(what, None)
             assert what not in table.used
         elif kind == "grow":
@@ -67,8 +67,8 @@ def test_filled_entries_are_listed_once_and_an_empty_table_gives_the_empty_entry
     for entry in (3, 1, 3):
         table.put(entry, {"x": torch.ones(2)})
     assert table.filled == [1, 3]
-    table.drop(1)
-    table.drop(EMPTY)
+    table.remove(1)
+    table.remove(EMPTY)
     assert table.filled == [3]
 
 
@@ -79,7 +79,7 @@ def test_entries_take_what_they_hold_and_nothing_once_dropped() -> None:
     assert table.num_bytes == 2 * 4
     table.put(2, {"y": torch.ones(1000)})
     assert table.num_bytes == 1002 * 4
-    table.drop(2)
+    table.remove(2)
     assert table.num_bytes == 2 * 4
 
 

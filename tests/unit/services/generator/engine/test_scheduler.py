@@ -1,71 +1,87 @@
-"""Turns: batches that fit, interactive first, equal shares, no credit for having been idle."""
+"""Step scheduler: batches fit, interactive first, equal shares, no credit for idle time."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.generator.engine.scheduler import BULK_SHARE, Turn, Turns, TurnStream
+from services.generator.engine.scheduler import BULK_SHARE, StepScheduler
 
 
 @dataclass(eq=False)
-class Request(TurnStream):
+class Request:
     """A stream of images that each take ``rows_per_step``."""
 
-    rows_per_step: tuple[int, ...] = field(default=(2, 2, 2), kw_only=True)
-    num_images: int = field(default=10_000, kw_only=True)
-    blocked: bool = field(default=False, kw_only=True)
-    num_begun: int = field(default=0, kw_only=True)
+    tenant: str
+    request_id: str
+    interactive: bool
+    rows_per_step: tuple[int, ...] = (2, 2, 2)
+    num_images: int = 10_000
+    blocked: bool = False
+    num_begun: int = 0
 
     @property
-    def idle(self) -> bool:
-        return not self.turns and (self.blocked or self.num_begun == self.num_images)
+    def has_waiting(self) -> bool:
+        return not self.blocked and self.num_begun < self.num_images
+
+
+@dataclass(eq=False)
+class Image:
+    """An image in flight."""
+
+    stream: Request
+    step: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        return self.stream.rows_per_step[self.step]
+
+    @property
+    def done(self) -> bool:
+        return self.step >= len(self.stream.rows_per_step)
 
 
 class Queue:
-    """Turns, advanced as the engine does it."""
+    """A scheduler, advanced as the engine does it."""
 
     def __init__(self, num_rows: int, num_states: int = 10_000) -> None:
-        self.turns, self.num_rows, self.num_states = Turns(num_rows), num_rows, num_states
+        self.scheduler = StepScheduler[Request, Image](num_rows)
+        self.num_rows, self.num_states = num_rows, num_states
         self.streams: list[Request] = []
 
     def add(self, *streams: Request) -> None:
         for stream in streams:
-            self.turns.add(stream)
+            self.scheduler.add(stream)
             self.streams.append(stream)
 
-    def step(self) -> list[Turn]:
-        picked = self.turns.pick(self._begin)
+    def step(self) -> list[Image]:
+        picked = self.scheduler.pick(self._begin)
         assert len(set(picked)) == len(picked)
-        assert sum(turn.num_rows for turn in picked) <= self.num_rows
-        for turn in picked:
-            assert not turn.done
-            turn.step += 1
-            if turn.done:
-                turn.stream.turns.remove(turn)
+        assert sum(image.num_rows for image in picked) <= self.num_rows
+        for image in picked:
+            assert not image.done
+            image.step += 1
+            if image.done:
+                self.scheduler.finish(image.stream, image)
         return picked
 
     def rows(self, num_steps: int) -> Counter[str]:
         """Rows that each tenant gets in so many steps."""
         rows: Counter[str] = Counter()
         for _ in range(num_steps):
-            before = [(turn, turn.rows_per_step[turn.step - 1]) for turn in self.step()]
-            for turn, num_rows in before:
-                rows[turn.stream.tenant] += num_rows
+            for image in self.step():
+                rows[image.stream.tenant] += image.stream.rows_per_step[image.step - 1]
         return rows
 
-    def _begin(self, stream: TurnStream) -> Turn | None:
-        assert isinstance(stream, Request)
-        num_open = sum(len(other.turns) for other in self.streams)
-        if stream.blocked or stream.num_begun == stream.num_images or num_open >= self.num_states:
+    def _begin(self, stream: Request) -> Image | None:
+        num_open = sum(len(self.scheduler.in_flight(other)) for other in self.streams)
+        if not stream.has_waiting or num_open >= self.num_states:
             return None
         stream.num_begun += 1
-        turn = Turn(stream, stream.rows_per_step)
-        stream.turns.append(turn)
-        return turn
+        return Image(stream)
 
 
 STREAM = st.builds(
@@ -89,7 +105,7 @@ def test_batches_fit_and_every_image_gets_all_its_steps(
     num_rows: int, num_states: int, streams: list[Request], data: st.DataObject
 ) -> None:
     queue, waiting, dropped = Queue(num_rows, num_states), list(streams), set()
-    steps: Counter[Turn] = Counter()
+    steps: Counter[Image] = Counter()
     for _ in range(2_000):
         if waiting and data.draw(st.integers(0, 2)) == 0:
             queue.add(waiting.pop())
@@ -97,18 +113,17 @@ def test_batches_fit_and_every_image_gets_all_its_steps(
         if here and len(dropped) < 2 and data.draw(st.integers(0, 5)) == 0:
             gone = data.draw(st.sampled_from(here))
             dropped.add(gone)
-            gone.turns.clear()
-            queue.turns.remove(gone)
+            queue.scheduler.remove(gone)
         picked = queue.step()
         steps.update(picked)
-        assert not {turn.stream for turn in picked} & dropped
+        assert not {image.stream for image in picked} & dropped
         if not picked and not waiting:
             break
     for stream in set(queue.streams) - dropped:
         assert stream.num_begun == stream.num_images
-        assert not stream.turns
-    for turn, num_steps in steps.items():
-        assert turn.stream in dropped or num_steps == len(turn.rows_per_step)
+        assert queue.scheduler.is_idle(stream)
+    for image, num_steps in steps.items():
+        assert image.stream in dropped or num_steps == len(image.stream.rows_per_step)
 
 
 @given(
@@ -135,7 +150,7 @@ def test_requests_of_one_tenant_get_equal_rows() -> None:
     queue = Queue(8)
     one, other = Request("a", "x", False), Request("a", "y", False)
     queue.add(*(Request("a", "x", False) for _ in range(5)), one, other)
-    picked = Counter(turn.stream.request_id for _ in range(60) for turn in queue.step())
+    picked = Counter(image.stream.request_id for _ in range(60) for image in queue.step())
     assert abs(picked["x"] - picked["y"]) <= 2
 
 
@@ -178,12 +193,12 @@ def test_tenant_that_was_away_or_wanted_nothing_has_no_credit() -> None:
     slow = Request("slow", "y", False)
     queue.add(Request("busy", "x", False), slow)
     queue.rows(10)
-    slow.blocked = True  # its reader takes nothing
+    slow.blocked = True
     queue.rows(500)
     slow.blocked = False
     rows = queue.rows(40)
     assert abs(rows["busy"] - rows["slow"]) <= 12
-    queue.turns.remove(slow)
+    queue.scheduler.remove(slow)
     queue.rows(500)
     queue.add(Request("slow", "z", False))
     rows = queue.rows(40)
@@ -196,7 +211,7 @@ def test_request_that_wanted_nothing_has_no_credit_within_its_tenant() -> None:
     queue.add(Request("a", "busy", False), slow)
     queue.rows(500)
     slow.blocked = False
-    picked = Counter(turn.stream.request_id for _ in range(40) for turn in queue.step())
+    picked = Counter(image.stream.request_id for _ in range(40) for image in queue.step())
     assert abs(picked["busy"] - picked["slow"]) <= 6
 
 
@@ -206,9 +221,9 @@ def test_shards_of_a_request_go_in_order() -> None:
     queue.add(*shards, Request("b", "y", False))
     begun: list[int] = []
     for _ in range(60):
-        for turn in queue.step():
-            if turn.step == 1 and turn.stream in shards:
-                begun.append(shards.index(turn.stream))  # type: ignore[arg-type]
+        for image in queue.step():
+            if image.step == 1 and image.stream in shards:
+                begun.append(shards.index(image.stream))
     assert begun == sorted(begun) and Counter(begun) == {0: 5, 1: 5, 2: 5}
 
 
@@ -218,17 +233,32 @@ def test_images_in_progress_go_before_new_ones_of_their_stream() -> None:
     queue.add(stream)
     for _ in range(6):
         queue.step()
-    assert stream.num_begun == 2 and not stream.turns
+    assert stream.num_begun == 2 and not queue.scheduler.in_flight(stream)
 
 
 def test_streams_that_another_thread_reads_may_come_and_go_meanwhile() -> None:
-    turns = Turns(8)
+    scheduler = StepScheduler[Request, Image](8)
     first, second, third = (Request("t", name, False) for name in "abc")
-    turns.add(first)
-    turns.add(second)
-    reading = iter(turns)
+    scheduler.add(first)
+    scheduler.add(second)
+    reading = iter(scheduler)
     assert next(reading) is first
-    turns.add(third)
-    turns.remove(first)
+    scheduler.add(third)
+    scheduler.remove(first)
     assert list(reading) == [second]
-    assert list(turns) == [second, third]
+    assert list(scheduler) == [second, third]
+
+
+def test_a_stream_that_is_removed_gives_its_images_in_flight_and_may_come_again_first() -> None:
+    queue = Queue(8)
+    stream, other = Request("a", "x", False, num_images=2), Request("a", "x", False)
+    queue.add(other, stream)
+    other.blocked = True
+    picked = queue.step()
+    assert [image.stream for image in picked] == [stream, stream]
+    assert list(queue.scheduler.remove(stream)) == picked
+    assert not queue.scheduler.in_flight(stream) and list(queue.scheduler) == [other]
+    stream.num_images, other.blocked = 3, False
+    queue.scheduler.add_first(stream)
+    assert list(queue.scheduler) == [stream, other]
+    assert queue.step()[0].stream is stream
