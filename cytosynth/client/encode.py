@@ -13,13 +13,13 @@ from cytosynth.generator.v1 import generator_pb2
 from cytosynth.trainer.v1 import trainer_pb2
 
 IMAGE_FORMATS = {
-    name.removeprefix("IMAGE_FORMAT_").lower(): code
-    for name, code in image_pb2.ImageFormat.items()
+    image_pb2.ImageFormat.Name(code).removeprefix("IMAGE_FORMAT_").lower(): code
+    for code in image_pb2.ImageFormat.values()
     if code != image_pb2.IMAGE_FORMAT_UNSPECIFIED
 }
 PRIORITIES = {"": generator_pb2.PRIORITY_UNSPECIFIED} | {
-    name.removeprefix("PRIORITY_").lower(): code
-    for name, code in generator_pb2.Priority.items()
+    generator_pb2.Priority.Name(code).removeprefix("PRIORITY_").lower(): code
+    for code in generator_pb2.Priority.values()
     if code != generator_pb2.PRIORITY_UNSPECIFIED
 }
 _MESSAGES: dict[type, Any] = {

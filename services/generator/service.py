@@ -21,8 +21,8 @@ from services.generator.presets import PRESETS, preset_of
 from services.generator.request import SynthesisRequest
 
 _FORMAT_CODES = {
-    name.removeprefix("IMAGE_FORMAT_"): code
-    for name, code in image_pb2.ImageFormat.items()
+    image_pb2.ImageFormat.Name(code).removeprefix("IMAGE_FORMAT_"): code
+    for code in image_pb2.ImageFormat.values()
     if code != image_pb2.IMAGE_FORMAT_UNSPECIFIED
 }
 _FORMATS = {code: name for name, code in _FORMAT_CODES.items()} | {
