@@ -64,9 +64,9 @@ def synthesize_request(
         class_counts=counts,
         seed=wanted.seed,
         sampler=message(wanted.sampler),
-        priority=PRIORITIES[wanted.priority],
+        priority=generator_pb2.Priority.Name(PRIORITIES[wanted.priority]),
         first_index=first_index,
-        image_format=IMAGE_FORMATS[wanted.image_format],
+        image_format=image_pb2.ImageFormat.Name(IMAGE_FORMATS[wanted.image_format]),
     )
     return request
 

@@ -20,14 +20,11 @@ from services.generator.plan import SynthesisPlan, SyntheticImage, make_executio
 from services.generator.presets import PRESETS, preset_of
 from services.generator.request import SynthesisRequest
 
-_FORMAT_CODES = {
-    image_pb2.ImageFormat.Name(code).removeprefix("IMAGE_FORMAT_"): code
+_FORMAT_PREFIX = "IMAGE_FORMAT_"
+_FORMATS = {
+    code: image_pb2.ImageFormat.Name(code).removeprefix(_FORMAT_PREFIX)
     for code in image_pb2.ImageFormat.values()
-    if code != image_pb2.IMAGE_FORMAT_UNSPECIFIED
-}
-_FORMATS = {code: name for name, code in _FORMAT_CODES.items()} | {
-    image_pb2.IMAGE_FORMAT_UNSPECIFIED: "PNG"
-}
+} | {image_pb2.IMAGE_FORMAT_UNSPECIFIED: "PNG"}
 _INTERACTIVE = {
     pb.PRIORITY_UNSPECIFIED: None,
     pb.PRIORITY_INTERACTIVE: True,
@@ -60,7 +57,7 @@ class GeneratorService:
                     class_id=image.class_id,
                     image_seed=image.image_seed,
                     image=image.data,
-                    image_format=_FORMAT_CODES[plan.image_format],
+                    image_format=_FORMAT_PREFIX + plan.image_format,
                     width=image.width,
                     height=image.height,
                     manifest_digest=digest,
@@ -124,7 +121,9 @@ def _decode(request: pb.SynthesizeRequest) -> SynthesisRequest:
     sampler = request.sampler
     if request.image_format not in _FORMATS:
         problem = f"is {request.image_format}, not an image format"
-        raise InvalidArgument("image_format", problem, f"send one of {', '.join(_FORMAT_CODES)}")
+        raise InvalidArgument(
+            "image_format", problem, f"send one of {', '.join(dict.fromkeys(_FORMATS.values()))}"
+        )
     if request.priority not in _INTERACTIVE:
         problem = f"is {request.priority}, not a priority"
         raise InvalidArgument("priority", problem, "send INTERACTIVE or BULK, or leave it out")
