@@ -55,7 +55,7 @@ image-check: ## Builds the images without a Docker engine and starts them; needs
 demo: setup ## Runs the whole pipeline on a phantom hospital into out/demo.
 	$(BIN)/cytosynth demo --out out/demo
 
-bench: setup ## Measures whether cyto-small draws the cells it is asked for: DATA=<ImageFolder of real cells>.
+bench: setup ## Measures whether cyto-small generates the cells it is asked for: DATA=<ImageFolder of real cells>.
 	@test -d "$(DATA)" || { echo "run make bench DATA=<folder with the Barcelona cells, one folder per class>"; exit 1; }
 	$(BIN)/python -m benchmarks.generator.class_agreement --data "$(DATA)" --base cyto-small --out out/bench
 

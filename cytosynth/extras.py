@@ -16,7 +16,7 @@ EXTRAS = {
 
 
 def how_to_install(error: ModuleNotFoundError) -> str | None:
-    """Says in one sentence how to install what is missing; None if no extra brings it."""
+    """Says how to install what is missing; None if no extra brings it."""
     module = (error.name or "").partition(".")[0]
     if module not in EXTRAS:
         return None

@@ -1,7 +1,7 @@
-"""``make check``: every check that needs no running service, one line each.
+"""``make check``: every check that needs no running service.
 
-``python tools/check.py [step …]`` runs the named steps, by default all of them, and exits with
-1 if one failed.  A step is a command or a function of ``repository.py`` that lists problems.
+``python tools/check.py [step …]`` runs the named steps, by default all of them, prints a line for
+each, and exits with 1 if one failed.  A step is a command or a function that lists problems.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ STEPS: dict[str, Step] = {
 
 
 def run(step: Step) -> str:
-    """Runs one step; returns what is wrong, empty if nothing is."""
+    """Runs one step; returns what is wrong."""
     if callable(step):
         return "\n".join(step())
     command = [str(BIN / step[0]), *step[1:]]
@@ -84,7 +84,7 @@ def tell(name: str, problem: str, seconds: float) -> None:
 
 
 def main(names: list[str]) -> int:
-    """Runs the steps of these names (all if none); returns the exit status."""
+    """Runs the steps of these names, or all; returns the exit status."""
     unknown = [name for name in names if name not in STEPS]
     if unknown:
         print(f"unknown step {unknown[0]!r}; the steps are: {', '.join(STEPS)}")

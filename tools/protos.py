@@ -19,7 +19,7 @@ GOOGLE_APIS = ROOT / "third_party" / "googleapis"
 
 
 def generate(folder: Path) -> list[Path]:
-    """Writes the stubs of every proto below ``folder``; returns their paths relative to it.
+    """Writes the stubs below ``folder``; returns their relative paths.
 
     Raises:
         RuntimeError: If protoc rejects a proto.

@@ -38,7 +38,7 @@ def tracked_files() -> list[Path]:
 
 
 def stub_problems() -> list[str]:
-    """Stubs that differ from what the protos give, are missing or have no proto."""
+    """Stubs that are stale, missing or without a proto."""
     committed = {path for path in tracked_files() if path.name.endswith(STUB_SUFFIXES)}
     with tempfile.TemporaryDirectory() as folder:
         fresh = protos.generate(Path(folder))
@@ -52,7 +52,7 @@ def stub_problems() -> list[str]:
 
 
 def lock_problems() -> list[str]:
-    """Requirements of pyproject.toml that the lock does not meet; pins without a hash."""
+    """Requirements that the lock does not meet, and pins without a hash."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = itertools.chain.from_iterable(project["optional-dependencies"].values())
     wanted = [
@@ -81,7 +81,10 @@ def lock_problems() -> list[str]:
 
 
 def tree_problems() -> list[str]:
-    """Files that must not be committed: index URLs, pickled weights, too large, generic names."""
+    """Files that must not be committed.
+
+    Refused are index URLs, pickled weights, large files and generic names.
+    """
     problems = []
     for path in tracked_files():
         if (ROOT / path).stat().st_size > MAX_FILE_BYTES:
@@ -98,7 +101,7 @@ def tree_problems() -> list[str]:
 
 
 def docs_problems() -> list[str]:
-    """Paths that the pages name or link to and that do not exist."""
+    """Missing paths that a page names or links to."""
     problems = []
     files = tracked_files()
     known = {str(path) for path in files} | {str(parent) for f in files for parent in f.parents}

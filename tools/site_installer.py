@@ -1,4 +1,4 @@
-"""Runs pip or uv with the package mirror and certificates of this site.
+"""Runs pip or uv with this site's package mirror and certificates.
 
 ``python tools/site_installer.py pip|uv ARGUMENTS…`` replaces itself with ``pip`` or ``uv`` of the
 same environment.  uv reads none of pip's settings, so they are handed on: index, links, proxy and
@@ -29,7 +29,7 @@ _FIRST_PIP_WITH_SYSTEM_CERTIFICATES = (24, 2)
 
 
 def pip_settings(listed: str) -> dict[str, str]:
-    """Reads what ``pip config list`` prints; gives each option of an installation its value."""
+    """Reads what ``pip config list`` prints; returns options by name."""
     found: dict[str, dict[str, str]] = {section: {} for section in _SECTIONS}
     for line in listed.splitlines():
         key, _, value = line.partition("=")
@@ -60,7 +60,7 @@ def uv_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def pip_environment(settings: Mapping[str, str], pip_version: tuple[int, ...]) -> dict[str, str]:
-    """Variables that make an old pip trust what the system trusts, as newer ones do."""
+    """Variables that make an old pip trust the system's certificates."""
     if "cert" in settings or pip_version >= _FIRST_PIP_WITH_SYSTEM_CERTIFICATES:
         return {}
     bundle = next((path for path in _SYSTEM_BUNDLES if Path(path).is_file()), "")

@@ -30,7 +30,10 @@ def sources(root: Path, tracked: Iterable[Path]) -> dict[PurePosixPath, str]:
 
 
 def import_problems(texts: Mapping[PurePosixPath, str]) -> list[str]:
-    """Circles of imports, those in functions and for types included; parts that stay apart."""
+    """Circles of imports, and imports between parts that stay apart.
+
+    Imports in functions and for types count.
+    """
     modules = {_module(path): text for path, text in texts.items() if _is_first_party(path)}
     graph = networkx.DiGraph(
         (importer, imported)
@@ -110,7 +113,10 @@ def _module(path: PurePosixPath) -> str:
 
 
 def _imports(importer: str, text: str, modules: Mapping[str, str]) -> set[str]:
-    """Modules of ours that a module imports; ``from package import submodule`` is the latter."""
+    """First-party modules that a module imports.
+
+    ``from package import submodule`` is an import of the submodule.
+    """
     found = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):

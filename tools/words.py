@@ -1,4 +1,4 @@
-"""Phrases that this project replaced by the field's English; CONTRIBUTING.md has the table."""
+"""Phrases that the field's English replaced; CONTRIBUTING.md has the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of the development certificates, for those who use them without making any."""
+"""Files of the development certificates, for users who make none."""
 
 from __future__ import annotations
 

@@ -23,7 +23,10 @@ def _plain(name: str) -> str:
 
 
 class Lock:
-    """A lock as uv writes it: pinned blocks, each saying which packages asked for it."""
+    """A lock as uv writes it.
+
+    Each pinned block says which packages asked for it.
+    """
 
     def __init__(self, text: str) -> None:
         self.blocks: dict[str, list[str]] = {}
@@ -43,7 +46,7 @@ class Lock:
                     self.needs.get(_plain(parent), set()).add(name)
 
     def closure(self, roots: set[str], without: set[str] = frozenset()) -> set[str]:  # type: ignore[assignment]
-        """The roots and all they need; what only ``without`` needs is left out."""
+        """The roots and all they need, less what only ``without`` needs."""
         found: set[str] = set()
         waiting = list(roots - without)
         while waiting:
@@ -57,7 +60,7 @@ class Lock:
 
 
 def required(project: dict[str, Any], extra: str = "services") -> set[str]:
-    """Names of the project's own requirements with an extra, in which extras may nest.
+    """Names of the project's requirements with an extra; extras may nest.
 
     Args:
         project: The table ``project`` of ``pyproject.toml``.

@@ -31,7 +31,7 @@ def build_wheel(folder: Path) -> Path:
 
 
 def install(wheel: Path, folder: Path) -> Path:
-    """Installs the wheel and what it requires into an empty environment; gives its programs.
+    """Installs the wheel into an empty environment; returns the folder of its programs.
 
     Packages come from uv's cache, or else from the site's mirror; the test skips without both.
     """

@@ -1,4 +1,4 @@
-"""A client from the wheel alone trains and classifies on a running stack."""
+"""A client from the wheel trains and classifies on a running stack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Import rules that import-linter cannot state: who may name whom, and what a front loads."""
+"""Import rules that import-linter cannot state."""
 
 from __future__ import annotations
 

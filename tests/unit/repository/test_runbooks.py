@@ -1,4 +1,4 @@
-"""What README and the docs tell one to type exists and is understood."""
+"""Commands that README and the docs tell one to type are understood."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""uv installs from the mirror, and trusts the certificates, that pip is configured with."""
+"""uv uses the mirror and the certificates that pip is configured with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each rule of the tree finds the violation that is planted for it, and nothing else."""
+"""Each rule of the tree finds the violation planted for it."""
 
 from __future__ import annotations
 

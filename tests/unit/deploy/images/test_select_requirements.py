@@ -1,4 +1,4 @@
-"""Which packages an image gets: all that is needed, nothing that is not, each with its hashes."""
+"""Packages of an image: all that it needs, with their hashes."""
 
 from __future__ import annotations
 
