@@ -1,7 +1,7 @@
-"""Traces: which call led to which, and how long each part took (OpenTelemetry, OTLP over gRPC).
+"""Distributed traces through OpenTelemetry (OTLP over gRPC).
 
 Off until ``start`` is given a collector; until then nothing of OpenTelemetry is imported and every
-span is empty. Where a call stands is kept in two context variables, which logs read as well.
+span is empty. Two context variables keep the current request and span; logs read them as well.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _provider: TracerProvider | None = None
 
 
 class Span:
-    """One part of a trace. This one is empty: what there is while traces are off."""
+    """One span of a trace; this class is the empty one."""
 
     traceparent = ""
 
     def set(self, attributes: Mapping[str, Value]) -> None:
-        """Adds attributes. Neither tenants nor names of images or patients belong here."""
+        """Add attributes; never tenants, or names of images or patients."""
 
     def end(self, code: str = "OK") -> None:
-        """Ends the span with the name of a gRPC status; only the first end counts."""
+        """End the span with a gRPC status name; once only."""
 
 
 class _RecordedSpan(Span):
@@ -85,7 +85,7 @@ def check_endpoint(endpoint: str) -> str:
 
 
 def start(endpoint: str, part: str) -> None:
-    """Sends the spans of this process to a collector, from now on. Safe to call again.
+    """Start sending the spans of this process to a collector; idempotent.
 
     Args:
         endpoint: ``http://host:port`` of an OTLP gRPC receiver; empty: nothing is sent.
@@ -116,7 +116,7 @@ def start(endpoint: str, part: str) -> None:
 
 
 def flush() -> None:
-    """Sends what has ended; for processes that end without notice."""
+    """Send all ended spans; for processes that end without notice."""
     if _provider is not None:
         _provider.force_flush(_EXPORT_SECONDS * 1000)
 
@@ -127,7 +127,7 @@ def open_span(
     parent: str | None = None,
     attributes: Mapping[str, Value] | None = None,
 ) -> Span:
-    """A span that somebody will end.
+    """Open a span, which the caller must end.
 
     Args:
         name: What is done: a method, a kind of job.
@@ -156,7 +156,7 @@ def span(
     parent: str | None = None,
     attributes: Mapping[str, Value] | None = None,
 ) -> Iterator[Span]:
-    """A span around a block, which is what the task or thread works for meanwhile."""
+    """A span around a block, current for the task or thread meanwhile."""
     opened = open_span(name, kind, parent, attributes)
     before = traceparent_var.get()
     traceparent_var.set(opened.traceparent)

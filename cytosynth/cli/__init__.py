@@ -17,8 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 1 for a failure, told in one line; 2 for wrong usage; 3 if ``classify`` refused some of
-        the images; 130 after Ctrl-C.
+        0; 1 for a failure, with one line on stderr; 2 for wrong usage; 3 if ``classify`` refused
+        some of the images; 130 after Ctrl-C.
     """
     from cytosynth.cli.app import app
     from cytosynth.cli.global_options import Caller, caller, set_caller
@@ -38,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # Whoever read our output has stopped reading; that is no failure.
         return 0
     except Exception as error:
-        told = _told(error)
-        if told is None:
+        known = _known_failure(error)
+        if known is None:
             raise
-        line, fields = told
+        line, fields = known
         if caller().json:
             line = json.dumps({"error": fields})
         else:
@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _told(error: Exception) -> tuple[str, dict[str, object]] | None:
-    """One line and a JSON form for the failures a user can do something about."""
+def _known_failure(error: Exception) -> tuple[str, dict[str, object]] | None:
+    """Line and JSON form of a failure that a user can remedy."""
     from cytosynth.client.errors import CytosynthError
     from cytosynth.extras import how_to_install
     from cytosynth.stack.certificate_files import CertificateError
@@ -68,6 +68,9 @@ def _told(error: Exception) -> tuple[str, dict[str, object]] | None:
     if isinstance(error, ModuleNotFoundError):
         needed = how_to_install(error)
         return (needed, {"code": "FAILED_PRECONDITION", "message": needed}) if needed else None
+    if isinstance(error, UnicodeError):
+        line = f"an argument or file name is not UTF-8: {getattr(error, 'object', '')!a}"
+        return line, {"code": "INVALID_ARGUMENT", "message": line}
     if isinstance(error, OSError) and error.filename:
         line = f"{error.filename}: {error.strerror}"
         return line, {"code": "FAILED_PRECONDITION", "message": line}
@@ -75,7 +78,7 @@ def _told(error: Exception) -> tuple[str, dict[str, object]] | None:
 
 
 def _print_any_file_name() -> None:
-    """Let names that are not text, or not in the terminal's encoding, be printed escaped."""
+    """Escape what the terminal's encoding cannot print, such as odd file names."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""Options that are the same for every command, before it and after it."""
+"""Options that every command takes, before and after its name."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def command(
 
 
 class GlobalCommand(TyperCommand):
-    """A command that takes global options; given to one that has no use for it, one is refused."""
+    """A command with global options; refuses those it has no use for."""
 
     takes: ClassVar[frozenset[str]] = frozenset()
     renamed: ClassVar[Mapping[str, str]] = {}
@@ -205,7 +205,7 @@ def _with_new_names(ctx: Any, args: list[str], renamed: Mapping[str, str]) -> li
 
 
 def was_given(ctx: Any, name: str) -> bool:
-    """Whether a parameter was given on the command line, not by default or environment."""
+    """Whether a parameter was given on the command line itself."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 

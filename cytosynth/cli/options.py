@@ -91,7 +91,7 @@ def resolve(address: str | None = None) -> tuple[str, dict[str, Any]]:
 
 
 def _credentials(folder: Path, tenant: str | None) -> Any:
-    """The authority in ``folder`` and the tenant's certificate; raises if that is missing."""
+    """TLS credentials of a tenant; raises if its certificate is missing."""
     from cytosynth.client import tls_credentials
     from cytosynth.stack.certificate_files import DEFAULT_TENANT, CertificateSet
 
@@ -105,7 +105,7 @@ def _credentials(folder: Path, tenant: str | None) -> Any:
 
 @contextmanager
 def connected() -> Iterator[Client]:
-    """A client of services that answer; raises ``UNAVAILABLE`` within seconds if none does."""
+    """A client of services that answer; raises ``UNAVAILABLE`` if none do."""
     from cytosynth.client import Client
 
     target, arguments = resolve()

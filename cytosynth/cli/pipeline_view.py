@@ -1,4 +1,4 @@
-"""The pipeline in a terminal: a line per finished phase, and the table of arms."""
+"""The pipeline in a terminal: lines of phases, table of arms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cytosynth.workflows.progress import Listener
 
 
 class PhaseView(Listener):
-    """Prints a line per finished phase and moves the progress bar in between."""
+    """Prints a line per finished phase; moves the progress bar meanwhile."""
 
     def __init__(self, meter: show.Meter) -> None:
         self._meter = meter

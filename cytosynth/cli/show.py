@@ -25,7 +25,7 @@ _QUIET_SECONDS = 15.0
 
 
 def console(stderr: bool = False) -> Console:
-    """A rich console that does not fold file names and numbers when it is not a terminal."""
+    """A rich console that folds lines only in a terminal."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
@@ -45,7 +45,7 @@ def json_line(value: Any) -> None:
 
 
 def notices(texts: Iterable[str]) -> None:
-    """Tell on stderr what was set right or left out."""
+    """Print on stderr what was corrected or left out."""
     for text in texts:
         typer.echo(f"note: {text}", err=True)
 
@@ -75,7 +75,7 @@ def when(time_: datetime | None) -> str:
 
 
 def steps(job: Job) -> str:
-    """``3/20``, or ``20/20`` once a job has succeeded; empty while the total is unknown."""
+    """``3/20``; ``20/20`` after success; empty while the total is unknown."""
     progress = job.progress
     done = progress.total_steps if job.state == "SUCCEEDED" else progress.step
     return f"{done}/{progress.total_steps}" if progress.total_steps else ""
@@ -97,7 +97,7 @@ def figures(metrics: Mapping[str, float]) -> str:
 
 
 class Meter:
-    """One progress bar on stderr; without a terminal, a line now and then."""
+    """Progress bar on stderr; without a terminal, occasional lines."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -130,7 +130,7 @@ class Meter:
     def update(
         self, phase: str, step: int = 0, total: int = 0, eta: float = 0.0, detail: str = ""
     ) -> None:
-        """Show how far ``phase`` is; total and eta (seconds) are 0 while unknown."""
+        """Show progress; total and eta (seconds) are 0 while unknown."""
         if self._quiet:
             return
         count = f"{step}/{total}" if total else (str(step) if step else "")

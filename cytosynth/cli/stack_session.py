@@ -1,4 +1,4 @@
-"""Services for the length of one command: the ones that are up, or our own."""
+"""Services for one command: those that are up, or its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOOPBACK = ("127.0.0.1", "localhost")
 
 @contextmanager
 def long_running(keep_stack: bool, *, quiet: bool) -> Iterator[tuple[Client, PhaseView, float]]:
-    """Services for a long command: client, view of its phases, seconds that the start took.
+    """Services for a long command: client, phase view, seconds of the start.
 
     Services that answer are used and left alone. Otherwise a local stack is started, on the
     port of ``--address`` if one is given, and stopped at the end unless ``keep_stack``. After
@@ -57,7 +57,7 @@ def _consequence(job_name: str, stack_stopped: bool) -> str:
 
 @contextmanager
 def _services(keep: bool, meter: show.Meter, stops: list[bool]) -> Iterator[tuple[Client, float]]:
-    """Client and start seconds; sets ``stops[0]`` where the stack ends with the command."""
+    """Client and start seconds; sets ``stops[0]`` for a stack that ends here."""
     from cytosynth.client import DEFAULT_ADDRESS, Client
     from cytosynth.stack import stack as local_stack
 

@@ -1,4 +1,4 @@
-"""Messages of the services in the words of the command line: ``--shots``, not ``split.shots``.
+"""The services' messages with options (``--shots``) for fields (``split.shots``).
 
 One table of fields per kind of request; the keys are paths of the API without places in lists.
 """
@@ -71,6 +71,14 @@ SYNTHESIZE = {
     "priority": "--priority",
     "image_format": "--format",
     "name": "--adapter",
+    # As the folder of a synthesis keeps them.
+    "preset": "--sampler-preset",
+    "num_steps": "--sampler-steps",
+    "guidance_scale": "--guidance",
+    "guidance_start": "--guidance-start",
+    "guidance_stop": "--guidance-stop",
+    "scheduler": "--scheduler",
+    "decoder": "--decoder",
 }
 STUDY = {
     "settings.preset": "--preset",
@@ -135,7 +143,7 @@ _PLACE = re.compile(r"\[(?:(\d+)|'?([^\]']*)'?)\]")
 
 
 def in_words(error: CytosynthError, options: Mapping[str, str]) -> CytosynthError:
-    """The error with fields of the API replaced by the options that set them."""
+    """The error with fields replaced by the options that set them."""
     if not options:
         return error
     message, violations = error.message, []

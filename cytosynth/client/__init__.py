@@ -1,4 +1,7 @@
-"""Typed Python client of the Cytosynth services. Research use only; not a medical device."""
+"""Typed Python client of the Cytosynth services.
+
+Research use only; not a medical device.
+"""
 
 from cytosynth.client.all_services import Client, tls_credentials
 from cytosynth.client.classifier import ClassifierClient

@@ -59,7 +59,7 @@ def tls_credentials(
     certificate: str | Path | None = None,
     key: str | Path | None = None,
 ) -> grpc.ChannelCredentials:
-    """Credentials from PEM files: the authority, and for mutual TLS certificate and key."""
+    """TLS credentials from PEM files; certificate and key for mutual TLS."""
     if (certificate is None) != (key is None):
         raise invalid_argument("tls", "certificate and key belong together", "give both or none")
     try:

@@ -35,7 +35,7 @@ class CallHeaders(
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    """Gives each call a span and the id of its request, or an id of its own."""
+    """Interceptor that gives each call a span and a request id."""
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         """One request, one answer."""

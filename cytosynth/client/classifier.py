@@ -39,7 +39,7 @@ class ClassifierClient(ServiceClient):
     def classify(
         self, images: Sequence[Image], *, model: str = "", batch_size: int = 64
     ) -> list[Classification]:
-        """Classify any number of images, as many calls as the message limit asks for.
+        """Classify any number of images, in as many calls as needed.
 
         Args:
             images: Encoded images or paths.
@@ -59,7 +59,7 @@ class ClassifierClient(ServiceClient):
     def classify_batches(
         self, images: Sequence[Image], *, model: str = "", batch_size: int = 64
     ) -> Iterator[list[Classification]]:
-        """As ``classify``, one list per call, so that results can be shown as they come."""
+        """As ``classify``, one list of answers per call."""
         for batch in _batches(images, batch_size):
             for _, data in batch:
                 if isinstance(data, CytosynthError):
@@ -75,7 +75,7 @@ class ClassifierClient(ServiceClient):
     def classify_each(
         self, images: Sequence[Image], *, model: str = "", batch_size: int = 64
     ) -> Iterator[Classification | CytosynthError]:
-        """Classify every image that can be read; give the error of each that cannot.
+        """Classify every readable image; yield the error of each other one.
 
         Args and raised errors, other than those of single images, are those of ``classify``.
         """
@@ -128,7 +128,7 @@ class ClassifierClient(ServiceClient):
     def _classify_batch(
         self, batch: Sequence[_Loaded], model: str, *, every: bool = False
     ) -> list[Classification | CytosynthError]:
-        """One answer per image; with ``every`` asks again without an image that was refused."""
+        """One answer per image; ``every`` repeats the call without refused images."""
         answers: dict[int, Classification | CytosynthError] = {
             place: data for place, (_, data) in enumerate(batch) if isinstance(data, CytosynthError)
         }
@@ -188,7 +188,7 @@ class ClassifierClient(ServiceClient):
 
 
 def _refused_images(error: CytosynthError, names: list[str]) -> dict[int, CytosynthError]:
-    """The images of a call that its error names, each with an error of its own."""
+    """One error per image that the error of a call names."""
     refused: dict[int, CytosynthError] = {}
     for violation in error.field_violations:
         match = _IMAGE_FIELD.fullmatch(violation.field)
@@ -205,7 +205,7 @@ def _refused_images(error: CytosynthError, names: list[str]) -> dict[int, Cytosy
 
 
 def _batches(images: Sequence[Image], batch_size: int) -> Iterator[list[_Loaded]]:
-    """Names and bytes, in batches under both limits; only one batch is in memory at a time."""
+    """Names and bytes in batches under both limits, loaded lazily."""
     if not 1 <= batch_size <= MAX_IMAGES_PER_CALL:
         raise invalid_argument("batch_size", f"{batch_size} is not 1 to {MAX_IMAGES_PER_CALL}")
     if not images:
@@ -235,7 +235,7 @@ def _load(image: Image, number: int) -> _Loaded:
 
 
 def _naming_images(error: CytosynthError, names: list[str]) -> CytosynthError:
-    """The error with ``images[3]`` of this call replaced by the caller's name for it."""
+    """The error with ``images[3]`` replaced by the caller's name for it."""
 
     def name(match: re.Match[str]) -> str:
         place = int(match[1])

@@ -102,7 +102,7 @@ class Connection:
         return self._closed.is_set()
 
     def pause(self, seconds: float) -> None:
-        """Wait before another try; ends at once, with an error, when the client is closed."""
+        """Wait before another try; raises at once when the client is closed."""
         if self._closed.wait(seconds):
             raise self.closed_error()
 
@@ -117,7 +117,7 @@ class Connection:
 
 
 class ServiceClient:
-    """What the clients of all services share: a connection, opened here and closed by ``close``."""
+    """Base of the service clients: one connection, closed by ``close``."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class ServiceClient:
 
 
 def retry_delay(num_failures: int) -> float:
-    """Seconds to wait after the n-th failure in a row (n from 1): 0.2 s doubling to 5 s."""
+    """Seconds to wait after n failures in a row: 0.2 to 5."""
     return float(min(5.0, 0.2 * 2 ** min(num_failures - 1, 10)))
 
 

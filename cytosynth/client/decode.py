@@ -1,4 +1,4 @@
-"""Protobuf messages to records; the only file that reads the fields of answers."""
+"""Protobuf messages to records, for all answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keyword arguments of the last release, moved into the settings records of this one."""
+"""Keyword arguments of the last release, moved into settings records."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def settings_or_keywords(
     call: str,
     parameter: str = "settings",
 ) -> Record:
-    """The settings given, or a record of the old keyword arguments, with a warning.
+    """The given settings, or a record of deprecated keyword arguments.
 
     Args:
         record_type: Which record the call takes now.
@@ -60,7 +60,7 @@ def settings_or_keywords(
 
 
 def synthetic_settings(given: SyntheticSettings | Synthetic | None) -> SyntheticSettings | None:
-    """The synthetic part of a training set, also from the record of the last release."""
+    """The synthetic part of a training set, also from the deprecated record."""
     if not isinstance(given, Synthetic):
         return given
     _warn(

@@ -1,4 +1,4 @@
-"""Settings records to protobuf messages; the only file that fills settings of requests."""
+"""Settings records to protobuf messages, for all requests."""
 
 from __future__ import annotations
 

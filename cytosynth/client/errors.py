@@ -1,4 +1,4 @@
-"""The one error a user of the client meets, decoded from what the services sent."""
+"""The client's one error, decoded from what the services sent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MESSAGE_KEY = "x-cytosynth-message"
 
 @dataclass(frozen=True)
 class FieldViolation:
-    """One field of a request that the service would not take, and why."""
+    """One field of a request that was refused, and why."""
 
     field: str
     description: str
@@ -56,7 +56,7 @@ class CytosynthError(Exception):
         self.request_id = request_id
 
     def __str__(self) -> str:
-        """One line: the message, the remedy and when to retry, each said once."""
+        """One line: message, remedy and when to retry."""
         text = " ".join(self.message.split())
         if self.remedy and self.remedy not in text:
             text = f"{text}; {self.remedy}"
@@ -84,11 +84,11 @@ class CytosynthError(Exception):
         self, message: str, remedy: str, field_violations: Iterable[FieldViolation]
     ) -> Self:
         """The same error in other words."""
-        told = type(self).__new__(type(self), message)
-        told.__dict__.update(self.__dict__)
-        told.message, told.remedy = message, remedy
-        told.field_violations = tuple(field_violations)
-        return told
+        renamed = type(self).__new__(type(self), message)
+        renamed.__dict__.update(self.__dict__)
+        renamed.message, renamed.remedy = message, remedy
+        renamed.field_violations = tuple(field_violations)
+        return renamed
 
 
 class JobFailed(CytosynthError):
@@ -117,7 +117,7 @@ def invalid_argument(field: str, problem: str, remedy: str = "") -> CytosynthErr
 
 
 def error_from_status(status: status_pb2.Status, request_id: str = "") -> CytosynthError:
-    """Read a ``google.rpc.Status``, whether it came with an RPC or inside a job."""
+    """Decode a ``google.rpc.Status`` of an RPC or a job."""
     violations: list[FieldViolation] = []
     remedy = ""
     retry_after_seconds = 0.0
@@ -166,8 +166,8 @@ def error_from_rpc(error: grpc.RpcError, address: str) -> CytosynthError:
             pass  # Not a Status after all: the plain code and message still say what happened.
     code: grpc.StatusCode = error.code()
     # An edge that records traces keeps messages out of grpc-message, which it would write down.
-    told = unquote(str(headers.get(_MESSAGE_KEY, "")))
-    message = (error.details() or told).strip()
+    from_edge = unquote(str(headers.get(_MESSAGE_KEY, "")))
+    message = (error.details() or from_edge).strip()
     remedy = ""
     if code is grpc.StatusCode.UNAVAILABLE and _nothing_answered(message):
         return nothing_answers(address)

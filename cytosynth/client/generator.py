@@ -44,7 +44,7 @@ class SyntheticImage:
         width: Pixels.
         height: Pixels.
         manifest_digest: SHA-256 (hex) of the manifest.
-        manifest: Base, adapter and sampler settings it was drawn with.
+        manifest: Base, adapter and sampler settings of the image.
         image_format: ``png``, ``jpeg`` or ``webp``.
     """
 
@@ -173,7 +173,7 @@ class GeneratorClient(ServiceClient):
             if num_failures >= most:
                 raise CytosynthError(
                     failure.code,
-                    f"gave up at image {expected.next_index} of {expected.total} after "
+                    f"no progress at image {expected.next_index} of {expected.total} after "
                     f"{num_failures} failures in a row: {failure.message}",
                     remedy=failure.remedy or "ask again from this index once the service is well",
                     request_id=failure.request_id,
@@ -191,7 +191,7 @@ class GeneratorClient(ServiceClient):
 
 
 class _Expected:
-    """What the next image of a request must be: no gap, no double, one manifest throughout."""
+    """Checks a stream for gaps, duplicates and changes of manifest."""
 
     def __init__(self, class_counts: Mapping[str, int], first_index: int) -> None:
         self._class_ids = list(class_counts)
@@ -206,7 +206,7 @@ class _Expected:
         return self.next_index >= self.total
 
     def take(self, response: generator_pb2.SynthesizeResponse) -> SyntheticImage:
-        """The image, if it is the one that comes next; raises ``DATA_LOSS`` if it is not."""
+        """The image; raises ``DATA_LOSS`` if another one is due."""
         if self.complete:
             raise _data_loss(f"image {response.index} came after the last of {self.total}")
         if response.index != self.next_index:

@@ -14,7 +14,7 @@ FINAL_STATES = ("SUCCEEDED", "FAILED", "CANCELLED")
 
 @dataclass(frozen=True)
 class DatasetClass:
-    """One class of a dataset; ``left_out_reason`` is empty unless it is in no split."""
+    """One class of a dataset; ``left_out_reason`` is empty if it was split."""
 
     class_id: str
     num_images: int
@@ -30,7 +30,7 @@ class Dataset:
     Attributes:
         name: ``datasets/{dataset}``.
         center_crop: Share of each image's shorter side that is kept, 0 to 1.
-        notices: What was set right or left out on the way in.
+        notices: What was corrected or left out while reading.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained classifier as the trainer knows it; ``synthetic`` is None for real images alone."""
+    """A trained classifier; ``synthetic`` is None for real images alone."""
 
     name: str
     dataset: str
@@ -94,7 +94,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Job:
-    """Slow work on the server; ``state`` as in the API, for example ``RUNNING``."""
+    """Slow work on the server; ``state`` is for example ``RUNNING``."""
 
     name: str
     kind: str
@@ -114,7 +114,7 @@ class Job:
 
 @dataclass(frozen=True)
 class DeletionProof:
-    """What a deletion removed and saw to be gone; ``digest`` covers paths and contents."""
+    """What a deletion removed; ``digest`` covers paths and contents."""
 
     name: str
     num_objects: int
@@ -124,7 +124,7 @@ class DeletionProof:
 
 @dataclass(frozen=True)
 class Model:
-    """A classifier as the classifier service offers it; a version that never changes."""
+    """A classifier in service: a version that never changes."""
 
     name: str
     architecture: str

@@ -2,8 +2,8 @@
 
 Layout: ``<folder>/<class>/<index>.png``, one line per image in ``metadata.jsonl``, and
 ``synthesis.json`` with the request and the manifest. An image file is complete before its line is
-written; lines are in order of index. So after a kill at any moment the lines say what is done, and
-the same call again goes on from there with neither gap nor double.
+written; lines are in order of index. After a kill at any moment the lines say what is done, and
+the same call continues there, without gap or duplicate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cytosynth.client.atomic_files import write_whole
-from cytosynth.client.errors import CytosynthError, invalid_argument
+from cytosynth.client.errors import CytosynthError, FieldViolation, invalid_argument
 from cytosynth.client.generator import GeneratorClient, SyntheticImage
 from cytosynth.client.settings import SynthesisSettings
 from cytosynth.file_lock import lock
@@ -51,7 +51,7 @@ class _Request:
     settings: SynthesisSettings
 
     def to_dict(self) -> dict[str, Any]:
-        """As ``synthesis.json`` keeps it: settings and those of the sampler side by side."""
+        """Content of ``synthesis.json``: settings and sampler settings in one level."""
         settings = asdict(self.settings)
         sampler = settings.pop("sampler")
         return {"class_counts": list(self.class_counts.items()), **settings, **sampler}
@@ -141,7 +141,7 @@ def _check_is_ours(root: Path) -> None:
 
 
 def _same_request(root: Path, wanted: dict[str, Any]) -> str:
-    """The manifest digest of what is there; raises if it was asked for differently."""
+    """The manifest digest in the folder; raises if its request was another."""
     path = root / REQUEST_FILE
     if not path.exists():
         return ""
@@ -154,18 +154,23 @@ def _same_request(root: Path, wanted: dict[str, Any]) -> str:
         ) from None
     now = _images_of(json.loads(json.dumps(wanted)))
     if request != now:
-        names = sorted(set(request) | set(now))
-        different = next(name for name in names if request.get(name) != now.get(name))
+        differing = [
+            FieldViolation(name, f"was {request.get(name)!r}, is {now.get(name)!r}")
+            for name in sorted(set(request) | set(now))
+            if request.get(name) != now.get(name)
+        ]
+        changes = ", ".join(f"{item.field} {item.description}" for item in differing)
         raise CytosynthError(
             "FAILED_PRECONDITION",
-            f"{root} holds another synthesis ({different} was {request.get(different)!r})",
-            remedy="choose another folder, or ask for the same",
+            f"{root} holds another synthesis: {changes}",
+            field_violations=differing,
+            remedy="choose another --out, or give the settings of that synthesis",
         )
     return digest
 
 
 def _images_of(request: dict[str, Any]) -> dict[str, Any]:
-    """Fields that the images depend on: neither defaults, nor how the images are fetched."""
+    """Fields that the images depend on and that are not defaults."""
     return {
         key: value
         for key, value in request.items()
@@ -186,7 +191,7 @@ def _write_request(root: Path, wanted: dict[str, Any], image: SyntheticImage) ->
 
 
 def _keep_complete(root: Path, metadata: IO[bytes]) -> int:
-    """Cut the table back to its complete lines with intact files; returns how many."""
+    """Truncate the table to lines with intact files; returns their number."""
     metadata.seek(0)
     num_done = num_bytes = 0
     for line in metadata:

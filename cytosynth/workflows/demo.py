@@ -20,7 +20,7 @@ SHOTS = {
     "myelocyte": 6,
     "promyelocyte": 4,
 }
-# Patients stay on one side of the split, so a class loses more than its shots to training.
+# Patients stay in one split, so a class loses more than its shots to training.
 IMAGES_PER_CLASS = 80
 NUM_PER_CLASS = 100
 NUM_STEPS = 160

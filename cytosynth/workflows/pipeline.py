@@ -74,7 +74,7 @@ class PipelineOptions:
 
 @dataclass(frozen=True)
 class PipelineOutcome:
-    """The report, its paths, and the names of everything made on the way."""
+    """The report, its paths, and the names of all results."""
 
     report: Mapping[str, Any]
     html_path: Path

@@ -1,4 +1,4 @@
-"""Phases of a workflow, their seconds, and the keys that make it resumable."""
+"""Phases of a workflow, their seconds, and its idempotency keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_DISPLAY_NAME = 200
 
 
 class Listener:
-    """Is told of phases and progress; this one ignores them."""
+    """Receives phases and progress; this base class ignores them."""
 
     def begin(self, phase: str) -> None:
         """A phase begins."""
@@ -52,7 +52,7 @@ class Phase:
         self.count = listener.count
 
     def job(self, create: Callable[..., JobHandle], *args: Any, **settings: Any) -> str:
-        """Create the phase's job, or find it again, and wait; returns what it made.
+        """Create the phase's job or find it again; returns its result.
 
         A job that an earlier run left failed or cancelled gets a successor. Ctrl-C leaves the job
         to the services, and the same phase finds it again.
@@ -69,8 +69,8 @@ class Phase:
 class Progress:
     """The phases of one run, kept in ``<out>/run.json``.
 
-    The same options and images in the same folder go on with the run that did not finish: every
-    request carries a key made from the run's id, and the services know what they did for it.
+    The same options and images in the same folder continue an unfinished run. Every request
+    carries a key made from the run's id, by which the services find earlier results.
 
     Raises:
         CytosynthError: ``out`` is no folder, or holds a run of other options or images.
@@ -157,7 +157,7 @@ def check_folder(out: Path, options: Any) -> None:
 
 
 def display_name(folder: Path) -> str:
-    """The display name of a dataset uploaded from ``folder``, also if its name is not text."""
+    """Display name for a dataset from ``folder``, escaped if not text."""
     name = folder.resolve().name.encode("utf-8", "backslashreplace").decode()
     return name[:MAX_DISPLAY_NAME]
 

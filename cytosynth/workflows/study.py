@@ -1,4 +1,4 @@
-"""A study as one client program: upload the cells, run one job, fetch its report."""
+"""A study as one client program: upload, one job, report."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StudyOutcome:
 def run_study(
     client: Client, options: StudyOptions, listener: Listener | None = None
 ) -> StudyOutcome:
-    """Run a study; run again after an interruption it goes on with what is missing.
+    """Run a study, or continue an interrupted one.
 
     Raises:
         CytosynthError: What failed and what to do about it.

@@ -39,7 +39,7 @@ def classify(
         Path | None, typer.Option("--out", help="Write JSON or CSV to this file instead.")
     ] = None,
 ) -> None:
-    """Classify cells: a table, or JSON or CSV with the probability of every class.
+    """Classify cells: a table, or JSON or CSV with all probabilities.
 
     Exit code 3 if some images cannot be read: they are named on stderr, all others are classified.
     """

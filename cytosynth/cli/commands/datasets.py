@@ -48,7 +48,7 @@ def upload(
     name: Name = "",
     idempotency_key: Key = None,
 ) -> None:
-    """Upload a folder of cells and lock its split into training and test images."""
+    """Upload a folder of cells and lock its training/test split."""
     from cytosynth.client import SplitSettings, read_image_tree
     from cytosynth.workflows.progress import display_name
 
@@ -82,7 +82,7 @@ def import_(
     name: Name = "",
     idempotency_key: Key = None,
 ) -> None:
-    """Make a dataset from a folder at a URI that the server may read."""
+    """Make a dataset from a folder that the server reads."""
     from cytosynth.client import SplitSettings
 
     wanted = parse_shots(shots)

@@ -22,7 +22,7 @@ def delete(
     name: Annotated[str, typer.Argument(help="datasets/…, adapters/…, classifiers/… or reports/…")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Delete a dataset, adapter, classifier or report, with proof of what is gone.
+    """Delete a dataset, adapter, classifier or report, with proof.
 
     A classifier that an alias points at is refused: move the alias first.
     """

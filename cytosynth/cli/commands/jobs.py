@@ -48,7 +48,7 @@ def jobs(
 
 
 def watch(name: Name) -> None:
-    """Follow a job to its end with a progress bar and the time left.
+    """Follow a job to its end, with progress and time left.
 
     With --json one line per change. Exit code 1 if the job fails or is cancelled.
     """

@@ -70,7 +70,7 @@ def _paths(logs: Path, ray: Path, which: str) -> list[Path]:
 
 
 class _Printer:
-    """Prints files and remembers how far; with several, a file's name before its lines."""
+    """Prints new lines of files; with several, under the file's name."""
 
     def __init__(self, several: bool) -> None:
         self._several = several
@@ -84,7 +84,7 @@ class _Printer:
             self._places[path] = file.tell()
 
     def added(self, path: Path) -> None:
-        """Print what was added; a file that became shorter is read from its start."""
+        """Print added lines; a truncated file is read from its start."""
         if not path.exists():
             return
         with self._opened(path) as file:

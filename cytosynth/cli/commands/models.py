@@ -1,4 +1,4 @@
-"""``models`` and ``alias``: the versions that can be asked, and names for them."""
+"""``models`` and ``alias``: classifiers in service and names for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``phantoms``: drawn cells as an ImageFolder tree."""
+"""``phantoms``: phantom cells as an ImageFolder tree."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def demo(
     repeats: Repeats = 1,
     keep_stack: Keep = False,
 ) -> None:
-    """Run the whole pipeline on a phantom hospital: no data, network or GPU needed."""
+    """Run the whole pipeline on phantoms: no data, network or GPU needed."""
     from cytosynth.stack import stack as local_stack
 
     if caller().address is None:

@@ -52,7 +52,7 @@ def review(
         typer.Option(help="A further name by which browsers reach this machine."),
     ] = None,
 ) -> None:
-    """Serve a page on which reviewers label a blinded mix of real and synthetic cells.
+    """Serve a page for blinded labelling of real and synthetic cells.
 
     Any number of reviewers, each at his or her own pace; every answer is kept at once, and the
     same command again goes on. Ctrl-C ends it.
@@ -91,7 +91,7 @@ def review_report(
         typer.Option("--report", help="Folder of a study: put the review into its report, too."),
     ] = None,
 ) -> None:
-    """Count what reviewers said: confusion, Cohen's κ, AUC of real against synthetic, quality.
+    """Evaluate reviews: confusion, Cohen's κ, real/synthetic AUC, quality.
 
     May be asked at any time, also while the page is served.
     """

@@ -38,7 +38,7 @@ def up(
         float, typer.Option(min=1, help="Seconds to wait until it is ready.")
     ] = 180,
 ) -> None:
-    """Start the three services and the edge; returns when all of them answer."""
+    """Start the three services and the edge; return when all answer."""
     from cytosynth.stack import stack as local_stack
 
     if client_certificates not in (None, "none", "optional", "required"):
@@ -80,7 +80,7 @@ def down(state_dir: StateDir = None) -> None:
 
 
 def status(context: typer.Context, state_dir: StateDir = None) -> None:
-    """Say what is running and what answers; exit code 1 unless all is well.
+    """Show what runs and what answers; exit code 1 unless all do.
 
     With --address the services there; otherwise the stack of this folder.
     """

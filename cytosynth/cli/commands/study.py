@@ -95,7 +95,7 @@ def study(
     title: Annotated[str, typer.Option(help="Title of the report.")] = "",
     keep_stack: Keep = False,
 ) -> None:
-    """Measure whether synthesis helps, in all arms, with intervals over replicates and images.
+    """Measure whether synthesis helps, with intervals over replicates and images.
 
     Starts the services unless they are up. Killed at any moment, the same command again goes on
     and repeats no finished classifier; a folder takes one set of options.
@@ -159,7 +159,7 @@ def _amounts(text: str) -> tuple[int, ...]:
 
 
 def _show(outcome: StudyOutcome) -> None:
-    """Print all arms with macro-F1 and its difference to real images alone, and the paths."""
+    """Print macro-F1 of all arms, its difference to real_only, and the paths."""
     rows = []
     for model, by_arm in outcome.report["arms"].items():
         for arm, figures in by_arm.items():

@@ -150,7 +150,7 @@ def capabilities() -> None:
 
 
 def _guidance(settings: Mapping[str, Any]) -> str:
-    """The guidance scale, and the share of the steps that it applies to."""
+    """Guidance scale and the share of steps with guidance."""
     scale = settings.get("guidance_scale", 1.0)
     start, stop = settings.get("guidance_start", 0.0), settings.get("guidance_stop", 1.0)
     if scale == 1.0:

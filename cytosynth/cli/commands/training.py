@@ -107,7 +107,7 @@ def fit_classifier(
     idempotency_key: Key = None,
     no_wait: NoWait = False,
 ) -> None:
-    """Train a classifier on real images, or with --adapter on real and synthetic ones."""
+    """Train a classifier on real and, with --adapter, synthetic images."""
     from cytosynth.client import ClassifierSettings
 
     synthetic = _synthetic(adapter, per_class, seed or 0, sampler_preset, loss_weight)
@@ -171,7 +171,7 @@ def classifiers() -> None:
 
 
 def follow(job: JobHandle, no_wait: bool) -> None:
-    """Follow a job to its end and print what it made, or only its name."""
+    """Follow a job and print its result, or print its name."""
     as_json = caller().json
     if no_wait:
         show.as_json(job.job) if as_json else typer.echo(job.name)

@@ -100,7 +100,7 @@ class TrainerClient(ServiceClient):
         idempotency_key: str | None = None,
         **deprecated: Any,
     ) -> Dataset:
-        """Make a dataset from an ImageFolder tree at a URI that the server reads.
+        """Make a dataset from an ImageFolder tree at a server's URI.
 
         Args and errors are those of ``upload_dataset``.
         """
@@ -200,7 +200,7 @@ class TrainerClient(ServiceClient):
         return [decode.classifier(message) for message in reply.classifiers]
 
     def delete_classifier(self, name: str) -> DeletionProof:
-        """Delete a classifier that no alias points at; the proof says what is gone."""
+        """Delete a classifier without alias; the proof says what is gone."""
         request = trainer_pb2.DeleteClassifierRequest(name=name)
         reply = self._connection.call(self._trainer.DeleteClassifier, request)
         return decode.deletion_proof(reply.proof)

@@ -1,4 +1,4 @@
-"""A job on the server: look at it, follow it, wait for it, cancel it."""
+"""A job on the server: get, watch, wait, cancel."""
 
 from __future__ import annotations
 

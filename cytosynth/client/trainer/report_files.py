@@ -1,4 +1,4 @@
-"""Writes a report's files to a folder, each whole or not at all."""
+"""Downloads the files of a report, each complete or absent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def download_report(
     name: str,
     folder: Path,
 ) -> list[Path]:
-    """Download and return the paths; a broken stream is asked for again from its start."""
+    """Download and return the paths; a broken stream restarts from its beginning."""
     for num_failures in range(1, MAX_TRIES + 1):
         try:
             contents = _receive(connection, stub, name)

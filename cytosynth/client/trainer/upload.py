@@ -1,4 +1,4 @@
-"""Sends a dataset: header, images, and the final message without which nothing is kept."""
+"""Sends a dataset: header, images, final message."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_a_break_after_the_last_image_loses_nothing(toy: ToyServices, client: Cl
 def test_it_gives_up_after_failures_without_progress(toy: ToyServices, client: Client) -> None:
     toy.generator.breaks = [Break(2)] + [Break(0)] * 9
     images = []
-    with pytest.raises(CytosynthError, match="gave up at image 2 of 5") as caught:
+    with pytest.raises(CytosynthError, match="no progress at image 2 of 5") as caught:
         images.extend(client.synthesize(COUNTS, max_failures=4))
     assert caught.value.code == "UNAVAILABLE"
     assert [request.first_index for request in toy.generator.requests] == [0, 2, 2, 2]

@@ -82,7 +82,7 @@ def test_a_folder_is_completed_at_another_priority_and_from_older_requests(
     (out / "mono/000003.png").unlink()
     wanted = SynthesisSettings(seed=1, priority="bulk")
     assert client.synthesize_to_folder(out, COUNTS, wanted).num_resumed == 3
-    with pytest.raises(CytosynthError, match=r"guidance_start was None"):
+    with pytest.raises(CytosynthError, match=r"guidance_start was None, is 0\.0"):
         client.synthesize_to_folder(
             out, COUNTS, SynthesisSettings(seed=1, sampler=SamplerSettings(guidance_start=0.0))
         )

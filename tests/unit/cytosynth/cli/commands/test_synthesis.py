@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cytosynth.generator.v1 import generator_pb2
 from tests.support.servers.toy_services.server import Cyto, ToyServices
+
+ROOT = Path(__file__).resolve().parents[5]
 
 
 def test_synthesize_fills_a_folder(cyto: Cyto, tmp_path: Path) -> None:
@@ -80,3 +85,30 @@ def test_capabilities_are_shown(cyto: Cyto) -> None:
     assert code == 0
     assert "toy" in out
     assert "at most 1000 images per request" in out
+
+
+def test_another_request_into_the_same_folder_is_refused_in_the_words_of_the_options(
+    cyto: Cyto, toy: ToyServices, tmp_path: Path
+) -> None:
+    command = ("synthesize", "--out", tmp_path / "out")
+    assert cyto(*command, "blast=1", "--seed", 1)[0] == 0
+    code, _, err = cyto(*command, "blast=1", "--seed", 2, "--sampler-steps", 3)
+    assert code == 1
+    told = "another synthesis: --sampler-steps was None, is 3, --seed was 1, is 2; choose another"
+    assert told in err
+    assert len(toy.generator.requests) == 1
+
+
+def test_a_folder_whose_name_is_not_text_is_filled(toy: ToyServices, tmp_path: Path) -> None:
+    out = os.fsencode(tmp_path) + b"/caf\xe9"
+    command = [sys.executable, "-m", "cytosynth.cli", "synthesize", "blast=1", "--out", out]
+    for options in ([], ["--json"], [b"--adapter", b"adapters/\xe9"]):
+        done = subprocess.run(
+            [*command, "--address", toy.address, *options],
+            cwd=ROOT,
+            capture_output=True,
+            check=False,
+        )
+        assert b"Traceback" not in done.stderr
+        assert done.returncode == (1 if b"--adapter" in options else 0), done.stderr
+    assert (tmp_path / os.fsdecode(b"caf\xe9") / "blast/000000.png").is_file()
