@@ -215,8 +215,8 @@ def database(folder: Path) -> dict[str, Any]:
 
         progress = Progress("training", 7, 100, 9.0, {"loss": 0.5, "loss_first": 1.0})
         beat = spent(lambda: jobs.heartbeat(job.id, "runner", 3600, progress), NUM_HEARTBEATS)
-        jobs.set_alias("local", "production", "c1")
-        alias = spent(lambda: jobs.get_alias("local", "production"), NUM_HEARTBEATS)
+        jobs.aliases.set("local", "production", "c1")
+        alias = spent(lambda: jobs.aliases.get("local", "production"), NUM_HEARTBEATS)
         look = spent(jobs.has_work, NUM_HEARTBEATS)
         jobs.close()
     finally:
@@ -268,8 +268,8 @@ def store_requests(folder: Path) -> dict[str, Any]:
     counted.clear()
     checkpoints.save({"step": 1}, {"weights": b"w", "optimizer": b"o"})
     checkpoint = dict(counted)
-    jobs.set_alias("local", "production", "scaling")
-    registry = ModelRegistry(store, jobs, ClassifierSettings.load())
+    jobs.aliases.set("local", "production", "scaling")
+    registry = ModelRegistry(store, jobs.aliases, ClassifierSettings.load())
     counted.clear()
     registry.resolve("local", "", "model")
     return {

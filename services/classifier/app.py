@@ -31,7 +31,7 @@ class Classifier(ClassifierService):
         traces.start(settings.traces_endpoint, APP_NAME)
         set_observer(metrics_observer(serve.metrics))
         store = ArtifactStore(settings.store_uri)
-        registry = ModelRegistry(store, JobDatabase(settings.database_url), settings)
+        registry = ModelRegistry(store, JobDatabase(settings.database_url).aliases, settings)
         super().__init__(settings, registry, _count_images())
 
 

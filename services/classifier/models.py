@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.classifier.config import ClassifierSettings
 from services.common import resource_names
-from services.common.database.aliases import Alias, AliasDatabase
+from services.common.database.aliases import Alias, Aliases
 from services.common.errors import FailedPrecondition, NotFound
 from services.common.models.classifier_config import ClassifierConfig
 from services.common.resource_names import ALIASES, CLASSIFIERS
@@ -70,7 +70,7 @@ class ModelRegistry:
     """Finds classifiers by name and caches the most recently used; thread-safe."""
 
     def __init__(
-        self, store: ArtifactStore, aliases: AliasDatabase, settings: ClassifierSettings
+        self, store: ArtifactStore, aliases: Aliases, settings: ClassifierSettings
     ) -> None:
         self._store, self._aliases, self._settings = store, aliases, settings
         self._loaded: OrderedDict[tuple[str, str], LoadedModel] = OrderedDict()
@@ -91,18 +91,18 @@ class ModelRegistry:
         name = name or resource_names.build(ALIASES, DEFAULT_ALIAS)
         kind, id = resource_names.parse_any((CLASSIFIERS, ALIASES), name, field)
         if kind == ALIASES:
-            id = self._aliases.get_alias(tenant, id).classifier_id
+            id = self._aliases.get(tenant, id).classifier_id
         self._check_exists(tenant, id)
         return id
 
     def describe(self, tenant: str, classifier_id: str) -> ModelInfo:
         """Describes one version; raises NotFound."""
         manifest = self._store.get_manifest(tenant, CLASSIFIERS, classifier_id)
-        return self._info(tenant, manifest, self._aliases.list_aliases(tenant))
+        return self._info(tenant, manifest, self._aliases.list(tenant))
 
     def list_models(self, tenant: str) -> list[ModelInfo]:
         """The tenant's versions, newest first."""
-        aliases = self._aliases.list_aliases(tenant)
+        aliases = self._aliases.list(tenant)
         models = []
         for manifest in self._store.list(tenant, CLASSIFIERS):
             with contextlib.suppress(NotFound):  # deleted in between
@@ -119,27 +119,27 @@ class ModelRegistry:
         alias = resource_names.parse(ALIASES, alias_name, "name")
         classifier_id = resource_names.parse(CLASSIFIERS, model_name, "model")
         self._check_exists(tenant, classifier_id)
-        return self._aliases.set_alias(tenant, alias, classifier_id)
+        return self._aliases.set(tenant, alias, classifier_id)
 
     def rollback_alias(self, tenant: str, alias_name: str) -> Alias:
         """Points an alias back at its previous version; raises NotFound, FailedPrecondition."""
         alias = resource_names.parse(ALIASES, alias_name, "name")
-        previous = self._aliases.get_alias(tenant, alias).previous_classifier_id
+        previous = self._aliases.get(tenant, alias).previous_classifier_id
         if previous and not self._store.exists(tenant, CLASSIFIERS, previous):
             raise FailedPrecondition(
                 alias_name,
                 f"its earlier classifier {resource_names.build(CLASSIFIERS, previous)} was deleted",
                 f"point it at another one: `cytosynth alias set {alias} classifiers/…`",
             )
-        return self._aliases.rollback_alias(tenant, alias)
+        return self._aliases.rollback(tenant, alias)
 
     def delete_alias(self, tenant: str, alias_name: str) -> None:
         """Removes an alias; raises NotFound."""
-        self._aliases.delete_alias(tenant, resource_names.parse(ALIASES, alias_name, "name"))
+        self._aliases.delete(tenant, resource_names.parse(ALIASES, alias_name, "name"))
 
     def list_aliases(self, tenant: str) -> list[Alias]:
         """The tenant's aliases by name."""
-        return self._aliases.list_aliases(tenant)
+        return self._aliases.list(tenant)
 
     def load(self, tenant: str, classifier_id: str) -> LoadedModel:
         """Returns the version from the cache, or loads it; one loads at a time.

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from services.common import resource_names
+from services.common.database.deletions import Deletion
 from services.common.database.jobs import JobDatabase
-from services.common.database.operators import Deletion
 from services.common.errors import NotFound, ResourceExhausted
 from services.common.settings import CommonSettings
 from services.common.storage_errors import storage_error
@@ -43,7 +43,7 @@ def delete_artifact(
     name = resource_names.build(kind, id)
     is_noted = True
     try:
-        database.begin_deletion(tenant, name)
+        database.deletions.begin(tenant, name)
     except Exception as error:
         if not isinstance(storage_error(error), ResourceExhausted):
             raise
@@ -52,11 +52,11 @@ def delete_artifact(
         proof = store.delete(tenant, kind, id)
     except NotFound:
         if is_noted:
-            database.forget_deletion(tenant, name)
+            database.deletions.forget(tenant, name)
         raise
     if not is_noted:
-        database.begin_deletion(tenant, name)
-    database.end_deletion(tenant, proof)
+        database.deletions.begin(tenant, name)
+    database.deletions.end(tenant, proof)
     return proof
 
 
@@ -71,9 +71,9 @@ def delete_again(
             delete_artifact(store, database, deletion.tenant, kind, id)
         except NotFound:
             # The database may be older than the deletion: it shall know of it from now on.
-            database.begin_deletion(deletion.tenant, deletion.name)
+            database.deletions.begin(deletion.tenant, deletion.name)
             if deletion.digest:
-                database.end_deletion(deletion.tenant, asdict(deletion))
+                database.deletions.end(deletion.tenant, asdict(deletion))
             continue
         done.append(f"{deletion.tenant}: {deletion.name}")
     return done
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = CommonSettings.load()
     database = JobDatabase(settings.database_url)
     try:
-        deletions = database.deletions()
+        deletions = database.deletions.list()
         if options.verb == "export":
             for deletion in deletions:
                 sys.stdout.write(json.dumps(asdict(deletion)) + "\n")

@@ -54,13 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say(f"drain of this host; {held} jobs are worked on")
             return 1 if held else 0
         if options.resume:
-            ended = database.end_drain()
+            ended = database.drains.end()
             _say("jobs are taken up again" if ended else "there was no drain")
             return 0
         if not options.status:
-            database.start_drain(options.reason)
+            database.drains.start(options.reason)
             wait_until_drained(database, options.wait_seconds)
-        drain, held = database.drain(), database.num_held()
+        drain, held = database.drains.current(), database.num_held()
     finally:
         database.close()
     if drain is None:

@@ -56,7 +56,7 @@ class Verification:
 def verify(store: ArtifactStore, database: JobDatabase) -> Verification:
     """Checks every artifact of every tenant, and every job and alias against them."""
     done = Verification()
-    deleted = {(each.tenant, each.name) for each in database.deletions()}
+    deleted = {(each.tenant, each.name) for each in database.deletions.list()}
     manifests = dict(_artifacts(store, deleted, done))
     jobs = list(database.all_jobs())
     done.num_jobs = len(jobs)
@@ -184,7 +184,7 @@ def _aliases(
     database: JobDatabase, tenants: set[str], manifests: _Manifests, deleted: set[_Key]
 ) -> Iterator[Finding]:
     for tenant in sorted(tenants):
-        for alias in database.list_aliases(tenant):
+        for alias in database.aliases.list(tenant):
             target = f"{CLASSIFIERS}/{alias.classifier_id}"
             if (tenant, target) not in manifests:
                 gone = (tenant, target) in deleted

@@ -50,7 +50,7 @@ def delete_unused(
 
 
 def _refuse_aliased(database: JobDatabase, tenant: str, name: str) -> None:
-    for alias in database.list_aliases(tenant):
+    for alias in database.aliases.list(tenant):
         if resource_names.build(CLASSIFIERS, alias.classifier_id) == name:
             raise FailedPrecondition(
                 name,

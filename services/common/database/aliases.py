@@ -23,17 +23,13 @@ class Alias:
     update_time: datetime
 
 
-class AliasDatabase:
-    """The part of the job database that keeps aliases, with their history."""
+class Aliases:
+    """All tenants' aliases, with their history."""
 
     def __init__(self, engine: sa.Engine, clock: Callable[[], float]) -> None:
         self._engine, self._clock = engine, clock
 
-    def close(self) -> None:
-        """Closes the connections."""
-        self._engine.dispose()
-
-    def set_alias(self, tenant: str, alias: str, classifier_id: str) -> Alias:
+    def set(self, tenant: str, alias: str, classifier_id: str) -> Alias:
         """Points the alias at a classifier; a repeated call changes nothing."""
         while True:
             history = self._history(tenant, alias)
@@ -52,10 +48,10 @@ class AliasDatabase:
                     connection.execute(alias_history.insert().values(row))
             except sa.exc.IntegrityError:  # another caller took the number
                 continue
-            return self.get_alias(tenant, alias)
+            return self.get(tenant, alias)
 
-    def rollback_alias(self, tenant: str, alias: str) -> Alias:
-        """Points the alias at what it meant before the last ``set_alias``.
+    def rollback(self, tenant: str, alias: str) -> Alias:
+        """Points the alias at what it meant before the last ``set``.
 
         Raises:
             NotFound: If there is no such alias.
@@ -79,9 +75,9 @@ class AliasDatabase:
             with self._engine.begin() as connection:
                 if connection.execute(update.values(rollback_time=self._clock())).rowcount:
                     break
-        return self.get_alias(tenant, alias)
+        return self.get(tenant, alias)
 
-    def delete_alias(self, tenant: str, alias: str) -> None:
+    def delete(self, tenant: str, alias: str) -> None:
         """Removes an alias; its history stays. Raises NotFound."""
         columns = alias_history.c
         update = alias_history.update().where(
@@ -91,14 +87,14 @@ class AliasDatabase:
             if not connection.execute(update.values(rollback_time=self._clock())).rowcount:
                 raise _not_found(alias)
 
-    def get_alias(self, tenant: str, alias: str) -> Alias:
+    def get(self, tenant: str, alias: str) -> Alias:
         """What the alias means now; raises NotFound."""
         history = self._history(tenant, alias)
         if not _current(history):
             raise _not_found(alias)
         return _alias(alias, history)
 
-    def list_aliases(self, tenant: str) -> list[Alias]:
+    def list(self, tenant: str) -> list[Alias]:
         """The tenant's aliases by name."""
         columns = alias_history.c
         query = (
@@ -108,7 +104,7 @@ class AliasDatabase:
         )
         with self._engine.connect() as connection:
             names = sorted(connection.scalars(query))
-        return [self.get_alias(tenant, name) for name in names]
+        return [self.get(tenant, name) for name in names]
 
     def _history(self, tenant: str, alias: str) -> list[Any]:
         columns = alias_history.c
@@ -119,10 +115,6 @@ class AliasDatabase:
         )
         with self._engine.connect() as connection:
             return list(connection.execute(query))
-
-    def _one(self, query: sa.Select[Any]) -> Any:
-        with self._engine.connect() as connection:
-            return connection.execute(query).first()
 
 
 def _current(history: list[Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Jobs and aliases, durable. A job is worked on by whoever holds its lease.
+"""Durable jobs. A job is worked on by whoever holds its lease.
 
 A runner leases a job, renews the lease with ``heartbeat`` and ends it with ``succeed``,
 ``fail`` or ``cancelled``.  A lease that lapses goes to the next runner, which continues
@@ -19,9 +19,11 @@ import sqlalchemy as sa
 
 from cytosynth.traces import request_id_var, traceparent_var
 from services.common import resource_names
+from services.common.database.aliases import Aliases
+from services.common.database.deletions import Deletions
+from services.common.database.drains import Drains, no_drain
 from services.common.database.migrate import migrate
-from services.common.database.operators import OperatorDatabase, no_drain
-from services.common.database.tables import jobs, open_engine
+from services.common.database.tables import first_row, jobs, open_engine
 from services.common.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
 
 __all__ = ["FINAL_STATES", "Asked", "Job", "JobDatabase", "LeaseLost", "Progress", "migrate"]
@@ -95,8 +97,14 @@ class Job:
         return self.state in FINAL_STATES
 
 
-class JobDatabase(OperatorDatabase):
-    """All tenants' jobs and aliases, and operators' notes. Safe to share between threads."""
+class JobDatabase:
+    """All tenants' jobs, and what else one database holds. Safe to share between threads.
+
+    Attributes:
+        aliases: names of classifiers.
+        drains: whether jobs are taken up.
+        deletions: artifacts that were deleted for good.
+    """
 
     def __init__(self, database_url: str, clock: Callable[[], float] = time.time) -> None:
         """Opens a migrated database.
@@ -105,7 +113,14 @@ class JobDatabase(OperatorDatabase):
             database_url: ``sqlite:///<path>`` or ``postgresql+psycopg://…``.
             clock: Seconds since 1970; the runners' clocks must agree to within a lease.
         """
-        super().__init__(open_engine(database_url), clock)
+        self._engine, self._clock = open_engine(database_url), clock
+        self.aliases = Aliases(self._engine, clock)
+        self.drains = Drains(self._engine, clock)
+        self.deletions = Deletions(self._engine, clock)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._engine.dispose()
 
     def create(
         self, tenant: str, kind: str, spec: dict[str, Any], idempotency_key: str = ""
@@ -160,7 +175,8 @@ class JobDatabase(OperatorDatabase):
 
     def get(self, tenant: str, id: str) -> Job:
         """The tenant's job; raises NotFound."""
-        row = self._one(sa.select(jobs).where(jobs.c.tenant == tenant, jobs.c.id == id))
+        query = sa.select(jobs).where(jobs.c.tenant == tenant, jobs.c.id == id)
+        row = first_row(self._engine, query)
         if row is None:
             raise NotFound(f"jobs/{id}", "list jobs to see what there is")
         return _job(row)
@@ -186,11 +202,11 @@ class JobDatabase(OperatorDatabase):
         held = sa.and_(jobs.c.state == RUNNING, jobs.c.lease_expires >= self._clock())
         if host:
             held &= jobs.c.lease_owner.startswith(f"{host}-", autoescape=True)
-        return int(self._one(sa.select(sa.func.count()).where(held))[0])
+        return int(first_row(self._engine, sa.select(sa.func.count()).where(held))[0])
 
     def has_work(self) -> bool:
         """Whether ``lease`` would find a job now."""
-        return self._one(self._leasable(self._clock()).limit(1)) is not None
+        return first_row(self._engine, self._leasable(self._clock()).limit(1)) is not None
 
     def lease(self, owner: str, seconds: float) -> Job | None:
         """Takes up the oldest job that nobody works on, for ``seconds`` from now.
@@ -207,7 +223,7 @@ class JobDatabase(OperatorDatabase):
         """
         while True:
             now = self._clock()
-            row = self._one(self._leasable(now).limit(1))
+            row = first_row(self._engine, self._leasable(now).limit(1))
             if row is None:
                 return None
             losses = row.losses + (row.state == RUNNING)
@@ -248,7 +264,7 @@ class JobDatabase(OperatorDatabase):
         changes = {} if progress is None else _columns(progress)
         self._as_owner(id, owner, lease_expires=self._clock() + seconds, **changes)
         query = sa.select(jobs.c.cancel_requested, no_drain()).where(jobs.c.id == id)
-        row = self._one(query)
+        row = first_row(self._engine, query)
         return Asked(bool(row[0]), not row[1]) if row is not None else Asked(False, False)
 
     def save_checkpoint(self, id: str, owner: str, uri: str) -> None:
@@ -291,7 +307,7 @@ class JobDatabase(OperatorDatabase):
 
     def _by_key(self, tenant: str, key: str) -> Job:
         query = sa.select(jobs).where(jobs.c.tenant == tenant, jobs.c.idempotency_key == key)
-        return _job(self._one(query))
+        return _job(first_row(self._engine, query))
 
     def _leasable(self, now: float) -> sa.Select[Any]:
         unheld = sa.select(jobs).where(_unheld(now), no_drain())

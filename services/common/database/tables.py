@@ -79,6 +79,12 @@ deletions = sa.Table(
 )
 
 
+def first_row(engine: sa.Engine, query: sa.Select[Any]) -> Any:
+    """The first row that a query finds, else None."""
+    with engine.connect() as connection:
+        return connection.execute(query).first()
+
+
 def open_engine(database_url: str) -> sa.Engine:
     """An engine for the job database; SQLite waits for writers instead of failing at once."""
     url = sa.make_url(database_url)

@@ -51,7 +51,7 @@ def registry(settings: ClassifierSettings) -> ModelRegistry:
     store = ArtifactStore(settings.store_uri)
     for number in (1, 2, 3):
         store_random_classifier(store, f"model-{number}", seed=number)
-    return ModelRegistry(store, JobDatabase(settings.database_url), settings)
+    return ModelRegistry(store, JobDatabase(settings.database_url).aliases, settings)
 
 
 def some_arrays(registry: ModelRegistry, count: int) -> list[np.ndarray]:

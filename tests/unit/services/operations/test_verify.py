@@ -62,7 +62,7 @@ def site(new_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     site.artifact(DATASETS, "d1", [])
     adapter = site.job(ADAPTERS, ["datasets/d1"])
     classifier = site.job(CLASSIFIERS, ["datasets/d1", f"adapters/{adapter}"])
-    site.database.set_alias("local", "production", classifier)
+    site.database.aliases.set("local", "production", classifier)
     under_way = site.database.create("local", "fit_adapter", {"under": "way"})
     assert site.database.lease("runner", 60) is not None
     site.artifact(JOBS, f"{under_way.id}-c1", [])
@@ -133,7 +133,7 @@ def test_a_restored_backup_has_no_fault_and_the_job_under_way_goes_on(
     assert [name for name, _ in restored.notes()] == [f"adapters/{late}"]
     (job,) = [job for job in restored.database.all_jobs() if not job.is_final]
     assert restored.store.exists("local", JOBS, job.checkpoint)
-    assert restored.database.get_alias("local", "production").classifier_id
+    assert restored.database.aliases.get("local", "production").classifier_id
     for tenant, kind, id in (("local", DATASETS, "d1"), ("local", ADAPTERS, late)):
         assert restored.store.manifest_digest(tenant, kind, id) == site.store.manifest_digest(
             tenant, kind, id
@@ -144,7 +144,7 @@ def test_a_store_older_than_the_database_is_named(site: Site, tmp_path: Path) ->
     copy = f"file://{tmp_path}/backup/store"
     backup.copy_store(site.store_uri, copy)
     late = site.job(CLASSIFIERS, ["datasets/d1"])
-    site.database.set_alias("local", "candidate", late)
+    site.database.aliases.set("local", "candidate", late)
     restored = _restored(site, _dump(site, tmp_path), copy, tmp_path)
     problems = dict(restored.problems())
     assert problems[f"jobs/{late}"] == f"its result classifiers/{late} is not in the store"
@@ -224,15 +224,17 @@ def test_what_was_deleted_after_the_backup_is_deleted_again(
     assert "deleted again  local: datasets/d1" in capsys.readouterr().out
     assert not restored.store.exists("local", DATASETS, "d1")
     assert restored.problems() == []
-    (kept,) = restored.database.deletions()
-    assert replace(kept, request_time=0) == replace(site.database.deletions()[0], request_time=0)
+    (kept,) = restored.database.deletions.list()
+    assert replace(kept, request_time=0) == replace(
+        site.database.deletions.list()[0], request_time=0
+    )
 
 
 @ON_SQLITE
 def test_a_deletion_of_nothing_is_not_noted(site: Site) -> None:
     with pytest.raises(NotFound):
         delete_artifact(site.store, site.database, "local", DATASETS, "never")
-    assert site.database.deletions() == []
+    assert site.database.deletions.list() == []
 
 
 @ON_SQLITE
@@ -249,5 +251,5 @@ def test_a_deletion_cut_short_is_found_and_finished(site: Site, monkeypatch) -> 
     assert deletions.main(["again"]) == 0
     assert site.problems() == []
     assert site.store.folders("local", DATASETS) == []
-    (kept,) = site.database.deletions()
+    (kept,) = site.database.deletions.list()
     assert kept.digest and kept.num_objects == 21

@@ -109,18 +109,18 @@ def test_a_manifest_of_another_version_is_listed(trainer: SimpleNamespace) -> No
 
 def test_a_classifier_behind_an_alias_is_not_deleted(trainer: SimpleNamespace) -> None:
     name = store_random_classifier(trainer.store, "c1")
-    trainer.database.set_alias(TENANT, "production", "c1")
+    trainer.database.aliases.set(TENANT, "production", "c1")
     request = pb.DeleteClassifierRequest(name=name)
     _, context = trainer.call("DeleteClassifier", request)
     assert context.code == grpc.StatusCode.FAILED_PRECONDITION
     assert "aliases/production points at it" in context.details
     assert "`cytosynth alias delete production`" in context.details
     assert trainer.store.exists(TENANT, "classifiers", "c1")
-    trainer.database.delete_alias(TENANT, "production")
+    trainer.database.aliases.delete(TENANT, "production")
     proof = trainer.call("DeleteClassifier", request)[0].proof
     assert (proof.name, proof.num_objects) == (name, 2)
     assert not trainer.store.exists(TENANT, "classifiers", "c1")
-    assert [each.name for each in trainer.database.deletions()] == [name]
+    assert [each.name for each in trainer.database.deletions.list()] == [name]
 
 
 def test_reports_are_listed_and_deleted(trainer: SimpleNamespace) -> None:

@@ -267,41 +267,41 @@ def test_old_and_new_runner_cannot_both_finish(url, clock):
 
 
 def test_alias_points_and_rolls_back_through_its_history(database, clock):
-    assert database.set_alias("local", "production", "c1").previous_classifier_id is None
+    assert database.aliases.set("local", "production", "c1").previous_classifier_id is None
     for id in ("c2", "c2", "c3"):
         clock.now += 1
-        database.set_alias("local", "production", id)
-    assert database.get_alias("local", "production").previous_classifier_id == "c2"
-    assert database.rollback_alias("local", "production").classifier_id == "c2"
-    assert database.rollback_alias("local", "production").classifier_id == "c1"
+        database.aliases.set("local", "production", id)
+    assert database.aliases.get("local", "production").previous_classifier_id == "c2"
+    assert database.aliases.rollback("local", "production").classifier_id == "c2"
+    assert database.aliases.rollback("local", "production").classifier_id == "c1"
     with pytest.raises(Exception, match="no earlier classifier"):
-        database.rollback_alias("local", "production")
+        database.aliases.rollback("local", "production")
     clock.now += 5
-    again = database.set_alias("local", "production", "c4")
+    again = database.aliases.set("local", "production", "c4")
     assert (again.classifier_id, again.previous_classifier_id) == ("c4", "c1")
     assert again.update_time.timestamp() == clock.now
 
 
 def test_aliases_are_per_tenant(database):
-    database.set_alias("local", "b", "c1")
-    database.set_alias("local", "a", "c2")
-    database.set_alias("other", "z", "c3")
-    assert [alias.alias for alias in database.list_aliases("local")] == ["a", "b"]
+    database.aliases.set("local", "b", "c1")
+    database.aliases.set("local", "a", "c2")
+    database.aliases.set("other", "z", "c3")
+    assert [alias.alias for alias in database.aliases.list("local")] == ["a", "b"]
     with pytest.raises(NotFound, match="aliases/z"):
-        database.get_alias("local", "z")
+        database.aliases.get("local", "z")
     with pytest.raises(NotFound):
-        database.rollback_alias("local", "z")
+        database.aliases.rollback("local", "z")
 
 
 def test_a_deleted_alias_means_nothing_until_it_is_set_again(database):
     for id in ("c1", "c2"):
-        database.set_alias("local", "production", id)
-    database.delete_alias("local", "production")
-    assert database.list_aliases("local") == []
-    for call in (database.get_alias, database.rollback_alias, database.delete_alias):
+        database.aliases.set("local", "production", id)
+    database.aliases.delete("local", "production")
+    assert database.aliases.list("local") == []
+    for call in (database.aliases.get, database.aliases.rollback, database.aliases.delete):
         with pytest.raises(NotFound, match="aliases/production"):
             call("local", "production")
-    assert database.set_alias("local", "production", "c3").previous_classifier_id is None
+    assert database.aliases.set("local", "production", "c3").previous_classifier_id is None
 
 
 def test_a_limit_keeps_the_newest_jobs(database, clock):
@@ -313,7 +313,7 @@ def test_a_limit_keeps_the_newest_jobs(database, clock):
 
 def test_alias_set_by_many_at_once_keeps_every_change(database):
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda n: database.set_alias("local", "production", f"c{n}"), range(12)))
+        list(pool.map(lambda n: database.aliases.set("local", "production", f"c{n}"), range(12)))
     with database._engine.connect() as connection:
         count = connection.scalar(sa.select(sa.func.count()).select_from(job_tables.alias_history))
     assert count == 12
