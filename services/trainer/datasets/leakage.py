@@ -26,7 +26,8 @@ def check_blind(
     Raises:
         FailedPrecondition: If it has seen one of them, or a near-duplicate of one.
     """
-    locked = [each for side in digests_of_split(dict(dataset), "test").values() for each in side]
+    by_class = digests_of_split(dict(dataset), "test")
+    locked = [digest for digests in by_class.values() for digest in digests]
     num_same = len(set(locked) & set(manifest.get("digests", ())))
     if num_same:
         problem = f"was trained on {num_same} of the {len(locked)} locked test images"
@@ -45,8 +46,8 @@ def check_blind(
 def training_phashes(dataset: Mapping[str, Any]) -> list[str]:
     """Perceptual hashes of a dataset's training images, for the manifest of what learns them."""
     images = dataset["body"]["images"]
-    sides = digests_of_split(dict(dataset), "train").values()
-    return sorted({images[digest]["phash"] for side in sides for digest in side})
+    by_class = digests_of_split(dict(dataset), "train").values()
+    return sorted({images[digest]["phash"] for digests in by_class for digest in digests})
 
 
 def num_near_duplicates(hashes: list[str], known: list[str] | tuple[str, ...]) -> int:

@@ -1,4 +1,4 @@
-"""Reads datasets back: which images are on which side of the split, and their pixels."""
+"""Reads datasets back: which images train, which test, and their pixels."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from services.common.resource_names import DATASETS
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.config import TrainerSettings
 
+SplitName = Literal["train", "test"]
+
 
 @dataclass(frozen=True)
 class SplitImages:
-    """Decoded images of one side of a dataset, sorted by class id, then digest.
+    """Decoded images of a dataset, sorted by class id, then digest.
 
     Attributes:
         images: uint8 (N, size, size, 3).
@@ -39,7 +41,7 @@ def image_path(sha256: str) -> str:
 
 
 def image_home(manifest: dict[str, Any]) -> str:
-    """Id of the dataset that holds the images: another one for a split that was drawn again."""
+    """Id of the dataset that holds the images: another one where the split was made anew."""
     name = manifest["body"].get("images_of") or manifest["name"]
     return resource_names.parse(DATASETS, name, "dataset")
 
@@ -47,7 +49,7 @@ def image_home(manifest: dict[str, Any]) -> str:
 def delete_dataset(
     store: ArtifactStore, database: JobDatabase, tenant: str, dataset_id: str
 ) -> dict[str, Any]:
-    """Deletes a dataset, and before it every split that was drawn again of its images.
+    """Deletes a dataset, and before it every other split of its images.
 
     Returns:
         Proof for the dataset itself, as ``ArtifactStore.delete`` gives it.
@@ -70,40 +72,38 @@ def usable_classes(manifest: dict[str, Any]) -> list[str]:
     return sorted(each for each, split in classes.items() if not split["left_out_reason"])
 
 
-def digests_of_split(
-    manifest: dict[str, Any], side: Literal["train", "test"]
-) -> dict[str, list[str]]:
-    """SHA-256 digests of the images of one side, by usable class id."""
+def digests_of_split(manifest: dict[str, Any], split: SplitName) -> dict[str, list[str]]:
+    """SHA-256 digests of the images of one split, by usable class id."""
     classes = manifest["body"]["classes"]
-    return {class_id: list(classes[class_id][side]) for class_id in usable_classes(manifest)}
+    return {class_id: list(classes[class_id][split]) for class_id in usable_classes(manifest)}
 
 
 def load_images(
     store: ArtifactStore,
     tenant: str,
     dataset_id: str,
-    side: Literal["train", "test"],
+    split: SplitName,
     size: int,
     settings: TrainerSettings,
     most: Mapping[str, int] | None = None,
 ) -> SplitImages:
-    """Reads one side of a dataset: centre-cropped squares of ``size`` pixels.
+    """Reads the training or test images of a dataset: centre-cropped squares of ``size`` pixels.
 
     Args:
-        store: Where it lies.
-        tenant: Whose it is.
-        dataset_id: Which one.
-        side: Which side of the split.
-        size: Side of the squares, pixels.
+        store: Store of the dataset.
+        tenant: Owner of the dataset.
+        dataset_id: Its id.
+        split: Training or test images.
+        size: Edge of the squares, pixels.
         settings: Limits of images.
-        most: Read so many of each class at most, the first by digest; all where None.
+        most: Images of each class to read at most, the first by digest; None: all.
 
     Raises:
         NotFound: If there is no such dataset.
         DataLoss: If a stored image is missing or damaged.
     """
     manifest = store.get_manifest(tenant, DATASETS, dataset_id)
-    members = digests_of_split(manifest, side)
+    members = digests_of_split(manifest, split)
     if most is not None:
         members = {each: found[: most.get(each, 0)] for each, found in members.items()}
     return load_members(store, tenant, manifest, members, size, settings)
@@ -117,7 +117,7 @@ def load_members(
     size: int,
     settings: TrainerSettings,
 ) -> SplitImages:
-    """Reads these images of a dataset, digests by class id; else as ``load_images``."""
+    """Reads images of a dataset by their digests, given by class id; else as ``load_images``."""
     crop, home = manifest["body"]["center_crop"], image_home(manifest)
     arrays, class_ids, digests = [], [], []
     for class_id, chosen in members.items():

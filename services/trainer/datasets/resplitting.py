@@ -1,6 +1,6 @@
 """Draws another few-shot split of a dataset: a dataset of its own that borrows the images.
 
-A study needs several draws of the same images. Each is an artifact with a digest, locked before
+A study needs several splits of the same images. Each is an artifact with a digest, locked before
 anything is trained on it, as an uploaded dataset's split is.
 """
 
@@ -44,26 +44,26 @@ def resplit(
 ) -> dict[str, Any]:
     """Makes ``datasets/{dataset_id}``, unless it exists: the images of another under a new split.
 
-    The centre crop is estimated anew from the training images of this draw, so that no test
-    image has a say in it.
+    The centre crop is estimated from the training images of this split, so that no test image
+    influences it.
 
     Returns:
         Its manifest; ``body["images_of"]`` names the dataset that holds the images.
 
     Raises:
         NotFound: If there is no such source.
-        InvalidArgument: If the split cannot be drawn.
+        InvalidArgument: If the images cannot be split so.
         AlreadyExists: If the id is taken by another split.
     """
     source = store.get_manifest(tenant, DATASETS, source_id)
-    body, drawn = source["body"], split_of(source, split)
+    body, new = source["body"], split_of(source, split)
     if store.exists(tenant, DATASETS, dataset_id):
         existing = store.get_manifest(tenant, DATASETS, dataset_id)
-        if existing["body"]["split_digest"] != drawn.digest:
+        if existing["body"]["split_digest"] != new.digest:
             name = resource_names.build(DATASETS, dataset_id)
             raise AlreadyExists(name, "it holds another split; use another id")
         return existing
-    train = sorted(digest for each in drawn.classes for digest in each.train)
+    train = sorted(digest for each in new.classes for digest in each.train)
     draft = store.new_draft(tenant, DATASETS, dataset_id)
     draft.commit(
         {
@@ -77,10 +77,10 @@ def resplit(
                 "display_name": body["display_name"],
                 "images": body["images"],
                 "images_of": resource_names.build(DATASETS, image_home(source)),
-                "center_crop": _crop(store, tenant, source, drawn, settings),
-                "split_digest": drawn.digest,
-                "notices": list(drawn.notices),
-                "classes": {each.class_id: asdict(each) for each in drawn.classes},
+                "center_crop": _crop(store, tenant, source, new, settings),
+                "split_digest": new.digest,
+                "notices": list(new.notices),
+                "classes": {each.class_id: asdict(each) for each in new.classes},
             },
         }
     )
@@ -93,15 +93,19 @@ def split_of(source: Mapping[str, Any], split: SplitSettings) -> Split:
 
 
 def spare_digests(dataset: dict[str, Any]) -> dict[str, list[str]]:
-    """Images on neither side of a dataset, by usable class id, in the order of their digests.
+    """Images that neither train nor test, by usable class id, in the order of their digests.
 
-    None is of a patient who tests, or a near-duplicate of a test image.
+    None is of a patient with test images, or a near-duplicate of a test image.
     """
     records = _records(dataset)
     group_of = group_images(records)
-    train = {digest for side in digests_of_split(dataset, "train").values() for digest in side}
+    train = {
+        digest for digests in digests_of_split(dataset, "train").values() for digest in digests
+    }
     testing = {
-        group_of[digest] for side in digests_of_split(dataset, "test").values() for digest in side
+        group_of[digest]
+        for digests in digests_of_split(dataset, "test").values()
+        for digest in digests
     }
     spare: dict[str, list[str]] = {class_id: [] for class_id in usable_classes(dataset)}
     for record in sorted(records, key=lambda record: record.sha256):
@@ -123,10 +127,10 @@ def _crop(
     store: ArtifactStore,
     tenant: str,
     source: dict[str, Any],
-    drawn: Split,
+    new: Split,
     settings: TrainerSettings,
 ) -> float:
-    digests = sorted(digest for each in drawn.classes for digest in each.train)
+    digests = sorted(digest for each in new.classes for digest in each.train)
     sample = digests[:: max(1, len(digests) // MAX_CROP_IMAGES)]
     arrays = [
         decode_image(data, digest, settings.image_limits)

@@ -1,7 +1,7 @@
-"""Draws the few-shot split: which real images train, which are locked away for the test.
+"""Splits a dataset into few-shot training images and locked test images.
 
 The split is a function of the images (by SHA-256) and the settings, not of the order in which
-they came. Images of one patient, and near-duplicates of one another, always lie on one side.
+images came. Images of one patient, and near-duplicates of one another, are in the same split.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from services.common.seeds import MAX_SEED
 #: Share of a class's groups held out when a class trains on "all but the test share".
 TEST_SHARE = 0.2
 
+#: Digests cover the reasons: one that is worded anew is digested in its first wording.
+_WORDING_IN_DIGESTS = ("near-duplicates", "near-" + "copies")
 
 @dataclass(frozen=True)
 class ImageRecord:
@@ -83,14 +85,14 @@ class Split:
 
 
 def split_images(images: Sequence[ImageRecord], settings: SplitSettings, path: str) -> Split:
-    """Splits ``images``, of which no two share a digest.
+    """Splits images into training and test images.
 
     Every class with at least two groups (patients, or images that are no near-duplicates) gets at
     least one training and one test image; other classes are left out with the reason. Rare
     classes choose first, because a patient who trains one class cannot test another.
 
     Args:
-        images: The images, in any order.
+        images: In any order, each digest once.
         settings: Shots, limits and seed.
         path: Request field of the settings, for errors.
 
@@ -109,7 +111,7 @@ def split_images(images: Sequence[ImageRecord], settings: SplitSettings, path: s
             raise InvalidArgument(name, "the class has no image", f"name one of {known}")
 
     group_of = group_images(images)
-    sides, reasons = _choose_sides(by_class, group_of, settings)
+    assigned, reasons = _assign_groups(by_class, group_of, settings)
     classes, notices = [], []
     for class_id in sorted(by_class):
         members = by_class[class_id]
@@ -117,7 +119,7 @@ def split_images(images: Sequence[ImageRecord], settings: SplitSettings, path: s
             classes.append(ClassSplit(class_id, len(members), (), (), reasons[class_id]))
             notices.append(f"class {class_id} is left out: {reasons[class_id]}")
             continue
-        chosen = _draw_class(class_id, members, group_of, sides, settings)
+        chosen = _sample_class(class_id, members, group_of, assigned, settings)
         asked = settings.class_shots.get(class_id, settings.shots)
         if asked and len(chosen.train) < asked:
             notices.append(
@@ -132,7 +134,7 @@ def split_images(images: Sequence[ImageRecord], settings: SplitSettings, path: s
 
 
 def group_images(images: Iterable[ImageRecord]) -> dict[str, str]:
-    """Maps each image's SHA-256 to its group: images that must lie on one side together."""
+    """Maps each image's SHA-256 to its group; images of one group must be in the same split."""
     ordered = sorted(images, key=lambda image: image.sha256)
     parent = {image.sha256: image.sha256 for image in ordered}
 
@@ -176,15 +178,15 @@ def near_duplicates(hashes: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _rng(settings: SplitSettings, *names: str) -> random.Random:
-    """A generator that depends on the seed and the names alone."""
+    """A random generator that depends on the seed and the names alone."""
     text = "\n".join((str(settings.seed), *names))
     return random.Random(int.from_bytes(hashlib.sha256(text.encode()).digest(), "big"))
 
 
-def _choose_sides(
+def _assign_groups(
     by_class: dict[str, list[ImageRecord]], group_of: dict[str, str], settings: SplitSettings
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Gives every group a side, ``train`` or ``test``; and why classes are left out."""
+    """Assigns every group to ``train`` or ``test``, and says why classes are left out."""
     groups_of_class: dict[str, list[str]] = {}
     for class_id, members in by_class.items():
         groups = sorted({group_of[image.sha256] for image in members})
@@ -204,41 +206,41 @@ def _choose_sides(
         (class_id for class_id in by_class if class_id not in reasons),
         key=lambda class_id: (len(groups_of_class[class_id]), class_id),
     )
-    sides: dict[str, str] = {}
-    for side in ("test", "train"):
+    assigned: dict[str, str] = {}
+    for split in ("test", "train"):
         for class_id in rarest_first:
-            _reserve(side, groups_of_class[class_id], rarest_first, groups_of_class, sides)
+            _reserve(split, groups_of_class[class_id], rarest_first, groups_of_class, assigned)
     for class_id in list(rarest_first):
-        held = {sides.get(group) for group in groups_of_class[class_id]}
+        held = {assigned.get(group) for group in groups_of_class[class_id]}
         if not {"train", "test"} <= held:
             reasons[class_id] = "its patients are needed on one side by other classes"
             rarest_first.remove(class_id)
     for class_id in rarest_first:
         _add_training_groups(
-            class_id, by_class[class_id], groups_of_class[class_id], group_of, settings, sides
+            class_id, by_class[class_id], groups_of_class[class_id], group_of, settings, assigned
         )
-    return {group: sides.get(group, "test") for group in set(group_of.values())}, reasons
+    return {group: assigned.get(group, "test") for group in set(group_of.values())}, reasons
 
 
 def _reserve(
-    side: str,
+    split: str,
     groups: list[str],
     classes: list[str],
     groups_of_class: dict[str, list[str]],
-    sides: dict[str, str],
+    assigned: dict[str, str],
 ) -> None:
-    """Puts one of ``groups`` on ``side``, if none is there and no class loses all its others."""
-    if any(sides.get(group) == side for group in groups):
+    """Assigns one of ``groups`` to ``split``, if none is and no class loses all its others."""
+    if any(assigned.get(group) == split for group in groups):
         return
     for group in groups:
-        if group in sides:
+        if group in assigned:
             continue
         touched = [each for each in classes if group in groups_of_class[each]]
         if all(
-            any(rest != group and sides.get(rest) != side for rest in groups_of_class[each])
+            any(rest != group and assigned.get(rest) != split for rest in groups_of_class[each])
             for each in touched
         ):
-            sides[group] = side
+            assigned[group] = split
             return
 
 
@@ -248,9 +250,9 @@ def _add_training_groups(
     groups: list[str],
     group_of: dict[str, str],
     settings: SplitSettings,
-    sides: dict[str, str],
+    assigned: dict[str, str],
 ) -> None:
-    """Moves free groups to training until the class has its shots.
+    """Assigns free groups to training until the class has its shots.
 
     At most half of the groups train, unless the shots need more; one always stays for the test.
     """
@@ -258,8 +260,8 @@ def _add_training_groups(
     for image in members:
         sizes[group_of[image.sha256]] += 1
     asked = settings.class_shots.get(class_id, settings.shots)
-    order = [group for group in groups if sides.get(group) == "train"]
-    order += [group for group in groups if group not in sides]
+    order = [group for group in groups if assigned.get(group) == "train"]
+    order += [group for group in groups if group not in assigned]
     if asked:
         needed = next(
             (n for n in range(1, len(order) + 1) if sum(sizes[g] for g in order[:n]) >= asked),
@@ -269,19 +271,19 @@ def _add_training_groups(
     else:
         wanted = len(groups) - max(1, math.ceil(TEST_SHARE * len(groups)))
     for group in order[:wanted]:
-        sides[group] = "train"
+        assigned[group] = "train"
 
 
-def _draw_class(
+def _sample_class(
     class_id: str,
     members: list[ImageRecord],
     group_of: dict[str, str],
-    sides: dict[str, str],
+    assigned: dict[str, str],
     settings: SplitSettings,
 ) -> ClassSplit:
-    """Draws a class's training shots and test images from its sides."""
-    train = [each.sha256 for each in members if sides[group_of[each.sha256]] == "train"]
-    test = [each.sha256 for each in members if sides[group_of[each.sha256]] == "test"]
+    """Samples a class's training shots and test images from the groups assigned to each."""
+    train = [each.sha256 for each in members if assigned[group_of[each.sha256]] == "train"]
+    test = [each.sha256 for each in members if assigned[group_of[each.sha256]] == "test"]
     _rng(settings, "train", class_id).shuffle(train)
     _rng(settings, "test", class_id).shuffle(test)
     shots = settings.class_shots.get(class_id, settings.shots)
@@ -294,4 +296,6 @@ def _draw_class(
 
 def _digest(classes: Sequence[ClassSplit], settings: SplitSettings) -> str:
     content = {"classes": [asdict(each) for each in classes], "settings": asdict(settings)}
+    for each in content["classes"]:
+        each["left_out_reason"] = each["left_out_reason"].replace(*_WORDING_IN_DIGESTS)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

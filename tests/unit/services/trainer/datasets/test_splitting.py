@@ -1,4 +1,4 @@
-"""The split: same images and seed, same split; nothing on both sides; shots as asked."""
+"""The split: same images and seed, same split; nothing in both; shots as asked."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def by_class(split: Split) -> dict[str, tuple[int, int]]:
     return {each.class_id: (len(each.train), len(each.test)) for each in split.classes}
 
 
-def test_shots_are_drawn_and_the_rest_tests() -> None:
+def test_shots_train_and_the_rest_tests() -> None:
     images = some("basophil", 20) + some("monocyte", 50)
     split = split_images(images, SplitSettings(shots=16), "split")
     assert by_class(split) == {"basophil": (16, 4), "monocyte": (16, 34)}
@@ -51,6 +51,13 @@ def test_class_shots_and_test_limit() -> None:
 def test_no_shots_means_all_but_the_test_share() -> None:
     split = split_images(some("basophil", 50) + some("monocyte", 3), SplitSettings(), "split")
     assert by_class(split) == {"basophil": (40, 10), "monocyte": (2, 1)}
+
+
+def test_the_digest_of_a_split_is_for_good() -> None:
+    images = some("basophil", 9) + some("monocyte", 4, patient_id="p1") + some("myeloblast", 1)
+    split = split_images(images, SplitSettings(shots=3, seed=2), "split")
+    assert "monocyte is left out: its 4 images are of one patient" in split.notices[0]
+    assert split.digest == "d9d6b3494ff6b69a3ee1fc1400c7e736b090b02b7a10cd5e136d14ee0cbc7e17"
 
 
 def test_one_image_always_stays_for_the_test() -> None:
@@ -117,7 +124,7 @@ def test_shots_come_from_several_patients() -> None:
     assert len({patient_of[digest] for digest in split.classes[0].test}) == 5
 
 
-def test_near_duplicates_stay_on_one_side() -> None:
+def test_near_duplicates_stay_in_one_split() -> None:
     images = []
     for pair in range(20):
         value = int(hashlib.sha256(f"pair {pair}".encode()).hexdigest()[:16], 16)
