@@ -2,28 +2,43 @@
 
 Laboratories cut their cells out differently: in one set the nucleus fills the image, in the next
 the cell is a quarter of it. The bases were trained on cells of one apparent size, so images are
-cropped to it; one share for all keeps differences in size between cells, which are a sign.
+cropped to it; one share for all keeps differences in size between cells, which are diagnostic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-#: Median nucleus diameter as a share of the kept side: that of the cells the bases learned from.
+from services.common.images.codec import ImageLimits, decode_image
+
+#: Median nucleus diameter as a share of the kept edge, as in the cells the bases learned from.
 NUCLEUS_SHARE = 0.58
 SMALLEST_CROP = 0.5
+#: Training images that the crop is estimated from, at most.
+MAX_CROP_IMAGES = 200
 _WORK_SIDE = 96
-#: Nuclei outside these shares of the side are taken for failures of the segmentation.
+#: Nuclei outside these shares of the edge count as failures of the segmentation.
 _PLAUSIBLE = (0.08, 0.85)
 
 
+def crop_sample(digests: Sequence[str]) -> Sequence[str]:
+    """The training images to estimate the crop from, spread evenly over all of them."""
+    return digests[:: max(1, len(digests) // MAX_CROP_IMAGES)]
+
+
+def crop_of_files(files: Iterable[bytes], limits: ImageLimits) -> float:
+    """As ``estimate_center_crop``, from encoded files, rounded to three digits."""
+    arrays = [decode_image(data, "image.data", limits) for data in files]
+    return round(float(estimate_center_crop(arrays)), 3)
+
+
 def estimate_center_crop(images: Sequence[NDArray[np.uint8]]) -> float:
-    """Share of the shorter side to keep, ``SMALLEST_CROP`` to 1; 1 if no nucleus is found.
+    """Share of the shorter edge to keep, ``SMALLEST_CROP`` to 1; 1 if no nucleus is found.
 
     Args:
         images: uint8 (H, W, 3) each, of any size.
@@ -36,7 +51,7 @@ def estimate_center_crop(images: Sequence[NDArray[np.uint8]]) -> float:
 
 
 def nucleus_share(image: NDArray[np.uint8]) -> float:
-    """Equivalent diameter of the central nucleus over the shorter side; 0 if there is none."""
+    """Equivalent diameter of the central nucleus over the shorter edge; 0 if there is none."""
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

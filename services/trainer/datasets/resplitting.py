@@ -7,17 +7,15 @@ anything is trained on it, as an uploaded dataset's split is.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from services.common import resource_names
 from services.common.errors import AlreadyExists
-from services.common.images.codec import decode_image
 from services.common.resource_names import DATASETS
 from services.common.store.artifacts import ArtifactStore
-from services.common.store.code_version import code_version
 from services.trainer.config import TrainerSettings
-from services.trainer.datasets.center_crop import estimate_center_crop
+from services.trainer.datasets.center_crop import crop_of_files, crop_sample
+from services.trainer.datasets.manifest import dataset_manifest
 from services.trainer.datasets.reading import (
     digests_of_split,
     image_home,
@@ -31,7 +29,6 @@ from services.trainer.datasets.splitting import (
     group_images,
     split_images,
 )
-from services.trainer.datasets.upload import MAX_CROP_IMAGES
 
 
 def resplit(
@@ -63,26 +60,18 @@ def resplit(
             name = resource_names.build(DATASETS, dataset_id)
             raise AlreadyExists(name, "it holds another split; use another id")
         return existing
-    train = sorted(digest for each in new.classes for digest in each.train)
     draft = store.new_draft(tenant, DATASETS, dataset_id)
     draft.commit(
-        {
-            "parents": [source["name"]],
-            "seed": split.seed,
-            "settings": {"split": asdict(split)},
-            "code_version": code_version(),
-            "metrics": {},
-            "digests": train,
-            "body": {
-                "display_name": body["display_name"],
-                "images": body["images"],
-                "images_of": resource_names.build(DATASETS, image_home(source)),
-                "center_crop": _crop(store, tenant, source, new, settings),
-                "split_digest": new.digest,
-                "notices": list(new.notices),
-                "classes": {each.class_id: asdict(each) for each in new.classes},
-            },
-        }
+        dataset_manifest(
+            display_name=body["display_name"],
+            settings=split,
+            split=new,
+            center_crop=_crop(store, tenant, source, new, settings),
+            images=body["images"],
+            notices=(),
+            origin={"images_of": resource_names.build(DATASETS, image_home(source))},
+            parents=[source["name"]],
+        )
     )
     return store.get_manifest(tenant, DATASETS, dataset_id)
 
@@ -130,10 +119,5 @@ def _crop(
     new: Split,
     settings: TrainerSettings,
 ) -> float:
-    digests = sorted(digest for each in new.classes for digest in each.train)
-    sample = digests[:: max(1, len(digests) // MAX_CROP_IMAGES)]
-    arrays = [
-        decode_image(data, digest, settings.image_limits)
-        for digest, data in read_in_order(store, tenant, image_home(source), sample)
-    ]
-    return round(float(estimate_center_crop(arrays)), 3)
+    sample = read_in_order(store, tenant, image_home(source), crop_sample(new.train))
+    return crop_of_files((data for _, data in sample), settings.image_limits)

@@ -27,6 +27,7 @@ TEST_SHARE = 0.2
 #: Digests cover the reasons: one that is worded anew is digested in its first wording.
 _WORDING_IN_DIGESTS = ("near-duplicates", "near-" + "copies")
 
+
 @dataclass(frozen=True)
 class ImageRecord:
     """One real image of a dataset; ``phash`` is the perceptual hash as 16 hex digits."""
@@ -82,6 +83,11 @@ class Split:
     classes: tuple[ClassSplit, ...]
     notices: tuple[str, ...]
     digest: str
+
+    @property
+    def train(self) -> list[str]:
+        """Digests of the training images of all classes, sorted."""
+        return sorted(digest for each in self.classes for digest in each.train)
 
 
 def split_images(images: Sequence[ImageRecord], settings: SplitSettings, path: str) -> Split:

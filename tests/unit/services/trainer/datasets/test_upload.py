@@ -110,10 +110,10 @@ def test_a_bad_image_is_named(store, settings, tmp_path: Path, data: bytes, prob
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
-def test_what_the_generator_drew_is_no_real_image(store, settings, format: str) -> None:
+def test_a_generated_image_is_no_real_image(store, settings, format: str) -> None:
     with (
         DatasetUpload(store, "lab", HEADER, settings) as upload,
-        pytest.raises(InvalidArgument, match="a trained model drew it") as caught,
+        pytest.raises(InvalidArgument, match="is marked as generated") as caught,
     ):
         upload.add("monocyte", "m.png", "", encode_image(cell(1), format, synthetic=True))
     assert caught.value.field == "image.data" and "'m.png'" in caught.value.problem

@@ -1,0 +1,63 @@
+"""The manifest of a dataset, as an upload, an import and a further split write it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, TypedDict
+
+from services.common.store.code_version import code_version
+from services.trainer.datasets.splitting import Split, SplitSettings
+
+
+class StoredImage(TypedDict):
+    """What a manifest says of one image; ``phash`` is 16 hex digits, sizes are pixels."""
+
+    class_id: str
+    file_name: str
+    patient_id: str
+    phash: str
+    width: int
+    height: int
+
+
+def dataset_manifest(
+    *,
+    display_name: str,
+    settings: SplitSettings,
+    split: Split,
+    center_crop: float,
+    images: Mapping[str, StoredImage],
+    notices: Sequence[str],
+    origin: Mapping[str, str],
+    parents: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The manifest to commit.
+
+    Args:
+        display_name: Free text.
+        settings: How the images were split.
+        split: The split.
+        center_crop: Share of the shorter edge to keep, above 0, at most 1.
+        images: By SHA-256 (hex).
+        notices: What a user must know, before what the split adds.
+        origin: ``content_digest`` of an upload, or ``images_of`` the dataset that holds the images.
+        parents: Artifacts that it was made of.
+    """
+    return {
+        "parents": list(parents),
+        "seed": settings.seed,
+        "settings": {"split": asdict(settings)},
+        "code_version": code_version(),
+        "metrics": {},
+        "digests": split.train,
+        "body": {
+            "display_name": display_name,
+            "center_crop": center_crop,
+            "split_digest": split.digest,
+            "notices": [*notices, *split.notices],
+            "classes": {each.class_id: asdict(each) for each in split.classes},
+            "images": dict(images),
+            **origin,
+        },
+    }
