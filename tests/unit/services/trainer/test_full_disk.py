@@ -7,7 +7,6 @@ import errno
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -18,6 +17,7 @@ from services.common.store.artifacts import ArtifactStore
 from services.trainer.service import TrainerService
 from tests.support.few_shot import settings_for
 from tests.support.full_disk import Refused, fill, small_disk
+from tests.support.handler_context import HandlerContext
 from tests.support.trainer import CLASSES, png, upload_requests
 
 
@@ -35,27 +35,6 @@ class Stream:
         return False
 
 
-class Context:
-    """What Serve hands to a handler; keeps the status that was set."""
-
-    code, details = grpc.StatusCode.OK, ""
-
-    def invocation_metadata(self) -> list[tuple[str, str]]:
-        return []
-
-    def trailing_metadata(self) -> list[tuple[str, str]]:
-        return []
-
-    def set_code(self, code: grpc.StatusCode) -> None:
-        self.code = code
-
-    def set_details(self, details: str) -> None:
-        self.details = details
-
-    def set_trailing_metadata(self, metadata: Any) -> None:
-        pass
-
-
 def service(root: Path) -> TrainerService:
     settings = settings_for(root)
     migrate(settings.database_url)
@@ -63,14 +42,14 @@ def service(root: Path) -> TrainerService:
     return TrainerService(settings, ArtifactStore(settings.store_uri), database, lambda: None)
 
 
-def upload(trainer: TrainerService) -> Context:
-    context = Context()
+def upload(trainer: TrainerService) -> HandlerContext:
+    context = HandlerContext("local")
     requests = upload_requests(12, key="full")
     asyncio.run(trainer.UploadDataset(Stream(requests), context))
     return context
 
 
-def check_refused(context: Context, store: Path) -> None:
+def check_refused(context: HandlerContext, store: Path) -> None:
     assert context.code == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "full" in context.details and "cytosynth delete" in context.details
     assert str(store) not in context.details
@@ -92,7 +71,7 @@ def test_an_upload_that_the_store_has_no_room_for(
 def test_an_import_that_the_store_has_no_room_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer, context = service(tmp_path), Context()
+    trainer, context = service(tmp_path), HandlerContext("local")
     folder = tmp_path / "store/imports/local/cells"
     for number in range(8):
         path = folder / CLASSES[number % 2] / f"{number}.png"

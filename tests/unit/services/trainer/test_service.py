@@ -26,28 +26,7 @@ from tests.support.few_shot import (
     tiny_settings,
     upload_dataset,
 )
-
-
-class Context:
-    """What Serve hands to a handler; keeps the status that it set."""
-
-    code: grpc.StatusCode | None = None
-    details = ""
-
-    def invocation_metadata(self) -> list[tuple[str, str]]:
-        return [("x-cytosynth-tenant", TENANT)]
-
-    def trailing_metadata(self) -> list[tuple[str, str]]:
-        return []
-
-    def set_code(self, code: grpc.StatusCode) -> None:
-        self.code = code
-
-    def set_details(self, details: str) -> None:
-        self.details = details
-
-    def set_trailing_metadata(self, metadata: Any) -> None:
-        pass
+from tests.support.handler_context import HandlerContext
 
 
 @pytest.fixture
@@ -57,8 +36,8 @@ def trainer(tmp_path: Path) -> SimpleNamespace:
     store, database = ArtifactStore(settings.store_uri), JobDatabase(settings.database_url)
     service = TrainerService(settings, store, database, lambda: None)
 
-    def call(method: str, request: Any) -> tuple[Any, Context]:
-        context = Context()
+    def call(method: str, request: Any) -> tuple[Any, HandlerContext]:
+        context = HandlerContext(TENANT)
         return asyncio.run(getattr(service, method)(request, context)), context
 
     return SimpleNamespace(settings=settings, store=store, database=database, call=call)

@@ -21,6 +21,7 @@ from services.trainer.adapters.latents import encode_images
 from services.trainer.adapters.recipe import AdapterSettings
 from services.trainer.adapters.training import train_adapter
 from tests.support.fakes import IMAGE_SIZE_PX, load_lora
+from tests.support.few_shot import MemoryCheckpoints
 
 CLASSES = ("basophil", "lymphocyte")
 
@@ -31,23 +32,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-class MemoryCheckpoints:
-    """Checkpoints in memory, one due every ``every`` steps."""
-
-    def __init__(self, every: int = 10**9) -> None:
-        self.every, self.asked, self.last = every, 0, None
-
-    def load(self) -> tuple[dict[str, Any], dict[str, bytes]] | None:
-        return self.last
-
-    def due(self) -> bool:
-        self.asked += 1
-        return self.asked % self.every == 0
-
-    def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
-        self.last = (state, files)
 
 
 class StopAt:
