@@ -1,1 +1,1 @@
-"""Reads image files: the right pixels, or a refusal that names the reason and the remedy."""
+"""Reads image files: the right pixels, or a refusal with its reason."""

@@ -3,7 +3,7 @@
 Conversion is relative colorimetric with black-point compensation: white stays white, and colours
 that sRGB holds are kept. A profile that moves no colour by more than ``SAME_COLOR`` levels is taken
 for sRGB, and the pixels stay as they are. A profile that cannot be read, or is of another kind of
-image, is ignored with a warning in the log, as browsers do.
+image, is ignored with a warning in the log, as in browsers.
 
 A PNG without a profile may state its colours by cICP, or by gAMA and cHRM. What differs from sRGB
 there is refused. A TIFF may state primaries, which are treated alike.
@@ -39,15 +39,15 @@ _log = logging.getLogger(__name__)
 
 
 def embedded_profile(image: Image.Image, data: bytes, name: str) -> bytes | None:
-    """The ICC profile of an open image file, None if it has none.
+    """Finds the ICC profile of an open image file, None if there is none.
 
     Args:
-        image: As opened.
-        data: The file.
+        image: Image as opened.
+        data: Content of the file.
         name: What the log calls the image.
 
     Raises:
-        UnreadableImageError: If it states, without a profile, colours that are not sRGB.
+        UnreadableImageError: If the file states colours other than sRGB by other means.
     """
     profile = image.info.get("icc_profile") or _bmp_profile(data)
     if profile:
@@ -68,12 +68,12 @@ def srgb_from_profile(image: Image.Image, profile: bytes, name: str) -> Image.Im
     """Converts an image from the colour space of ``profile`` to sRGB.
 
     Args:
-        image: Of any mode without alpha.
+        image: Image of any mode without alpha.
         profile: ICC profile.
         name: What the log calls the image.
 
     Returns:
-        RGB; or the image itself, where the profile is sRGB or ignored.
+        The image as RGB; unchanged where the profile is sRGB or is ignored.
     """
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -119,7 +119,7 @@ def _apply(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.I
 
 
 def _bmp_profile(data: bytes) -> bytes | None:
-    """The profile of a bitmap with the header BITMAPV5HEADER, which Pillow does not read."""
+    """ICC profile of a bitmap (BITMAPV5HEADER), which Pillow does not read."""
     if data[:2] != b"BM" or int.from_bytes(data[14:18], "little") != 124 or data[70:74] != b"DEBM":
         return None
     offset, size = (int.from_bytes(data[at : at + 4], "little") for at in (126, 130))

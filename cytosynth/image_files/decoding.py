@@ -1,4 +1,4 @@
-"""Decodes untrusted image files: one rule for the services and for the review of cells.
+"""Decodes untrusted image files by one rule for services and review.
 
 What a file states about its samples is honoured or the file is refused:
 
@@ -11,7 +11,7 @@ What a file states about its samples is honoured or the file is refused:
   floating-point samples and CIELab are refused.
 - *Colour.* An embedded ICC profile is converted to sRGB, see ``color_spaces``.
 - *Transparency.* Pixels are composited over white. An alpha channel that hides the whole image is
-  ignored with a warning in the log, because writers leave such a channel at 0.
+  ignored with a warning in the log, because some writers leave the channel at 0.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def decode_rgb(data: bytes, name: str, limits: ImageLimits = DEFAULT_LIMITS) -> 
     """Decodes one image file, upright (EXIF), as uint8 sRGB (H, W, 3).
 
     Args:
-        data: The encoded file.
+        data: Content of the file.
         name: What the log calls it, for example a request field or a file name.
         limits: Checked on the header, before any pixel is decoded.
 
@@ -165,7 +165,7 @@ def _to_rgb(image: Image.Image, samples: Samples, profile: bytes | None, name: s
         image = _grey_of_16_bits(image, samples)
     elif samples.bits > 8:  # Pillow has kept the high byte of each sample
         _check_scale(max(_largest(band) for band in _color_bands(image)) * 257, samples)
-    if image.mode == "La":  # which has no way to RGBA
+    if image.mode == "La":  # Pillow does not convert it to RGBA
         image = image.convert("LA")
     has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
     if has_alpha:
@@ -181,7 +181,7 @@ def _to_rgb(image: Image.Image, samples: Samples, profile: bytes | None, name: s
 
 
 def _grey_of_16_bits(image: Image.Image, samples: Samples) -> Image.Image:
-    """Grey of 8 bits, with an alpha channel where the file makes one value transparent."""
+    """Grey of 8 bits, with alpha where one value is transparent."""
     values = np.asarray(image).astype(np.uint32)
     largest = int(values.max())
     if samples.scale is None:

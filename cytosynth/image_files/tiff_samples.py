@@ -1,7 +1,7 @@
-"""What a TIFF file states about its samples, and whether Pillow reads them rightly.
+"""Samples of a TIFF file, and the layouts that Pillow misreads.
 
 Tags are those of TIFF 6.0 (https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf). Pillow
-12 and 13 misread three layouts without a word: separate planes of other than 8 bits, inverted grey
+13 misreads three layouts without an error: uncompressed planes of other than 8 bits, inverted grey
 of 16 bits, and uncompressed YCbCr with subsampled colour.
 """
 
@@ -31,9 +31,9 @@ class Samples:
     """The samples of an image file.
 
     Attributes:
-        bits: Per sample, as stored.
+        bits: Bits of a stored sample.
         scale: Largest value, if the file states one; None is the full range of ``bits``.
-        is_inverted: Whether 0 is white and Pillow does not know.
+        is_inverted: Whether 0 is white and Pillow leaves the samples so.
     """
 
     bits: int
@@ -106,7 +106,7 @@ def _is_plain(photometric: int, num_planes: int, extra_samples: tuple[int, ...])
 
 
 def _plan_16_bit_planes(image: TiffImageFile) -> None:
-    """Gives every tile the decoder of its plane: Pillow takes one letter of "RGB;16L" for it."""
+    """Gives every tile the reader of its plane; Pillow's is a letter of "RGB;16L"."""
     order = "B" if image.tag_v2.prefix == b"MM" else "L"
     per_plane = len(image.tile) // 3
     for number, tile in enumerate(image.tile):

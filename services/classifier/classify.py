@@ -1,4 +1,4 @@
-"""From encoded images to class probabilities.
+"""Classification: encoded images to class probabilities.
 
 The answer to an image does not depend on the other images of its batch: batches are padded to one
 of a few sizes. Between sizes the arithmetic may round differently, by less than 1e-5 in a
@@ -23,7 +23,7 @@ MAX_NAMED = 16
 
 @dataclass(frozen=True)
 class Classification:
-    """Probabilities of one image by class id, most probable first; they sum to 1."""
+    """Probabilities of one image by class, the most probable first."""
 
     probabilities: tuple[tuple[str, float], ...]
 

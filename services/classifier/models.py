@@ -142,7 +142,7 @@ class ModelRegistry:
         return self._aliases.list(tenant)
 
     def load(self, tenant: str, classifier_id: str) -> LoadedModel:
-        """Returns the version from the cache, or loads it; one loads at a time.
+        """Returns the version from the cache, or loads it.
 
         Raises:
             NotFound: If the version does not exist.

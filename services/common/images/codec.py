@@ -39,8 +39,8 @@ def decode_image(data: bytes, field: str, limits: ImageLimits = DEFAULT_LIMITS) 
     """Decodes one image file by the rule of ``cytosynth.image_files.decoding``.
 
     Args:
-        data: The encoded file.
-        field: What to call it in an error, for example ``images[3]`` or a file name.
+        data: Content of the file.
+        field: Name of the image in an error, for example ``images[3]`` or a file name.
         limits: Checked on the header, before any pixel is decoded.
 
     Raises:
@@ -54,11 +54,11 @@ def decode_image(data: bytes, field: str, limits: ImageLimits = DEFAULT_LIMITS) 
 
 
 def encode_image(array: RgbImage, format: str = "PNG", synthetic: bool = False) -> bytes:
-    """Encodes an RGB image as "PNG", "JPEG" (quality 95, full chroma) or "WEBP" (lossless).
+    """Encodes an RGB image as PNG, JPEG or WebP.
 
     Args:
         array: Image, (H, W, 3).
-        format: One of the three.
+        format: "PNG", "JPEG" (quality 95, full chroma) or "WEBP" (lossless).
         synthetic: Whether the file's XMP states that a trained model generated it (IPTC Digital
             Source Type, https://cv.iptc.org/newscodes/digitalsourcetype/).
     """
@@ -79,7 +79,7 @@ def encode_image(array: RgbImage, format: str = "PNG", synthetic: bool = False) 
 
 
 def is_marked_synthetic(data: bytes) -> bool:
-    """Whether an image file states in its XMP that a trained model generated it."""
+    """Whether an image file's XMP states that a trained model generated it."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         packet = image.info.get("xmp", b"")
     packet = packet.encode() if isinstance(packet, str) else packet

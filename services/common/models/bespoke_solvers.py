@@ -1,11 +1,11 @@
 """Bespoke solvers: few sampling steps whose coefficients were fitted to one base.
 
-A solver of a few steps is a handful of numbers: timesteps, and weights of the starting noise and
-of the UNet's outputs so far. The numbers are fitted by gradient descent to end where many steps
-end, and come much nearer to it than formulas do (Shaul et al., "Bespoke Non-Stationary Solvers",
-arXiv 2403.01329). Being few, they also suit adapters that they were not fitted with. Guided steps
-come first. Their guidance (the output with the prompt less that without) acts in later steps too,
-which then cost one evaluation. After step *k* the sample is
+A solver of a few steps is a handful of numbers: timesteps, and weights of the starting noise and of
+the UNet's outputs so far. Gradient descent fits the numbers to end where many steps end, which
+formulas do less well (Shaul et al., "Bespoke Non-Stationary Solvers", arXiv 2403.01329). Being few,
+they also suit adapters that they were not fitted with. Guided steps come first. Their guidance (the
+output with the prompt less that without) acts in later steps too, which then cost one evaluation.
+After step *k* the sample is
 
     starts[k] * noise + sum over j <= k of outputs[k][j] * output_j + guidances[k][j] * guidance_j
 
@@ -32,7 +32,7 @@ MAX_NUM_KEPT = 6
 
 @dataclass(frozen=True)
 class BespokeSolver:
-    """Coefficients fitted to one base, K steps of which the first G are guided.
+    """Coefficients of K steps fitted to one base; the first G are guided.
 
     The base's revision leaves its solver out: what was trained on the base still fits.
 

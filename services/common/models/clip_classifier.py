@@ -1,4 +1,4 @@
-"""CLIP as a classifier: open_clip with LoRA on both towers, class prompts as text."""
+"""CLIP as a classifier: LoRA on both towers, class prompts as text."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def split_attention(model: nn.Module) -> None:
 def lora_targets(model: nn.Module, mlp: bool) -> list[str]:
     """Names of the layers that carry LoRA.
 
-    These are the attention's, and with ``mlp`` every other Linear and convolution of both towers.
+    LoRA wraps the attention, and with ``mlp`` every other Linear and convolution of both towers.
     Exceptions are the patch embedding, and attention pooling, which reads raw weights.
     """
     names = []

@@ -19,7 +19,7 @@ _lock = threading.RLock()
 
 
 def builds_models(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Decorates a function that builds layers: one such call runs at a time."""
+    """Decorates a function that builds layers: one call runs at a time."""
 
     @wraps(function)
     def alone(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:

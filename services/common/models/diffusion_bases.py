@@ -1,7 +1,7 @@
 """Base diffusion models: their folders, revisions and loading.
 
-A base is a folder below the models folder. The folder holds either a diffusers pipeline
-(``model_index.json`` and its parts) or, for a model kept elsewhere, only a
+A base is a folder below the models folder. The folder holds a diffusers pipeline
+(``model_index.json`` and its parts). For a model kept elsewhere, the folder holds only a
 ``manifest.json`` whose ``location`` is a folder or hub id and whose ``revision`` pins it::
 
     {"name": "sd21-base", "kind": "diffusion_base", "image_size_px": 512,
@@ -58,7 +58,7 @@ TINY_DECODER = "vae_tiny"
 
 @dataclass(frozen=True)
 class TinyDecoder:
-    """Location of a base's second decoder, and the digest or commit of its files.
+    """Location of a base's second decoder, and the revision of its files.
 
     The base's revision leaves this decoder out: what was trained on the base still fits.
     """
@@ -97,7 +97,7 @@ class Base:
 
     @property
     def image_size_px(self) -> int:
-        """Size of its images in pixels, read without loading the model; 0 if unknown."""
+        """Size of its images, pixels; 0 if unknown without loading the model."""
         if "image_size_px" in self.manifest:
             return int(self.manifest["image_size_px"])
         folder = Path(self.location)

@@ -16,7 +16,7 @@ class ImageClassifier(nn.Module):
     config: ClassifierConfig
 
     def logits(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        """Logits (B, classes) of RGB images (B, 3, image_size, image_size) in 0 to 1."""
+        """Logits (B, classes) of RGB images (B, 3, H, W) from 0 to 1."""
         raise NotImplementedError
 
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:

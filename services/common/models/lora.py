@@ -35,7 +35,7 @@ TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """Layers that get LoRA matrices, and the size of these (Hu et al. 2021).
+    """Layers that get LoRA matrices, and their rank (Hu et al. 2021).
 
     Targets are the ends of module names; targets that a base does not have are skipped.
     """
@@ -110,7 +110,7 @@ def lora_parameters(pipeline: Pipeline) -> dict[str, torch.nn.Parameter]:
 
 @builds_models
 def load_lora(pipeline: Pipeline, data: bytes) -> None:
-    """Loads a LoRA file into UNet and text encoders with diffusers; undone by ``remove_lora``."""
+    """Loads a LoRA file into UNet and text encoders; ``remove_lora`` undoes it."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / WEIGHTS_FILE).write_bytes(data)
         pipeline.load_lora_weights(folder, weight_name=WEIGHTS_FILE, adapter_name=ADAPTER_NAME)

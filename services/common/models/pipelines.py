@@ -57,7 +57,11 @@ def encode_prompts(pipeline: Pipeline, prompts: Sequence[str]) -> PromptEmbeddin
 
 
 def decode_latents(pipeline: Pipeline, latents: torch.Tensor) -> torch.Tensor:
-    """Pixels (N, 3, H, W) in [-1, 1], roughly, from scaled latents (N, C, H/8, W/8)."""
+    """Decodes scaled latents (N, C, H/8, W/8) to pixels.
+
+    Returns:
+        Pixels (N, 3, H, W), about -1 to 1.
+    """
     import torch
 
     config = pipeline.vae.config

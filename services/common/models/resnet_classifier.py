@@ -21,7 +21,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class SmallMapConv2d(nn.Conv2d):
-    """A convolution that CPUs train as a matrix product where its output map is tiny.
+    """A convolution that CPUs train as a matrix product on tiny maps.
 
     The last stage of a ResNet has maps of 2 x 2 at 64 px. There oneDNN copies each gradient of a
     kernel into another layout, which takes longer than computing it. With the kernel's rows as a
@@ -93,7 +93,7 @@ def load_initial_weights(model: ImageClassifier, base: ResNetBase) -> None:
         base: Base to load; torchvision's weights are downloaded, or come from torch's cache.
 
     Raises:
-        FailedPrecondition: If the file holds other tensors than such a ResNet's.
+        FailedPrecondition: If the file holds other tensors than a ResNet of that architecture has.
     """
     if base.weights.startswith(TORCHVISION):
         weights = torchvision_models.get_model_weights(base.architecture)

@@ -1,4 +1,4 @@
-"""Names of the sampler's presets, so that the trainer refuses a wrong one at once.
+"""Names of the sampler's presets, which the trainer checks at once.
 
 ``services/generator/presets.py`` defines what each preset does.
 """

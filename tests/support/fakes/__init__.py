@@ -1,4 +1,4 @@
-"""Tiny random models of the real classes, so that tests drive the real code in milliseconds."""
+"""Tiny random models of the real classes, for fast tests."""
 
 from tests.support.fakes.base_extras import (
     bespoke_solver,

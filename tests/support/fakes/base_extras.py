@@ -1,4 +1,4 @@
-"""What a tiny base may have beside it: second decoder, LoRAs, solver."""
+"""Extras of a tiny base: second decoder, LoRAs, solver."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def random_lora(folder: Path, seed: int, rank: int = 4, scale: float = 0.5) -> d
 
 
 def write_distillation_lora(folder: Path, num_steps: int = 2, seed: int = 9) -> Path:
-    """Give the base in ``folder`` a random distillation LoRA beside it; returns the LoRA file."""
+    """Adds a random distillation LoRA to a base; returns its file."""
     beside = folder.parent / f"{folder.name}-distilled"
     beside.mkdir(exist_ok=True)
     [(name, data)] = random_lora(folder, seed, scale=0.3).items()

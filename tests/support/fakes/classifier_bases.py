@@ -16,7 +16,7 @@ def write_tiny_clip(
     digests: Sequence[str] = (),
     phashes: Sequence[str] = (),
 ) -> Path:
-    """Write a random open_clip ViT (32 px, two layers a tower) as a CLIP base folder."""
+    """Writes a random open_clip ViT (32 px, two layers) as a CLIP base."""
     import open_clip
     from safetensors.torch import save_file
 

@@ -155,7 +155,7 @@ def _write(
     class_ids: Sequence[str] | None,
     digests: Sequence[str],
 ) -> Path:
-    # Fresh conv_out weights are near zero in effect; larger ones make classes tell apart.
+    # Fresh conv_out weights are near zero in effect; larger ones tell classes apart.
     with torch.no_grad():
         pipeline.unet.conv_out.weight.mul_(4)
     pipeline.save_pretrained(folder, safe_serialization=True)

@@ -18,7 +18,7 @@ SRGB = np.array(
 
 
 def rgb_profile(primaries: np.ndarray, gamma: float) -> bytes:
-    """A profile of three primaries, the columns of XYZ (3, 3) at D50, and one gamma."""
+    """A profile of primaries, columns of XYZ (3, 3) at D50, and one gamma."""
     tags = {b"wtpt": _xyz(D50)}
     for column, letter in enumerate("rgb"):
         tags[f"{letter}XYZ".encode()] = _xyz(primaries[:, column])
@@ -27,7 +27,7 @@ def rgb_profile(primaries: np.ndarray, gamma: float) -> bytes:
 
 
 def srgb_profile() -> bytes:
-    """sRGB as cameras and scanners embed it: a table of 1024 values in place of the formula."""
+    """sRGB as cameras embed it, a table of 1024 values."""
     signal = np.linspace(0, 1, 1024)
     light = np.where(signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4)
     table = [round(value) for value in light * 65535]

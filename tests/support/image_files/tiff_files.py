@@ -1,4 +1,4 @@
-"""TIFF files with chosen tags, written byte by byte: the tests know every sample."""
+"""TIFF files with chosen tags and samples, written byte by byte."""
 
 from __future__ import annotations
 

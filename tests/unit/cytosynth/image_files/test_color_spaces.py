@@ -1,4 +1,4 @@
-"""Colour spaces: profiles become sRGB, and what cannot be honoured is refused or logged."""
+"""Colour spaces become sRGB, or are refused or logged."""
 
 from __future__ import annotations
 

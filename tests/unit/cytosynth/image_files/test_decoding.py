@@ -1,4 +1,4 @@
-"""Untrusted image files: each is decoded rightly, or refused with the reason and a remedy."""
+"""Untrusted image files are decoded rightly or refused with a remedy."""
 
 import io
 import struct
@@ -51,7 +51,7 @@ def png_of_size(width: int, height: int) -> bytes:
 
 
 def png_16_bit(pixels: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of 16-bit samples (H, W, 1 to 4): grey, grey and alpha, RGB or RGBA."""
+    """A PNG of 16-bit samples (H, W, 1 to 4)."""
     height, width, channels = pixels.shape
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)

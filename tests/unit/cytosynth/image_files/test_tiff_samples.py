@@ -1,4 +1,4 @@
-"""TIFF files: every stated layout, depth and meaning of samples is read rightly or refused."""
+"""TIFF files are read rightly in every stated layout, or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classifying: versions, aliases, few models in memory, and answers free of batch-mates."""
+"""Classification: versions, aliases, the model cache, independent answers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_probabilities_are_ranked_and_sum_to_one(registry: ModelRegistry) -> Non
         assert {class_id for class_id, _ in answer.probabilities} == set(CLASSES)
 
 
-def test_answer_is_bit_identical_whatever_its_batch_mates(registry: ModelRegistry) -> None:
+def test_answer_is_bit_identical_in_every_batch(registry: ModelRegistry) -> None:
     model = registry.load(TENANT, "model-1")
     arrays = some_arrays(registry, 20)
     together = table(classify(model, arrays))

@@ -1,4 +1,4 @@
-"""Bespoke solvers: a valid file is read, and an invalid one is refused with its fault."""
+"""Bespoke solvers: valid files are read, invalid ones refused."""
 
 from __future__ import annotations
 

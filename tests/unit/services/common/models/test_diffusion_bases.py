@@ -1,4 +1,4 @@
-"""Bases: found by name, pinned by content, loaded as one kind or the other."""
+"""Bases are found by name, pinned by content and loaded."""
 
 from __future__ import annotations
 

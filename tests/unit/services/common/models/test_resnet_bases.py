@@ -1,4 +1,4 @@
-"""A ResNet base gives a classifier its first weights, and is refused where it does not fit."""
+"""ResNet bases give classifiers their first weights, or are refused."""
 
 from __future__ import annotations
 
