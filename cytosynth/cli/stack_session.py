@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,8 +87,22 @@ def _services(keep: bool, meter: show.Meter, stops: list[bool]) -> Iterator[tupl
         if keep:
             meter.say(f"The services stay up at {info.address}; `cytosynth down` stops them.")
         else:
-            meter.update("stopping services")
-            local_stack.down()
+            meter.update("stopping services; jobs save a checkpoint")
+            with _uninterrupted():
+                local_stack.down()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C for a while: half a stop would leave processes and lose a checkpoint."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _answers(client: Client) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -111,7 +113,12 @@ def test_ctrl_c_on_a_stack_of_its_own_says_that_the_job_waits(
 ) -> None:
     calls: list[str] = []
     monkeypatch.setattr(local_stack, "up", lambda *_, **__: own_stack(toy.address, tmp_path))
-    monkeypatch.setattr(local_stack, "down", lambda *_: calls.append("down"))
+
+    def down() -> None:
+        os.kill(os.getpid(), signal.SIGINT)  # Pressed twice.
+        calls.append("down")
+
+    monkeypatch.setattr(local_stack, "down", down)
     Interrupting(monkeypatch)
     command = ["study", "--data", str(cells), "--out", str(tmp_path / "out")]
     assert main(command) == 130
