@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from deploy.monitoring.dashboards import BOARDS
+from deploy.monitoring.boards import BOARDS
 from deploy.monitoring.panels import dashboard_json
 
 FOLDER = Path(__file__).resolve().parent

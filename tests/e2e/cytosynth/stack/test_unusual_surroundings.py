@@ -15,7 +15,7 @@ from cytosynth.stack.runtime_dir import LINK, LONGEST_PARENT
 from cytosynth.stack.state import StackFiles
 
 REPOSITORY = Path(__file__).resolve().parents[4]
-TOYS = "tests.support.toy_apps:build_apps"
+TOYS = "tests.support.servers.toy_apps:build_apps"
 START_SECONDS = 240.0
 DEAD_PROXY = "http://127.0.0.1:9"
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")

@@ -1,0 +1,17 @@
+"""Names of series, and expressions, that several dashboards share."""
+
+from __future__ import annotations
+
+CALLS = "ray_cytosynth_calls_total"
+CALL_SECONDS = "ray_cytosynth_call_seconds_bucket"
+PREDICTIONS = "ray_cytosynth_classifier_predictions_total"
+GENERATOR = "ray_cytosynth_generator_"
+
+
+def quantiles(bucket: str, selector: str = "") -> dict[str, str]:
+    """Median and 95th percentile of a histogram."""
+    return {
+        f"p{percent}": f"histogram_quantile(0.{percent}, "
+        f"sum by (le) (rate({bucket}{selector}[5m])))"
+        for percent in (50, 95)
+    }
