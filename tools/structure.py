@@ -77,9 +77,9 @@ def size_problems(texts: Mapping[PurePosixPath, str]) -> list[str]:
 def test_problems(texts: Mapping[PurePosixPath, str], folders: set[PurePosixPath]) -> list[str]:
     """Tests that lie elsewhere than what they test.
 
-    ``tests/<kind>/<folder>/test_<topic>.py`` tests ``<folder>``: its topic begins with the name of
-    a file or folder there or with the folder's own name, or it imports from there or names the
-    folder's path.
+    ``tests/<kind>/<folder>/test_<topic>.py`` tests ``<folder>``.  The topic of a unit test begins
+    with the name of a file or folder there or with the folder's own name, or the test imports from
+    there or names the folder's path.  Other kinds name a behaviour of the whole.
     """
     names: dict[PurePosixPath, set[str]] = defaultdict(set)
     for path in [*texts, *folders]:
@@ -93,7 +93,7 @@ def test_problems(texts: Mapping[PurePosixPath, str], folders: set[PurePosixPath
             continue
         if folder not in folders:
             problems.append(f"{path}: there is no folder {folder} to test")
-        elif path.name.startswith("test_"):
+        elif path.parts[1] == "unit" and path.name.startswith("test_"):
             topic = path.stem.removeprefix("test_")
             known = any(
                 f"{topic}_".startswith(f"{name}_") for name in names[folder] | {folder.name}
