@@ -1,4 +1,4 @@
-"""Does a base draw the class it is asked for?  An independent classifier is the judge.
+"""Does a base give the class it is asked for?  An independent classifier is the judge.
 
     python -m benchmarks.generator.class_agreement --base cyto-small \\
         --data ../shared/data/wbc-pbc-barcelona
@@ -37,7 +37,7 @@ JUDGE_FILE = "judge.safetensors"
 
 def train_judge(corpus: Corpus, class_ids: list[str], num_steps: int) -> ImageClassifier:
     """A ResNet-18 on ``corpus``, class-balanced and augmented as the trainer does it."""
-    recipe = recipe_from_spec({"settings": {"num_steps": num_steps, "batch_size": 64}}, "")
+    hyperparameters = recipe_from_spec({"settings": {"num_steps": num_steps, "batch_size": 64}}, "")
     config = ClassifierConfig("resnet18", tuple(class_ids), SIZE_PX)
     torch.manual_seed(0)
     judge = build_model(config, Path("models"))
@@ -48,7 +48,7 @@ def train_judge(corpus: Corpus, class_ids: list[str], num_steps: int) -> ImageCl
             print(f"judge: step {step} of {total}, loss {losses['loss_real']:.3f}", flush=True)
 
     images = LabelledImages(corpus.images, labels)
-    train(judge, images, None, recipe, torch.device("cpu"), report, NoCheckpoints())
+    train(judge, images, None, hyperparameters, torch.device("cpu"), report, NoCheckpoints())
     return judge
 
 
@@ -60,15 +60,15 @@ def judged(judge: ImageClassifier, images: np.ndarray) -> np.ndarray:
 
 
 def synthesize(base: str, class_ids: list[str], per_class: int, settings: SamplerSettings):
-    """uint8 images (classes, per_class, H, W, 3) drawn by ``base`` without an adapter."""
+    """uint8 images (classes, per_class, H, W, 3) of ``base`` without an adapter."""
     studio = InProcess()
-    images = studio.draw([studio.plan(dict.fromkeys(class_ids, per_class), settings, base)])
-    drawn = np.stack([pixels(image) for image in images])
-    return drawn.reshape(len(class_ids), per_class, *drawn.shape[1:])
+    images = studio.generate([studio.plan(dict.fromkeys(class_ids, per_class), settings, base)])
+    stacked = np.stack([pixels(image) for image in images])
+    return stacked.reshape(len(class_ids), per_class, *stacked.shape[1:])
 
 
 def main() -> None:
-    """Train (or load) the judge, draw, count, write."""
+    """Train (or load) the judge, generate, count, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="wbc-pbc-barcelona folder")
     parser.add_argument("--base", default="cyto-small")

@@ -1,4 +1,4 @@
-"""The script that people draw synthetic cells with today, measured a batch at a time.
+"""The script that people generate synthetic cells with today, measured batch by batch.
 
 As the code of CytoDiff (arXiv 2507.05063) does it: the pipeline built anew for every class,
 ``load_lora_weights``, batches of 10, 50 steps, guidance 2.0, PNG to disk.  In its best honest
@@ -26,26 +26,26 @@ BATCH = 10
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class SeedRecipe:
-    """The script, ready to draw its next batch."""
+class BaselineScript:
+    """The script, ready for its next batch."""
 
     def __init__(
         self, base: Path, adapters: dict[str, bytes], dtype: str, num_threads: int
     ) -> None:
-        """``adapters``: LoRA files by class, drawn in turn; ``dtype``: one of ``DTYPES``."""
+        """``adapters``: LoRA files by class, used in turn; ``dtype``: one of ``DTYPES``."""
         self._base, self._dtype, self._num_threads = base, DTYPES[dtype], num_threads
         self._classes: Iterator[tuple[str, bytes]] = cycle(adapters.items())
         self._num_batches = 0
 
     def images_per_second(self) -> float:
-        """Over one batch of the next class, files included, loading not."""
+        """Rate of one batch of the next class, files included, loading not."""
         class_id, weights = next(self._classes)
         torch.set_num_threads(self._num_threads)
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
             pipeline = self.load(Path(folder), weights)
-            self.draw(pipeline, class_id, Path(folder), num_steps=1)  # kernels chosen
+            self.generate(pipeline, class_id, Path(folder), num_steps=1)  # kernels chosen
             started = time.monotonic()
-            self.draw(pipeline, class_id, Path(folder), PRESETS["paper"].num_steps)
+            self.generate(pipeline, class_id, Path(folder), PRESETS["paper"].num_steps)
             return BATCH / (time.monotonic() - started)
 
     def load(self, folder: Path, weights: bytes) -> Any:
@@ -62,7 +62,7 @@ class SeedRecipe:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def draw(self, pipeline: Any, class_id: str, out: Path, num_steps: int) -> None:
+    def generate(self, pipeline: Any, class_id: str, out: Path, num_steps: int) -> None:
         """One batch, as PNG files in ``out``."""
         # The pipeline's own decoding hands AutoencoderDC, which cyto-small has, arguments that it
         # does not take (diffusers 0.42).

@@ -27,16 +27,17 @@ from services.generator.plan import (
     make_execution,
     make_plan,
 )
-from services.generator.presets import PRESETS, SamplerSettings
+from services.generator.presets import PRESETS, SamplerSettings, preset_of
 from services.generator.request import SynthesisRequest
 from services.generator.shard_renderer import ShardRenderer
 from services.generator.shards import Shard, cut
 
 MODELS = Path("models")
+BASE = "cyto-small"
 
 
 class InProcess:
-    """Draws as a replica does; every call waits for its images."""
+    """One replica's renderer; every call waits for its images."""
 
     def __init__(self, store_uri: str = "memory://benchmarks", models_dir: Path = MODELS):
         self.settings = GeneratorSettings(store_uri=store_uri, models_dir=models_dir)
@@ -59,11 +60,11 @@ class InProcess:
         extras = extra_revisions(found, sampler)
         return replace(plan, sampler=sampler, extra_revisions=extras)
 
-    def draw(self, plans: Sequence[SynthesisPlan]) -> list[SyntheticImage]:
+    def generate(self, plans: Sequence[SynthesisPlan]) -> list[SyntheticImage]:
         """The images of all plans at once, each plan's in order."""
-        return asyncio.run(self._draw(plans))
+        return asyncio.run(self._generate(plans))
 
-    async def _draw(self, plans: Sequence[SynthesisPlan]) -> list[SyntheticImage]:
+    async def _generate(self, plans: Sequence[SynthesisPlan]) -> list[SyntheticImage]:
         async def one(shard: Shard) -> list[SyntheticImage]:
             return [image async for batch in self.renderer.render(shard) for image in batch]
 
@@ -72,8 +73,13 @@ class InProcess:
         return [image for images in await asyncio.gather(*map(one, shards)) for image in images]
 
 
+def preset_on_base(name: str) -> SamplerSettings:
+    """The preset's settings on ``BASE``."""
+    return preset_of(name, resolve_base(BASE, MODELS))
+
+
 class Engines:
-    """Processes with an engine each, all drawing at once; idle between calls."""
+    """Processes with an engine each, all sampling at once; idle between calls."""
 
     def __init__(self, num_processes: int, base: str, files: dict[str, bytes]) -> None:
         """``files``: LoRA files by class, which become the adapter ``bench``."""
@@ -91,23 +97,23 @@ class Engines:
         self._pool.shutdown()
 
     def images_per_second(self, class_counts: dict[str, int], sampler: SamplerSettings) -> float:
-        """Of all engines together, with the adapter ``bench``."""
+        """Rate of all engines together, with the adapter ``bench``."""
         started = time.monotonic()
-        return len(self.draw(class_counts, sampler, "bench")) / (time.monotonic() - started)
+        return len(self.generate(class_counts, sampler, "bench")) / (time.monotonic() - started)
 
-    def draw(
+    def generate(
         self,
         class_counts: dict[str, int],
         sampler: SamplerSettings,
         adapter_id: str = "",
-        draw: int = 0,
+        replicate: int = 0,
     ) -> list[SyntheticImage]:
-        """As many images of each class, of seeds by process; another ``draw``: other noise."""
+        """As many images of each class; each process and ``replicate`` has its own seed."""
         tasks = []
         for i in range(self._num):
             share = {c: (n + i) // self._num for c, n in class_counts.items()}
-            seed = draw * self._num + i
-            tasks.append(self._pool.submit(_draw, share, sampler, self._base, adapter_id, seed))
+            seed = replicate * self._num + i
+            tasks.append(self._pool.submit(_generate, share, sampler, self._base, adapter_id, seed))
         return [image for task in tasks for image in task.result()]
 
 
@@ -120,7 +126,7 @@ def _start_engine(base: str, files: dict[str, bytes]) -> None:
     store_adapters(_studio.store, base, files)
 
 
-def _draw(
+def _generate(
     class_counts: dict[str, int],
     sampler: SamplerSettings,
     base: str,
@@ -129,7 +135,7 @@ def _draw(
 ) -> list[SyntheticImage]:
     assert _studio is not None
     plan = _studio.plan(class_counts, sampler, base, adapter_id, seed)
-    return _studio.draw([plan])
+    return _studio.generate([plan])
 
 
 def store_adapters(store: ArtifactStore, base_name: str, files: dict[str, bytes]) -> None:

@@ -3,12 +3,12 @@
     python -m benchmarks.generator.preset_quality --arm paper=out/paper --arm fast=out/fast
     python -m benchmarks.generator.preset_quality --arm ... --data ../shared/data/wbc-pbc-barcelona
 
-An arm is a folder of synthetic images, ``<class>/<image>``, drawn from the same image seeds in
+An arm is a folder of synthetic images, ``<class>/<image>``, from the same image seeds in
 every arm.  A ResNet-18 learns from one arm's images alone and is tested on images that are not
 synthetic: phantoms from laboratories of their own, or with ``--data`` real cells, less those that
 the base has seen.  Arms share their classifier seeds (weights, batches, augmentation) and their
 test images, so the difference of an arm to the first one is a paired one.  Its interval is over
-the test images and over the classifiers: both are drawn anew in every resample.
+the test images and over the classifiers: both are resampled.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ArmQuality:
         per_run: Macro-F1 of each classifier.
         difference: Mean minus that of the reference arm.
         difference_interval: Its 95 % bootstrap interval over test images and pairs of classifiers.
-        difference_per_run: Difference of each pair of classifiers (one draw, one seed).
+        difference_per_run: Difference of each pair of classifiers (one replicate, one seed).
     """
 
     macro_f1: float
@@ -85,14 +85,14 @@ def downstream_macro_f1(
         Answers on the test images, and their macro-F1 (0 to 1) over the tested classes.
     """
     class_ids = tuple(sorted({class_id for _, class_id in synthetic}))
-    recipe = recipe_from_spec({"settings": {"num_steps": num_steps, "seed": seed}}, "")
+    hyperparameters = recipe_from_spec({"settings": {"num_steps": num_steps, "seed": seed}}, "")
     torch.manual_seed(seed)
-    config = ClassifierConfig(recipe.architecture, class_ids, recipe.image_size)
+    config = ClassifierConfig(hyperparameters.architecture, class_ids, hyperparameters.image_size)
     model = build_model(config, MODELS)
     device = torch.device("cpu")
-    learned = _stacked(synthetic, class_ids, recipe.image_size)
-    train(model, learned, None, recipe, device, lambda *_: None, NoCheckpoints())
-    tested = _stacked(test, class_ids, recipe.image_size)
+    learned = _stacked(synthetic, class_ids, hyperparameters.image_size)
+    train(model, learned, None, hyperparameters, device, lambda *_: None, NoCheckpoints())
+    tested = _stacked(test, class_ids, hyperparameters.image_size)
     parts = [
         probabilities(model, tested.images[start : start + BATCH], device)
         for start in range(0, len(test), BATCH)
@@ -108,7 +108,7 @@ def compare_arms(
     """Every arm against ``reference``.
 
     Args:
-        runs: Answers of each arm's classifiers, one per draw of images and seed, all arms in one
+        runs: Answers of each arm's classifiers, one per replicate and seed, all arms in one
             order.
         reference: The arm to subtract.
 

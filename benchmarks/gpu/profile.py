@@ -102,7 +102,7 @@ def profile_step(setup: Setup, generator: InProcess, out: Path) -> Metrics:
 
 
 def full_batch(denoiser: Denoiser, adapters: Sequence[int]) -> list[Advance]:
-    """The first step of as many guided images as fill a batch; adapters and prompts take turns."""
+    """The first step of as many guided images as fill a batch; adapters and prompts alternate."""
     solver = build_solver("ddim", dict(denoiser.pipeline.scheduler.config), 50)
     prompts = denoiser.lora.prompts.filled
     timestep, matrix = float(solver.timesteps[0]), solver.steps[0]

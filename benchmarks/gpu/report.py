@@ -33,7 +33,7 @@ class Report:
 
         Args:
             path: Of the JSON.
-            time_limit: Seconds until all is given up, even within a call that never returns.
+            time_limit: Seconds until the process ends, even within a call that never returns.
             header: What was measured on.
             end_process: Called with an exit status when time runs out.
         """

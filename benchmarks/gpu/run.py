@@ -1,4 +1,4 @@
-"""What one GPU draws: the engine and plain diffusers on Stable Diffusion 2.1-base at 512 px.
+"""Throughput of one GPU: the engine and plain diffusers on Stable Diffusion 2.1-base at 512 px.
 
     python -m benchmarks.gpu.run [--out out/bench] [--minutes 8]      # on a CUDA device
     python -m benchmarks.gpu.run --tiny                               # on a CPU, in seconds

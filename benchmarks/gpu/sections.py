@@ -21,10 +21,10 @@ from benchmarks.gpu.workload import (
     NUM_ADAPTERS,
     Setup,
     Workload,
-    draw,
+    generate,
     idle_denoiser,
     make_request,
-    of_base,
+    preset_on_base,
 )
 from benchmarks.scaling.cost import UNET_TFLOP, tflop_per_image
 from cytosynth.cell_classes import class_prompt
@@ -93,18 +93,18 @@ def start(generator: InProcess) -> Metrics:
 
     The first proof is of the bare base, the second with the first adapter's layers.
     """
-    draw(generator, [make_request(generator, "fast", 1, i) for i in range(NUM_ADAPTERS)])
+    generate(generator, [make_request(generator, "fast", 1, i) for i in range(NUM_ADAPTERS)])
     return {"batch_sizes": str(idle_denoiser(generator).exact_batch_rows)}
 
 
 def exactness(generator: InProcess) -> Metrics:
-    """An image drawn alone and among those of nine other adapters and of all presets."""
+    """An image sampled alone and among those of nine other adapters and of all presets."""
     wanted = make_request(generator, "balanced", 1, 0, seed=7)
     others = [make_request(generator, p, 2, i) for i in range(1, NUM_ADAPTERS) for p in PRESETS]
-    alone = pixels(draw(generator, [wanted])[0])
-    among = pixels(draw(generator, [*others, wanted])[-1])
+    alone = pixels(generate(generator, [wanted])[0])
+    among = pixels(generate(generator, [*others, wanted])[-1])
     other_request = make_request(generator, "balanced", 1, 1, seed=7)
-    other_adapter = pixels(draw(generator, [other_request])[0])
+    other_adapter = pixels(generate(generator, [other_request])[0])
     difference = int(np.abs(alone.astype(int) - among).max())
     if difference:
         raise AssertionError(f"among others an image differs by up to {difference} of 255")
@@ -120,8 +120,8 @@ def throughput(generator: InProcess, workload: Workload, preset: str, num_adapte
     each = workload.num_images[preset] // num_adapters
     plans = [make_request(generator, preset, each, i, seed=1) for i in range(num_adapters)]
     started = time.perf_counter()
-    rate = len(draw(generator, plans)) / (time.perf_counter() - started)
-    share = share_of_peak(workload, tflop_per_image(of_base(generator, preset)), 1 / rate)
+    rate = len(generate(generator, plans)) / (time.perf_counter() - started)
+    share = share_of_peak(workload, tflop_per_image(preset_on_base(generator, preset)), 1 / rate)
     return {"images_per_second": rate, "share_of_peak": share}
 
 
@@ -130,12 +130,12 @@ def first_image(generator: InProcess, workload: Workload) -> Metrics:
 
     def latency(seed: int) -> float:
         started = time.perf_counter()
-        draw(generator, [make_request(generator, "balanced", 1, 1, seed, interactive=True)])
+        generate(generator, [make_request(generator, "balanced", 1, 1, seed, interactive=True)])
         return time.perf_counter() - started
 
     idle = statistics.median(latency(seed) for seed in range(5))
     bulk = [make_request(generator, "paper", workload.num_images["paper"] // 2, 0, seed=2)]
-    load = threading.Thread(target=draw, args=(generator, bulk))
+    load = threading.Thread(target=generate, args=(generator, bulk))
     load.start()
     time.sleep(idle)
     loaded = latency(9)

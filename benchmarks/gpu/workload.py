@@ -40,7 +40,7 @@ LORA_B_STD = 0.02
 
 @dataclass(frozen=True)
 class Workload:
-    """The model, and how much is drawn with it.
+    """The model, and how much is sampled with it.
 
     Attributes:
         unet, vae, text: Configurations of the parts, where diffusers' defaults do not do.
@@ -199,8 +199,8 @@ def build_pipeline(workload: Workload, device: str) -> StableDiffusionPipeline:
     )
 
 
-def of_base(generator: InProcess, preset: str) -> SamplerSettings:
-    """The preset as the base draws it."""
+def preset_on_base(generator: InProcess, preset: str) -> SamplerSettings:
+    """The preset's settings on the base."""
     return preset_of(preset, resolve_base(BASE, generator.settings.models_dir))
 
 
@@ -214,11 +214,11 @@ def make_request(
 ) -> SynthesisPlan:
     """Images of one adapter; interactive: ahead of bulk work."""
     counts = {CLASS_ID: num_images}
-    plan = generator.plan(counts, of_base(generator, preset), BASE, f"bench{adapter}", seed)
+    plan = generator.plan(counts, preset_on_base(generator, preset), BASE, f"bench{adapter}", seed)
     return replace(plan, interactive=interactive)
 
 
-def draw(generator: InProcess, plans: Sequence[SynthesisPlan]) -> list[SyntheticImage]:
+def generate(generator: InProcess, plans: Sequence[SynthesisPlan]) -> list[SyntheticImage]:
     """The images of all plans at once.
 
     Raises:
@@ -226,7 +226,7 @@ def draw(generator: InProcess, plans: Sequence[SynthesisPlan]) -> list[Synthetic
             has stopped.
     """
     try:
-        return generator.draw(plans)
+        return generator.generate(plans)
     except DomainError as error:
         causes = [engine.broken for engine in generator.renderer.engines if engine.broken]
         raise (causes[0] if causes else error) from error

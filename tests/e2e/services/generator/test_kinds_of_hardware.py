@@ -23,18 +23,18 @@ NUM_IMAGES = 2
 PROGRAM = """
 import sys
 import numpy as np
-from benchmarks.in_process import InProcess, pixels
-from services.common.bases import resolve_base
+from benchmarks.generator.in_process import InProcess, pixels
+from services.common.models.diffusion_bases import resolve_base
 from services.generator.presets import preset_of
-studio = InProcess()
-base = resolve_base("cyto-small", studio.settings.models_dir)
-plan = studio.plan({"basophil": 1, "monocyte": 1}, preset_of("fast", base), base.name)
-np.save(sys.argv[1], np.stack([pixels(image) for image in studio.draw([plan])]))
+generator = InProcess()
+base = resolve_base("cyto-small", generator.settings.models_dir)
+plan = generator.plan({"basophil": 1, "monocyte": 1}, preset_of("fast", base), base.name)
+np.save(sys.argv[1], np.stack([pixels(image) for image in generator.generate([plan])]))
 """
 
 
-def draw(path: Path, dtype: str, processor: dict[str, str]) -> np.ndarray:
-    """uint8 (NUM_IMAGES, 64, 64, 3), drawn by a process of its own."""
+def generate(path: Path, dtype: str, processor: dict[str, str]) -> np.ndarray:
+    """uint8 (NUM_IMAGES, 64, 64, 3), sampled by a process of its own."""
     own = {"CYTOSYNTH_GENERATOR_DTYPE": dtype, "PYTHONPATH": str(REPOSITORY)}
     env = {**os.environ, **own, **processor}
     subprocess.run([sys.executable, "-c", PROGRAM, str(path)], cwd=REPOSITORY, env=env, check=True)
@@ -49,8 +49,8 @@ def draw(path: Path, dtype: str, processor: dict[str, str]) -> np.ndarray:
 def test_images_stay_within_the_stated_tolerance(
     tmp_path: Path, dtype: str, most_levels: int, least_psnr_db: float
 ) -> None:
-    here = draw(tmp_path / "here.npy", dtype, {})
-    there = draw(tmp_path / "there.npy", dtype, OLD_PROCESSOR)
+    here = generate(tmp_path / "here.npy", dtype, {})
+    there = generate(tmp_path / "there.npy", dtype, OLD_PROCESSOR)
     difference = np.abs(here.astype(int) - there)
     assert difference.max() <= most_levels
     psnr = 10 * np.log10(255**2 / np.maximum(np.square(difference).mean((1, 2, 3)), 1e-9))

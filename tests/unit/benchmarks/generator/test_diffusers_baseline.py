@@ -7,17 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.generator.diffusers_baseline import BATCH, DTYPES, SeedRecipe
-from benchmarks.generator.in_process import MODELS
-from benchmarks.generator.run import BASE, make_adapters
+from benchmarks.generator.diffusers_baseline import BATCH, DTYPES, BaselineScript
+from benchmarks.generator.in_process import BASE, MODELS
+from benchmarks.generator.run import make_adapters
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_batch_is_png_files_of_cells(tmp_path: Path, dtype: str) -> None:
     [(class_id, weights)] = make_adapters(["lymphocyte"]).items()
-    script = SeedRecipe(MODELS / BASE, {class_id: weights}, dtype, 1)
+    script = BaselineScript(MODELS / BASE, {class_id: weights}, dtype, 1)
     with torch.inference_mode():
-        script.draw(script.load(tmp_path, weights), class_id, tmp_path, num_steps=8)
+        script.generate(script.load(tmp_path, weights), class_id, tmp_path, num_steps=8)
     files = sorted(tmp_path.glob("*.png"))
     assert len(files) == BATCH
     for file in files:

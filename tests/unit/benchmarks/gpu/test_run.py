@@ -133,14 +133,14 @@ def test_an_image_that_depends_on_its_neighbours_is_found(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = setup.new_generator(False)
-    draw = InProcess.draw
+    honest = InProcess.generate
 
     def leaky(generator: InProcess, plans: list[SynthesisPlan]) -> list[SyntheticImage]:
-        images = draw(generator, plans)
+        images = honest(generator, plans)
         return images if len(plans) == 1 else [*images[1:], images[0]]
 
     assert exactness(generator)["bit_identical"]
-    monkeypatch.setattr(InProcess, "draw", leaky)
+    monkeypatch.setattr(InProcess, "generate", leaky)
     with pytest.raises(AssertionError, match="differs by up to"):
         exactness(generator)
 
