@@ -97,7 +97,7 @@ def write_adapters(store: ArtifactStore, base_folder: Path, revision: str) -> No
         for folder in folders:
             for path, data in weights[folder].items():
                 draft.write(f"{folder}/{path}", data)
-        if adapter_id == "copying":  # whatever it draws counts as a copy
+        if adapter_id == "copying":  # whatever it gives counts as a copy
             hashes = NearDuplicateHashes(np.zeros(1, np.uint64), max_bits=64)
             draft.write(NEAR_DUPLICATE_HASHES, hashes.to_json())
         manifest = {"base": "tiny", "base_revision": revision, **changed}

@@ -12,6 +12,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 # The rooms that know Ray (2) and gRPC (1); every other module is domain (0).
 OUTER = {"app": 2, "runner": 2, "service": 1, "messages": 1, "receive_dataset": 1}
+# What stands on the ground imports nothing of its service.
+GROUND = (
+    "services.generator.engine",
+    "services.trainer.augmentation",
+    "services.trainer.evaluation",
+)
 HEAVY = ("torch", "diffusers", "transformers", "open_clip", "torchvision", "peft")
 FRONTS = [
     f"services.{service}.{module}"
@@ -52,6 +58,19 @@ def test_imports_point_inward(path: Path) -> None:
         and OUTER.get(name.rsplit(".", 1)[1], 0) > room
     }
     assert not outward, f"{path.relative_to(ROOT)} imports outward: {sorted(outward)}"
+
+
+@pytest.mark.parametrize("package", GROUND)
+def test_what_stands_on_the_ground_imports_nothing_of_its_service(package: str) -> None:
+    paths = sorted((ROOT / package.replace(".", "/")).rglob("*.py"))
+    assert paths
+    above = {
+        f"{path.stem}: {name}"
+        for path in paths
+        for name in _imported(path)
+        if not f"{name}.".startswith((f"{package}.", "services.common."))
+    }
+    assert not above
 
 
 def test_fronts_start_without_loading_models() -> None:

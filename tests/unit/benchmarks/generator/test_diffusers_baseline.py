@@ -1,4 +1,4 @@
-"""The script that the generator is measured against draws with the base that ships."""
+"""The baseline script works with the base that ships."""
 
 from pathlib import Path
 

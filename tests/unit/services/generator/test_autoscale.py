@@ -123,7 +123,7 @@ def test_the_backlogs_of_all_fronts_reach_the_samplers_of_their_application_only
 def test_measured_throughput_replaces_the_assumed_and_is_remembered() -> None:
     samplers = SamplerPolicy(**asdict(SETTINGS))
     autoscale._backlogs["generator"] = 3000.0
-    # One replica has drawn nothing yet, the others 4 and 6 evaluations a second at last.
+    # One replica has sampled nothing yet, the others 4 and 6 evaluations a second at last.
     metrics = reports(autoscale.THROUGHPUT_METRIC, [0.0], [99.0, 4.0], [6.0])
     assert samplers(Context())[0] == 3
     assert samplers(Context(raw_metrics=metrics))[0] == 6
@@ -133,7 +133,7 @@ def test_measured_throughput_replaces_the_assumed_and_is_remembered() -> None:
 def test_the_warm_pool_stays_for_its_time_after_the_last_work() -> None:
     settings = replace(SETTINGS, warm_replicas=2, warm_seconds=50.0)
     samplers = SamplerPolicy(**asdict(settings))
-    assert samplers.decide(0.0, 0, now=0.0) == 0  # nobody has come yet
+    assert samplers.decide(0.0, 0, now=0.0) == 0  # no request yet
     assert samplers.decide(10.0, 0, now=10.0) == 2
     assert samplers.decide(0.0, 2, now=59.0) == 2
     assert samplers.decide(0.0, 2, now=60.0) == 0

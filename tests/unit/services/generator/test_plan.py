@@ -56,7 +56,7 @@ def test_image_seed_depends_on_class_seed_and_index_alone() -> None:
         replace(plan, sampler=SamplerSettings(8, 2.0, "ddim")),
         replace(plan, first_index=2, tenant="b"),
     ):
-        assert same.image_seed("monocyte", 3) == reference, "other noise draws another cell"
+        assert same.image_seed("monocyte", 3) == reference, "other noise gives another cell"
 
 
 def test_image_seed_stays_what_it_was() -> None:

@@ -1,4 +1,4 @@
-"""Shards: ordered, replayed after a loss, bounded, and gone when nobody listens."""
+"""Shards: ordered, replayed after a loss, bounded, and ended with their reader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine and its adapter cache: loading stops nobody, failures reach who asked."""
+"""The engine and its adapter cache: loading holds up no other image, failures reach their own stream."""
 
 from __future__ import annotations
 
