@@ -1,10 +1,10 @@
-"""Does a base give the class it is asked for?  An independent classifier is the judge.
+"""Judges whether a base gives the class it is asked for.
 
     python -m benchmarks.generator.class_agreement --base cyto-small \\
         --data ../shared/data/wbc-pbc-barcelona
 
-The judge is a ResNet-18 trained on real images that no base has seen (the four tenths that
-``pretraining.corpus`` keeps back) and on nothing synthetic.  Its accuracy on the other real
+The judge is a ResNet-18 trained on real images alone, which no base has seen: the four tenths that
+``pretraining.corpus`` keeps back.  Its accuracy on the other real
 images is reported beside its agreement with the asked class on synthetic ones, which it bounds
 roughly.  Writes the figures and a contact sheet to ``--out``, and with ``--card`` the figures
 into the base's manifest and model card.

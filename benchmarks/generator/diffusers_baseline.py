@@ -1,9 +1,9 @@
-"""The script that people generate synthetic cells with today, measured batch by batch.
+"""Today's script for synthetic cells, measured batch by batch.
 
 As the code of CytoDiff (arXiv 2507.05063) does it: the pipeline built anew for every class,
 ``load_lora_weights``, batches of 10, 50 steps, guidance 2.0, PNG to disk.  In its best honest
-form: without gradients, in the fastest of float32 and bfloat16 with one thread or all, and with
-the time to load left out, as a class of thousands of images hardly notices it.
+form: without gradients, in the fastest of float32 and bfloat16, with one thread or all.  The time
+to load is left out, as a class of thousands of images hardly notices it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The generator without gRPC or Ray: its own engine, in this process or in several."""
+"""The generator without gRPC or Ray, in one process or several."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Engines:
         adapter_id: str = "",
         replicate: int = 0,
     ) -> list[SyntheticImage]:
-        """As many images of each class; each process and ``replicate`` has its own seed."""
+        """Images of each class; processes and replicates have their own seeds."""
         tasks = []
         for i in range(self._num):
             share = {c: (n + i) // self._num for c, n in class_counts.items()}
@@ -139,7 +139,7 @@ def _generate(
 
 
 def store_adapters(store: ArtifactStore, base_name: str, files: dict[str, bytes]) -> None:
-    """``bench``: one adapter per class; ``bench0`` …: each of them for all classes."""
+    """Store adapters: ``bench``, a LoRA per class; ``bench0`` …, for all classes."""
     class_ids = list(files)
     base = {"base": base_name, "base_revision": resolve_base(base_name, MODELS).revision}
     draft = store.new_draft("local", "adapters", "bench")

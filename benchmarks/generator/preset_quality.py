@@ -1,4 +1,4 @@
-"""What is a sampler's setting worth downstream?  Synthetic images teach, unseen images test.
+"""Downstream worth of sampler settings: synthetic images teach, unseen ones test.
 
     python -m benchmarks.generator.preset_quality --arm paper=out/paper --arm fast=out/fast
     python -m benchmarks.generator.preset_quality --arm ... --data ../shared/data/wbc-pbc-barcelona
@@ -6,8 +6,8 @@
 An arm is a folder of synthetic images, ``<class>/<image>``, from the same image seeds in
 every arm.  A ResNet-18 learns from one arm's images alone and is tested on images that are not
 synthetic: phantoms from laboratories of their own, or with ``--data`` real cells, less those that
-the base has seen.  Arms share their classifier seeds (weights, batches, augmentation) and their
-test images, so the difference of an arm to the first one is a paired one.  Its interval is over
+the base has seen.  Arms share their classifier seeds (weights, batches, augmentation) and
+test images: the difference of an arm to the first one is paired.  Its interval is over
 the test images and over the classifiers: both are resampled.
 """
 
@@ -135,7 +135,7 @@ def compare_arms(
 
 
 def phantom_tests(class_ids: Sequence[str], per_class: int) -> list[LabelledImage]:
-    """Phantoms that no base has seen, 64 px, each from a laboratory of its own."""
+    """Phantoms that no base has seen, 64 px, one per laboratory."""
     tests = []
     for k, class_id in enumerate(class_ids):
         for seed in range(PHANTOM_SEED + k * per_class, PHANTOM_SEED + (k + 1) * per_class):
@@ -147,9 +147,9 @@ def phantom_tests(class_ids: Sequence[str], per_class: int) -> list[LabelledImag
 def unseen_tests(
     folder: Path, class_ids: Sequence[str], per_class: int, base: str
 ) -> list[LabelledImage]:
-    """Images of ``folder`` whose digests are not in the manifest of ``base``, 64 px.
+    """Images of ``folder``, 64 px, that ``base`` has not seen.
 
-    They are the first ``per_class`` of each class by digest, cropped as an uploaded dataset is.
+    The first ``per_class`` of each class by digest, cropped as an uploaded dataset is.
     """
     seen = set(resolve_base(base, MODELS).manifest.get("digests", []))
     files: dict[str, dict[str, ImageFile]] = {class_id: {} for class_id in class_ids}

@@ -1,4 +1,4 @@
-"""What each preset is worth: classifiers learn from its images and are compared."""
+"""Compares classifiers that learned from the images of each preset."""
 
 from __future__ import annotations
 
@@ -77,6 +77,6 @@ def quality(
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio, dB, of two uint8 images; of equal ones as if they were not."""
+    """Peak signal-to-noise ratio of two uint8 images, dB; always finite."""
     error = np.square(a.astype(float) - b).mean()
     return float(10 * np.log10(255**2 / max(error, 1 / a.size)))

@@ -1,4 +1,4 @@
-"""How fast the generator is: against the script that people run today, through gRPC.
+"""Speed and quality of the generator, beside today's script.
 
     python -m benchmarks.generator.run            # make bench-generator
 

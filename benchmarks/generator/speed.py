@@ -1,4 +1,4 @@
-"""How fast the generator is: through gRPC, in process, and against today's script."""
+"""Speed of the generator through gRPC, in process, and of today's script."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from services.generator.presets import PRESETS
 
 SCRIPT = "script"
 NUM_PER_CLASS = {"paper": 48, "fast": 960, "draft": 960, "balanced": 480}
-"""Images of each of two classes in a slice: enough that its beginning and end hardly count."""
+"""Images of each class in a slice, whose ends then hardly count."""
 
 
 def measure_speed(
     state_dir: Path, files: dict[str, bytes], direct: Engines, num_rounds: int
 ) -> dict[str, Any]:
-    """Figures of a local stack of our own, client included, and of the script beside it."""
+    """Speed of a local stack, client included, and of the script."""
     class_ids = list(files)
     os.environ["CYTOSYNTH_STORE_URI"] = f"file://{state_dir}/store"
     os.environ["CYTOSYNTH_DATABASE_URL"] = f"sqlite:///{state_dir}/jobs.db"
@@ -92,7 +92,7 @@ def take_turns(slices: dict[str, Callable[[], float]]) -> dict[str, float]:
 
 
 def summary(rounds: list[dict[str, float]]) -> dict[str, Any]:
-    """Ratios within each round, then their median; the script counts in its fastest form."""
+    """Median ratios over the rounds, to the script's fastest form."""
     rates = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
     script = max((n for n in rates if n.startswith(SCRIPT)), key=rates.__getitem__)
 
@@ -115,7 +115,7 @@ def summary(rounds: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def images_per_second(client: Client, requests: list[dict[str, Any]]) -> float:
-    """Rate of requests that run at once, from the first byte sent to the last image received."""
+    """Rate of requests that run at once, until the last image."""
     counts = [0] * len(requests)
 
     def pull(i: int) -> None:
@@ -160,7 +160,7 @@ def first_image_under_load(client: Client, class_ids: list[str]) -> float:
 
 
 def adapter_switch(files: dict[str, bytes]) -> dict[str, float]:
-    """Milliseconds to point a whole batch at another resident adapter; recompiles that follow."""
+    """Milliseconds to give a batch another resident adapter, and recompiles."""
     generator = InProcess()
     store_adapters(generator.store, BASE, files)
     plans = [

@@ -1,4 +1,4 @@
-"""Where a GPU's time goes: timed calls, shares of its peak, kernels of one sampling step."""
+"""Profile of a GPU: timed calls, shares of its peak, kernels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Kernels = dict[tuple[str, int], float]
 
 
 def share_of_peak(workload: Workload, tflop: float, seconds: float) -> float | None:
-    """Of an H100, when so much arithmetic takes so long; None for the tiny model."""
+    """Share of an H100's peak; None for the tiny model."""
     return tflop / seconds / PEAK_TFLOPS if workload.full_size else None
 
 
@@ -60,7 +60,7 @@ def median_seconds(call: Callable[[], object], setup: Setup) -> tuple[float, flo
 
 
 def profile_step(setup: Setup, generator: InProcess, out: Path) -> Metrics:
-    """One step of a whole guided batch with ten adapters: what it takes, and on what.
+    """Profile one step of a guided batch with ten adapters.
 
     ``launch_ms`` near ``ms`` means that the host cannot keep up; ``idle_ms`` is what no kernel
     fills.  Images are encoded by one thread, so ``png_ms_per_image`` bounds their rate, too.
@@ -102,7 +102,7 @@ def profile_step(setup: Setup, generator: InProcess, out: Path) -> Metrics:
 
 
 def full_batch(denoiser: Denoiser, adapters: Sequence[int]) -> list[Advance]:
-    """The first step of as many guided images as fill a batch; adapters and prompts alternate."""
+    """First step of a batch of guided images with alternating adapters."""
     solver = build_solver("ddim", dict(denoiser.pipeline.scheduler.config), 50)
     prompts = denoiser.lora.prompts.filled
     timestep, matrix = float(solver.timesteps[0]), solver.steps[0]
@@ -118,7 +118,7 @@ def full_batch(denoiser: Denoiser, adapters: Sequence[int]) -> list[Advance]:
 
 
 def kernel_group(name: str) -> str:
-    """What a kernel does, by its name."""
+    """Group of a kernel, by its name."""
     groups = (group for group, pattern in KERNEL_GROUPS if re.search(pattern, name.lower()))
     return next(groups, "pointwise and other")
 

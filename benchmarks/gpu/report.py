@@ -1,4 +1,4 @@
-"""The GPU benchmark's report: JSON that grows by sections, within a time limit."""
+"""Report of the GPU benchmark: JSON by sections, within a time limit."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 from services.generator.presets import PRESETS
 
 Metrics = dict[str, Any]
-"""What a section measured, as JSON takes it."""
+"""Figures of a section, as JSON takes them."""
 TARGETS = {"paper": {"least": 4.0, "aim": 6.0}, "fast": {"least": 60.0}}
 """Images per second of one H100."""
 
 
 class Report:
-    """Is on disk after each section."""
+    """A report that is written after each section."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Report:
         return any("error" in metrics for metrics in self.sections.values())
 
     def section(self, name: str, measure: Callable[[], Metrics]) -> Metrics | None:
-        """Measure, and keep what came out; or else why nothing did, and None."""
+        """Measure and keep the figures; None and the error if that failed."""
         started, self._running = time.monotonic(), name
         try:
             metrics = measure()
@@ -87,7 +87,7 @@ class Report:
 
 
 def best_throughput(sections: dict[str, Metrics]) -> dict[str, float | None]:
-    """Images per second of each preset with one adapter, eager or compiled; None if unknown."""
+    """Best images per second of each preset with one adapter."""
     best: dict[str, float | None] = dict.fromkeys(PRESETS)
     for name, metrics in sections.items():
         _, preset, adapters = f"{name}..".split(".")[:3]

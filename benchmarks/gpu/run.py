@@ -1,4 +1,4 @@
-"""Throughput of one GPU: the engine and plain diffusers on Stable Diffusion 2.1-base at 512 px.
+"""Throughput of one GPU with Stable Diffusion 2.1-base at 512 px.
 
     python -m benchmarks.gpu.run [--out out/bench] [--minutes 8]      # on a CUDA device
     python -m benchmarks.gpu.run --tiny                               # on a CPU, in seconds
@@ -82,7 +82,7 @@ def measure_engine(report: Report, setup: Setup, compiled: bool, profile_path: P
 
 
 def describe(workload: Workload, device: str) -> Metrics:
-    """What is measured, and on what."""
+    """Header of the report: model, device and versions."""
     return {
         "architecture": "Stable Diffusion 2.1-base, 512 px" if workload.full_size else "tiny",
         "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",

@@ -1,4 +1,4 @@
-"""What the GPU benchmark measures: each function makes one section of the report."""
+"""Sections of the GPU benchmark's report, a function each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DIFFUSERS_BATCH_SIZE = 10
 
 
 def build(setup: Setup) -> Metrics:
-    """Write the base and the adapters; time the bare UNet, which nothing here can outrun."""
+    """Write the base and adapters; time the bare UNet."""
     pipeline = setup.save_base()
     metrics = bare_unet(setup, pipeline.unet.to(memory_format=torch.channels_last))
     setup.add_adapters(pipeline)
@@ -65,7 +65,7 @@ def bare_unet(setup: Setup, unet: UNet2DConditionModel) -> Metrics:
 
 
 def plain_diffusers(setup: Setup) -> Metrics:
-    """The pipeline with one adapter loaded, and the paper's steps, ten images at a time."""
+    """Time plain diffusers with one adapter, ten images at a time."""
     paper = PRESETS["paper"]
     pipeline = StableDiffusionPipeline.from_pretrained(
         setup.base_folder, dtype=getattr(torch, setup.workload.dtype), safety_checker=None
@@ -89,7 +89,7 @@ def plain_diffusers(setup: Setup) -> Metrics:
 
 
 def start(generator: InProcess) -> Metrics:
-    """Load the base and all adapters; prove that bits are equal; compile, if so, for both proofs.
+    """Load the base and all adapters; prove that bits are equal.
 
     The first proof is of the bare base, the second with the first adapter's layers.
     """
@@ -98,7 +98,7 @@ def start(generator: InProcess) -> Metrics:
 
 
 def exactness(generator: InProcess) -> Metrics:
-    """An image sampled alone and among those of nine other adapters and of all presets."""
+    """Compare an image sampled alone and among nine other adapters."""
     wanted = make_request(generator, "balanced", 1, 0, seed=7)
     others = [make_request(generator, p, 2, i) for i in range(1, NUM_ADAPTERS) for p in PRESETS]
     alone = pixels(generate(generator, [wanted])[0])
@@ -116,7 +116,7 @@ def exactness(generator: InProcess) -> Metrics:
 
 
 def throughput(generator: InProcess, workload: Workload, preset: str, num_adapters: int) -> Metrics:
-    """Images per second of so many requests at once, from the first asked to the last as PNG."""
+    """Images per second of requests at once, until the last PNG."""
     each = workload.num_images[preset] // num_adapters
     plans = [make_request(generator, preset, each, i, seed=1) for i in range(num_adapters)]
     started = time.perf_counter()
@@ -126,7 +126,7 @@ def throughput(generator: InProcess, workload: Workload, preset: str, num_adapte
 
 
 def first_image(generator: InProcess, workload: Workload) -> Metrics:
-    """Seconds to one image of the default preset: the median of idle ones, and one under load."""
+    """Seconds to one image of the default preset, idle and loaded."""
 
     def latency(seed: int) -> float:
         started = time.perf_counter()

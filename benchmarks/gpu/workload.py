@@ -1,4 +1,4 @@
-"""What the GPU benchmark runs: Stable Diffusion 2.1-base with random weights, adapters, requests.
+"""Workload of the GPU benchmark: a base of random weights, adapters, requests.
 
 Speed does not depend on the weights, so the architecture is built here and nothing is downloaded.
 """
@@ -35,7 +35,7 @@ from services.generator.presets import SamplerSettings, preset_of
 BASE, CLASS_ID = "sd21", "myeloblast"
 NUM_ADAPTERS, LORA_RANK = 10, 16
 LORA_B_STD = 0.02
-"""Standard deviation of the adapters' B matrices: images must differ, but not be noise."""
+"""Standard deviation of the adapters' B matrices; images must differ."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ TINY = Workload(
 
 
 class Setup:
-    """The device, a models folder with one random base, and adapters for it.
+    """A device, a folder with one random base, and its adapters.
 
     Attributes:
         folder: Where all files go.
@@ -120,11 +120,11 @@ class Setup:
 
     @property
     def base_folder(self) -> Path:
-        """Where the base is saved."""
+        """Folder of the base."""
         return self.folder / "models" / BASE
 
     def save_base(self) -> StableDiffusionPipeline:
-        """Build the base in the workload's dtype on the device, and write it."""
+        """Build the base in the workload's dtype and write it."""
         torch.manual_seed(0)
         pipeline = build_pipeline(self.workload, self.device)
         pipeline.to(dtype=getattr(torch, self.workload.dtype))
@@ -135,7 +135,7 @@ class Setup:
         return pipeline
 
     def _save_solver(self) -> None:
-        """Four steps, two of them guided, as a fitted base has; any numbers cost the same."""
+        """Write a solver of four steps, two guided; any numbers do."""
         solver = {
             "base_revision": folder_revision(self.base_folder),
             "guidance_scale": 2.0,
@@ -156,7 +156,7 @@ class Setup:
             self.adapter_files.append(lora_file(pipeline))
 
     def new_generator(self, compiled: bool) -> InProcess:
-        """A generator of its own, adapters in its store; nothing is loaded yet."""
+        """A generator with the adapters in its store, nothing loaded."""
         values = {"NUM_SLOTS": self.workload.num_slots, "DTYPE": self.workload.dtype}
         values |= {"COMPILE": compiled, "DEVICE": self.device, "ADAPTER_MEMORY_MB": 1024}
         names = {f"CYTOSYNTH_GENERATOR_{name}": str(value) for name, value in values.items()}
@@ -233,6 +233,6 @@ def generate(generator: InProcess, plans: Sequence[SynthesisPlan]) -> list[Synth
 
 
 def idle_denoiser(generator: InProcess) -> Denoiser:
-    """The denoiser of the one engine, which must have nothing to do while this is used."""
+    """The denoiser of the one engine, which must be idle."""
     [engine] = generator.renderer.engines
     return engine.denoiser

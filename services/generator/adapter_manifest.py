@@ -1,9 +1,8 @@
 """Manifests of LoRA adapters in the store.
 
 An adapter artifact holds ``shared/pytorch_lora_weights.safetensors`` (one LoRA for all its
-classes) or ``<class_id>/pytorch_lora_weights.safetensors`` (one per class), and
-``near_copy_hashes.json``, by which near-duplicates of its training images are found. Older adapters
-have no such file.
+classes) or ``<class_id>/pytorch_lora_weights.safetensors`` (one per class).  The hashes in
+``near_copy_hashes.json`` find near-duplicates of its training images; older adapters have none.
 """
 
 from __future__ import annotations

@@ -130,12 +130,12 @@ class Generator(GeneratorService):
 
 
 def is_lost_replica(error: BaseException) -> bool:
-    """Whether an error says that a replica went away, not that the work failed."""
+    """Whether a replica went away, rather than its work failing."""
     return isinstance(error, (*_LOSSES, Unavailable))
 
 
 def build_app(settings: GeneratorSettings | None = None) -> serve.Application:
-    """The whole graph: one front, samplers behind it as the backlog asks for."""
+    """The Serve graph: one front, and samplers that follow its backlog."""
     settings = settings or GeneratorSettings.load()
     fixed = settings.generator_min_replicas == settings.generator_max_replicas
     num_samplers: dict[str, Any] = {"num_replicas": settings.generator_max_replicas}

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 BACKLOG_METRIC = "backlog_evaluations"
 """UNet evaluations of all images that one front still owes to readers."""
 STALLED_SECONDS = 15.0
-"""Time without taking an image after which a reader keeps no replicas running."""
+"""Time after which a reader that takes nothing counts as stopped."""
 THROUGHPUT_METRIC = "evaluations_per_second"
 """UNet evaluations of a sampler replica in a second; 0 until measured."""
 REPORT_SECONDS = 2.0
-"""Interval of replicas' reports. Serve's 10 s would be a good part of a cold start."""
+"""Interval of reports; Serve's 10 s would slow a cold start."""
 LOOK_BACK_SECONDS = 10.0
-"""Time for which Serve keeps reports, five a window; must be above ``REPORT_SECONDS``."""
+"""Time for which Serve keeps reports; must be above ``REPORT_SECONDS``."""
 
 _backlogs: dict[str, float] = {}  # of each application, UNet evaluations
 
@@ -52,7 +52,7 @@ class RequestBacklog:
 
     @property
     def evaluations(self) -> int:
-        """UNet evaluations to come; none while the reader has stopped, which stops the sampling."""
+        """UNet evaluations to come; none while the reader has stopped."""
         since = self._handing_since
         if since is not None and self.clock() - since > STALLED_SECONDS:
             return 0
@@ -61,7 +61,7 @@ class RequestBacklog:
 
 @dataclass(frozen=True)
 class AutoscaleSettings:
-    """How samplers follow the backlog.
+    """Settings of the autoscaling.
 
     Attributes:
         min_replicas: Never fewer; 0 scales to zero.
@@ -129,7 +129,7 @@ class Sample(Protocol):
 
 
 class Context(Protocol):
-    """What a policy reads of Serve's ``AutoscalingContext``."""
+    """The part of Serve's ``AutoscalingContext`` that policies read."""
 
     app_name: str
     target_num_replicas: int
@@ -141,11 +141,11 @@ class Context(Protocol):
 
 
 Decision = tuple[int, dict[str, Any]]
-"""Number of replicas, and the state that Serve would keep for a policy; ours keep their own."""
+"""Number of replicas, and the policy's state, which ours leave empty."""
 
 
 class FrontPolicy:
-    """The front stays at its number; its policy passes its backlog on to ``SamplerPolicy``."""
+    """Keeps the number of fronts; passes the backlog to ``SamplerPolicy``."""
 
     def __call__(self, context: Context) -> Decision:
         _shared_backlogs()[context.app_name] = sum(_latest(context, BACKLOG_METRIC))
@@ -170,7 +170,7 @@ class SamplerPolicy:
         return wanted, {}
 
     def decide(self, backlog_evaluations: float, current: int, now: float) -> int:
-        """``target_num_replicas`` at the last throughput known, and the warm pool; now in s."""
+        """Number of replicas at the last throughput known; ``now`` in seconds."""
         settings = self._settings
         if backlog_evaluations > 0:
             self._last_busy = now
@@ -180,7 +180,10 @@ class SamplerPolicy:
 
 
 def front_autoscaling(num_replicas: int = 1) -> dict[str, Any]:
-    """``autoscaling_config`` of the front: a fixed number, which makes Serve ask for metrics."""
+    """``autoscaling_config`` of the front: a fixed number.
+
+    Without it Serve would not ask for metrics.
+    """
     return {
         "min_replicas": num_replicas,
         "max_replicas": num_replicas,
@@ -207,7 +210,7 @@ def sampler_autoscaling(settings: AutoscaleSettings) -> dict[str, Any]:
 
 
 def _latest(context: Context, metric: str) -> list[float]:
-    """The last value of each running replica; Serve's own mean would lag by its window."""
+    """Last value of each replica; Serve's mean would lag by its window."""
     reports = context.raw_metrics.get(metric, {}).values()
     return [samples[-1].value for samples in reports if samples]
 

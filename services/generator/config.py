@@ -15,19 +15,25 @@ class GeneratorSettings(CommonSettings):
     """Settings of the generator; environment variables are ``CYTOSYNTH_<NAME>``."""
 
     generator_num_slots: int = Field(24, ge=4, le=512)
-    """UNet evaluations per step, on all replicas. Part of what makes an image bit-identical. A GPU
+    """UNet evaluations per step, on all replicas.
+
+    Part of what makes an image bit-identical. A GPU
     wants 64; a CPU is a tenth faster at 24 than at 16, and more makes single images slower."""
     generator_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of UNet and decoder; another one gives (slightly) other images. Auto is bfloat16
-    on CUDA and on CPUs that compute in it, else float32; name one where machines differ."""
+    """Arithmetic of UNet and decoder; another one gives (slightly) other images.
+
+    Auto is bfloat16 on CUDA and on CPUs that compute in it, else float32; name one where machines
+    differ."""
     generator_compile: bool = False
-    """Use torch.compile: faster steps after a minute of compiling; a CPU needs a C++ compiler."""
+    """Use torch.compile: faster steps after a minute of compiling.
+
+    A CPU needs a C++ compiler."""
     generator_decode_batch_size: int = Field(4, ge=1, le=64)
     """Images decoded at a time."""
     generator_device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to sample; auto is CUDA where there is one."""
+    """Device to sample on; auto is CUDA where there is one."""
     generator_num_threads: int = Field(0, ge=0, le=1024)
-    """CPU threads of one replica; 0: as many as the CPUs that Ray reserves for it."""
+    """CPU threads of one replica; 0: as many as Ray reserves CPUs."""
     generator_max_num_images: int = Field(100_000, ge=1)
     """Most images that one request may ask for."""
     generator_max_concurrent_requests: int = Field(32, ge=1)
@@ -35,8 +41,10 @@ class GeneratorSettings(CommonSettings):
     generator_shard_num_images: int = Field(16, ge=1)
     """Images of a request that go to one replica together."""
     generator_shards_per_replica: int = Field(6, ge=1)
-    """Shards of bulk work given to each running replica; the rest waits in the front. A reader
-    that stops holds its request back after so many shards for each replica at most."""
+    """Shards of bulk work given to each running replica.
+
+    The rest waits in the front. A reader that stops holds its request back after so many shards
+    for each replica at most."""
     generator_interactive_num_images: int = Field(16, ge=0)
     """Requests of at most so many images go before larger ones."""
     generator_min_replicas: int = Field(1, ge=0)
@@ -44,13 +52,13 @@ class GeneratorSettings(CommonSettings):
     generator_max_replicas: int = Field(1, ge=1)
     """Sampler replicas at most; equal to the least, their number is fixed."""
     generator_warm_replicas: int = Field(0, ge=0)
-    """Replicas that stay for a while after the last work, above the least."""
+    """Replicas kept for a while after the last work, above the least."""
     generator_warm_seconds: float = Field(900.0, ge=0)
     """Time for which warm replicas stay, seconds."""
     generator_target_seconds: float = Field(600.0, gt=0)
-    """Time in which the backlog is to be worked off, which decides how many replicas run."""
+    """Time in which replicas should work off the backlog, seconds."""
     generator_downscale_delay_seconds: float = Field(60.0, ge=0)
-    """Time for which fewer replicas must have been enough before any stops, seconds."""
+    """Time for which fewer replicas must suffice before any stops, seconds."""
     generator_assumed_evaluations_per_second: float = Field(100.0, gt=0)
     """UNet evaluations per second of one replica, until one has been measured."""
     generator_replica_num_cpus: float = Field(1.0, ge=0)
@@ -58,14 +66,15 @@ class GeneratorSettings(CommonSettings):
     generator_replica_num_gpus: float = Field(0.0, ge=0)
     """GPUs that Ray reserves for a sampler replica."""
     generator_adapter_memory_mb: int = Field(512, ge=1)
-    """Memory for loaded adapters and their prompts per base; the least recently used are evicted.
+    """Memory for loaded adapters and their prompts per base, MB.
 
-    Apart from it: two adapters on their way, and for each slot the adapter that it uses now.
+    The least recently used are evicted. Two adapters on their way and a copy for each row of the
+    batch come on top.
     """
     generator_max_loaded_bases: int = Field(3, ge=1)
-    """Base models kept in a replica; one with its distillation LoRA counts as another."""
+    """Bases kept in a replica; a distillation LoRA counts as another."""
     generator_recovery_seconds: float = Field(120.0, gt=0)
-    """Time for which a stream replays lost shards without a new image before it fails, seconds."""
+    """Time without a new image after which a stream stops replaying, seconds."""
 
     @property
     def autoscale(self) -> AutoscaleSettings:

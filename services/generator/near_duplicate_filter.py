@@ -1,7 +1,7 @@
 """Withholds near-duplicates of an adapter's training images and generates them again.
 
-Whether an image is one depends on its pixels and the adapter alone, and the seed of attempt k on
-class, request seed, index and k.  So the image that is delivered in the end is the same on every
+Whether an image is one depends on its pixels and the adapter alone.  The seed of attempt k depends
+on class, request seed, index and k.  So the image that is delivered in the end is the same on every
 replica, from any point of resumption and beside any others.
 """
 
@@ -31,7 +31,7 @@ class NearDuplicateFilter:
         self._hashes: OrderedDict[tuple[str, str, str], NearDuplicateHashes] = OrderedDict()
 
     def hashes(self, plan: SynthesisPlan) -> NearDuplicateHashes | None:
-        """Hashes of the training images of a plan's adapter; None where it has none.
+        """Hashes of the adapter's training images; None where it has none.
 
         Raises:
             NotFound: If the adapter has been deleted meanwhile.

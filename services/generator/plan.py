@@ -1,4 +1,4 @@
-"""From a request to a plan: which image has which class, seed and place in a batch.
+"""Plans of requests: which image has which class and seed.
 
 Nothing here knows torch: the generator's front checks and plans, replicas sample.
 """
@@ -57,7 +57,13 @@ def make_execution(settings: GeneratorSettings) -> Execution:
 
 @dataclass(frozen=True)
 class SyntheticImage:
-    """A finished image: ``data`` is the encoded file, width and height are in pixels."""
+    """A finished image.
+
+    Attributes:
+        data: The encoded file.
+        width: Pixels.
+        height: Pixels.
+    """
 
     index: int
     class_id: str
@@ -104,7 +110,7 @@ class SynthesisPlan:
         return sum(1 if scale is None else 2 for scale in scales)
 
     def classes_by_index(self, first: int, end: int) -> Iterator[tuple[int, str]]:
-        """Index and class id of the images ``first`` to ``end - 1``, in order."""
+        """Index and class id of images ``first`` to ``end - 1``."""
         ends = list(accumulate(count for _, count in self.class_counts))
         for index in range(first, min(end, self.num_images)):
             yield index, self.class_counts[bisect_right(ends, index)][0]
@@ -114,7 +120,7 @@ class SynthesisPlan:
         return image_seed(class_id, self.seed, index, attempt)
 
     def manifest_json(self) -> str:
-        """Canonical JSON of what the images depend on; the same wherever a stream resumes."""
+        """Canonical JSON of what the images depend on, wherever a stream resumes."""
         manifest: dict[str, object] = {
             "kind": "synthesis",
             "base": self.base,
@@ -175,7 +181,7 @@ def make_plan(
 
 
 def extra_revisions(base: Base, sampler: SamplerSettings) -> tuple[tuple[str, str], ...]:
-    """Revisions of the base's decoder, distillation LoRA and solver that the sampler uses."""
+    """Revisions of decoder, distillation LoRA and solver where they are used."""
     used = {
         "decoder_revision": base.tiny_decoder if sampler.decoder == "tiny" else None,
         "accelerator_revision": base.distillation_lora if sampler.distilled else None,

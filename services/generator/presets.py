@@ -1,4 +1,4 @@
-"""How images are sampled: presets, and what a request may change in them.
+"""Presets of the sampler, and what a request may change in them.
 
 Every setting is checked here, against its range and against what the base has.
 """
@@ -50,7 +50,7 @@ class SamplerSettings:
     distilled: bool = False
 
     def guidance_scales(self, num_steps: int) -> tuple[float | None, ...]:
-        """Guidance scale of each step; None: without, at one evaluation instead of two.
+        """Guidance scale of each step; None: without, at one evaluation.
 
         Args:
             num_steps: Steps that the scheduler really takes.
@@ -124,8 +124,8 @@ def sampler_settings(request: SynthesisRequest, base: Base) -> SamplerSettings:
     """The preset with the request's own values laid over it.
 
     Raises:
-        InvalidArgument: For an unknown preset, scheduler or decoder, a decoder or solver that the
-            base does not have, a number out of range, or one that its bespoke solver does not take.
+        InvalidArgument: For an unknown preset, scheduler or decoder; one that the base does not
+            have; a number out of range, or one that its bespoke solver does not take.
     """
     settings = _scheduled(request, base)
     steps, guidance = request.num_steps, request.guidance_scale

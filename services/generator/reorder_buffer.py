@@ -1,4 +1,4 @@
-"""Reorders images between the threads that sample and encode them and one reader."""
+"""Reorders images between the threads that encode them and one reader."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from services.common.errors import DomainError
 from services.generator.plan import SyntheticImage
 
 _LINGER_SECONDS = 0.005
-"""Time for which a reader waits for images that are being encoded, to take several at once."""
+"""Time for which a reader waits to take several images at once."""
 
 
 class ReorderBuffer:
-    """Images that come in any order, for one reader who takes them in order of their index."""
+    """Images that come in any order, for one reader, by index."""
 
     def __init__(self, first_index: int, loop: asyncio.AbstractEventLoop) -> None:
         """Expect images from ``first_index`` on; ``loop`` is the reader's."""
@@ -47,7 +47,7 @@ class ReorderBuffer:
         self._change(lambda: self._early.update({image.index: image}))
 
     def fail_at(self, index: int, error: DomainError) -> None:
-        """Raise ``error`` in place of one image, after those before it; on any thread."""
+        """Raise ``error`` in place of one image, on any thread."""
         self._change(lambda: self._early.update({index: error}))
 
     def withhold(self) -> None:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class SamplerReplica:
-    """Renders shards; images of all of them share the batches of its engine."""
+    """Renders shards, whose images share the batches of its engine."""
 
     def __init__(self, settings: GeneratorSettings) -> None:
-        """Load the default base and sample once, so that a ready replica is a warm one."""
+        """Load the default base and sample once to warm up."""
         configure_logging()
         traces.start(settings.traces_endpoint, "sampler")
         # torch and diffusers take 10 s and 600 MB: imported here, where they are used.
@@ -67,7 +67,7 @@ class SamplerReplica:
 
 @contextlib.asynccontextmanager
 async def _working_for(shard: Shard) -> AsyncGenerator[None, None]:
-    """Tag log lines with the shard's request and trace a span of it."""
+    """Tag log lines with the shard's request; trace a span."""
     request_id_var.set(shard.request_id)
     tenant_var.set(shard.plan.tenant)
     about: dict[str, traces.Value] = {

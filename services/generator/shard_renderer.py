@@ -1,4 +1,4 @@
-"""Renders shards: the right base, the right adapters, every image from its own seed.
+"""Renders shards: right base and adapters, each image from its seed.
 
 One engine per base samples on a thread of its own; so does one per base with its distillation LoRA
 merged.  Images are compared with training images and encoded on other threads; near-duplicates
@@ -56,7 +56,7 @@ from services.generator.shards import Shard
 
 _logger = logging.getLogger(__name__)
 _EngineKey: TypeAlias = tuple[str, str, TinyDecoder | None, DistillationLora | None]
-"""Name and revision of a base, its tiny decoder, and the distillation LoRA merged into its UNet."""
+"""Name and revision of a base, tiny decoder, merged distillation LoRA."""
 
 
 class ShardRenderer:
@@ -77,7 +77,7 @@ class ShardRenderer:
         self._near_duplicates = NearDuplicateFilter(store)
 
     async def warm_up(self) -> None:
-        """Load the default base and sample once, so that the first request finds all ready."""
+        """Load the default base and sample once for the first request."""
         started = time.monotonic()
         name, models_dir = self._settings.default_base, self._settings.models_dir
         base = resolve_base(name, models_dir, "default_base")
@@ -107,7 +107,7 @@ class ShardRenderer:
         return list(self._engines.values())
 
     async def render(self, shard: Shard) -> AsyncGenerator[list[SyntheticImage], None]:
-        """Stream a shard's images in order, several at a time if the reader is slower.
+        """Stream a shard's images in order, several at a time.
 
         Raises:
             NotFound: If the adapter has been deleted meanwhile.
@@ -130,7 +130,10 @@ class ShardRenderer:
             engine.cancel(stream)
 
     def _prepare(self, plan: SynthesisPlan) -> tuple[Engine, Solver, NearDuplicateHashes | None]:
-        """Load what a plan needs; a new solver of many steps takes tenths of a second."""
+        """Load or build what a plan needs.
+
+        A new solver of many steps takes tenths of a second, a base seconds.
+        """
         base, sampler = self._base_of(plan), plan.sampler
         hashes = self._near_duplicates.hashes(plan)
         engine = self._engine_of(base, sampler)
@@ -267,7 +270,7 @@ def torch_device(settings: GeneratorSettings) -> str:
 
 
 def _encode(task: ImageTask, pixels: np.ndarray, image_format: str) -> SyntheticImage:
-    """Encode an image: PNG and WebP keep every bit, JPEG (quality 95) does not."""
+    """Encode an image, lossless but for JPEG (quality 95)."""
     height, width = pixels.shape[:2]
     data = encode_image(pixels, image_format, synthetic=True)
     return SyntheticImage(task.index, task.class_id, task.image_seed, data, width, height)

@@ -1,7 +1,7 @@
-"""Cuts a plan into shards, spreads them over replicas and streams their images in order.
+"""Cuts a plan into shards and streams their images in order.
 
 A replica that dies loses no image: another one renders what is missing of its shard, bit by bit
-the same.  A reader that stops holds back all work on its request, as the next shard starts only
+the same.  A reader that stops holds back all work on its request: the next shard starts only
 when the oldest one in flight has been taken.
 """
 
@@ -58,7 +58,7 @@ async def stream_in_order(
     num_in_flight: int,
     recovery_seconds: float,
 ) -> AsyncGenerator[SyntheticImage, None]:
-    """Images of all shards in index order, with at most ``num_in_flight`` shards in flight.
+    """Images of all shards in index order, ``num_in_flight`` shards at once.
 
     The next shard starts only when the reader has taken the oldest, so a reader that stops holds
     back all work and bounds the memory. Closing the generator ends all work.
@@ -81,7 +81,7 @@ async def stream_in_order(
 
 
 class FairGate:
-    """A semaphore for shards of bulk work that tenants pass in equal parts.
+    """A semaphore for bulk shards that tenants pass in equal parts.
 
     Shards that do not pass wait in the front. A replica that starts later then finds work, and
     an interactive request does not queue in a replica behind bulk work.
@@ -99,7 +99,7 @@ class FairGate:
 
     @contextlib.asynccontextmanager
     async def inside(self, tenant: str) -> AsyncGenerator[None, None]:
-        """Wait for a place, and return it at the end of the block."""
+        """Wait for a place; the end of the block returns it."""
         place = asyncio.get_running_loop().create_future()
         self._waiting.append((tenant, place))
         self._let_in()
@@ -124,7 +124,7 @@ class FairGate:
 
 
 class _ShardInFlight:
-    """One shard, rendered in the background into a queue that holds it whole at most."""
+    """One shard, rendered in the background into a queue."""
 
     def __init__(
         self,

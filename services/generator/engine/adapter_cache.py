@@ -1,4 +1,4 @@
-"""LoRA adapters in memory: loaded in the background, the least recently used evicted first.
+"""LRU cache of LoRA adapters, loaded in the background.
 
 An entry is one file of LoRA weights with the prompts of its classes, encoded once with the text
 encoder's LoRA.  Loading reads the store and runs the text encoder on a thread of its own; the
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 MIN_RESIDENT_SECONDS = 5.0
-"""Time for which an entry may be used before it is evicted for others that wait."""
+"""Time before an entry in use is evicted for others that wait."""
 MAX_LOADING = 2
-"""Entries that are read, or wait for room, beside those within the budget."""
+"""Entries being read, or waiting for room, beside those within the budget."""
 MAX_FAILURES = 16
-"""Failures kept until a stream asks for them; a stream that asks later loads again."""
+"""Failures kept for streams to ask for; later ones load again."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,10 @@ class _Entry:
 
 
 class AdapterCache:
-    """The adapters of one pipeline. All but the loading happens on the engine's thread."""
+    """LRU cache of one pipeline's adapters, with reference counts.
+
+    All but the loading happens on the engine's thread.
+    """
 
     def __init__(
         self,
@@ -107,7 +110,7 @@ class AdapterCache:
         return True
 
     def install_loaded(self) -> None:
-        """Install what has been loaded since, evicting entries that are not in use.
+        """Install what has been loaded, evicting entries not in use.
 
         Entries installed by the same call stay, as nothing had the time to use them.  Where all
         are in use, the oldest takes no more references: requests for more adapters than there is
@@ -221,7 +224,7 @@ class AdapterCache:
         return True
 
     def _evict_unused(self, num_bytes: int, keep: set[str]) -> bool:
-        """Evict unused entries, the least recently used first; says whether there is room."""
+        """Evict unused entries, least recently used first; says whether there is room."""
         unused = [key for key, entry in self._entries.items() if not entry.num_references]
         for key in unused:
             if self._free_bytes >= num_bytes:
@@ -236,7 +239,7 @@ class AdapterCache:
         return self._free_bytes >= num_bytes
 
     def _begin_eviction(self, num_bytes: int) -> None:
-        """Let entries run out of references until there is room, the oldest first."""
+        """Let the oldest entries run out of references until there is room."""
         num_bytes -= self._free_bytes
         latest = time.monotonic() - MIN_RESIDENT_SECONDS
         for entry in sorted(self._entries.values(), key=lambda entry: entry.installed):

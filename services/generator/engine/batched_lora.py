@@ -1,10 +1,10 @@
-"""LoRA of many adapters in one batch: every row of the UNet's input picks its own.
+"""LoRA of many adapters in one batch: every row has its own.
 
 To a layer's output for row *i* is added ``up[i] @ (down[i] @ x[i])`` (Hu et al. 2021), as one
 batched product for the whole batch. Row weights are inputs, not modules: another adapter never
 reloads, re-injects or recompiles anything.
 
-Cross-attention sees the prompt alone, which does not change from step to step, so its keys and
+Cross-attention sees the prompt alone, which does not change from step to step.  So its keys and
 values, LoRA included, are computed once per adapter and prompt and picked per row as well.
 """
 
@@ -23,12 +23,17 @@ from services.common.models.pipelines import PromptEmbeddings
 from services.generator.engine.row_tables import EMPTY, RowTable, send
 
 MIN_RANK = 16
-"""Smaller ranks are padded with zeros to this, larger ones to the next power of two."""
+"""Rank to which smaller ones are padded; larger: to powers of two."""
 
 
 @dataclass(frozen=True)
 class LoraPair:
-    """LoRA of one layer: ``down`` (r, in) or (r, in, k, k); ``up`` (out, r), alpha / r included."""
+    """LoRA of one layer.
+
+    Attributes:
+        down: (r, in) or (r, in, k, k).
+        up: (out, r), alpha / r included.
+    """
 
     down: torch.Tensor
     up: torch.Tensor
@@ -36,7 +41,7 @@ class LoraPair:
 
 @dataclass(frozen=True)
 class PreparedAdapter:
-    """An adapter checked against its base, on the device as the row tables take it.
+    """A checked adapter on the device, as the row tables take it.
 
     Attributes:
         layers: By layer: padded rank; ``down`` (in, k·k·rank) and ``up`` (rank, out).
@@ -48,7 +53,7 @@ class PreparedAdapter:
 
 
 class BatchedLora:
-    """A UNet whose layers add LoRA per row and whose cross-attention takes keys per row."""
+    """A UNet with LoRA and cross-attention keys per row of the batch."""
 
     def __init__(self, unet: UNet2DConditionModel, batch_rows: int, num_tokens: int) -> None:
         """Prepare an unadapted UNet.
@@ -81,7 +86,7 @@ class BatchedLora:
             keys, values = (self.prompts.rows(part) for part in (f"{name}.k", f"{name}.v"))
             attention.set_processor(_CrossAttention(keys, values))
         self.fixed_kernels = False
-        """Run the LoRA kernels for rows without an adapter too, as compiled code must."""
+        """Run the LoRA kernels without adapters too, as compiled code must."""
         self.structure = 0
         """Incremented whenever layers get LoRA that had none: kernels then change, once."""
 
@@ -115,7 +120,7 @@ class BatchedLora:
         return prepared
 
     def num_bytes(self, adapter: PreparedAdapter, num_prompts: int) -> int:
-        """Memory of an adapter and its prompts once loaded, in the arithmetic of the UNet."""
+        """Memory of a loaded adapter and its prompts, in the UNet's arithmetic."""
         matrices = sum(down.nbytes + up.nbytes for _, down, up in adapter.layers.values())
         return matrices + num_prompts * self._bytes_per_prompt
 
@@ -161,7 +166,7 @@ class BatchedLora:
             layer.adapted = adapted
 
     def conditions(self, num_rows: int) -> dict[str, torch.Tensor]:
-        """``tokens`` (N, T, C) and, for SDXL, ``pooled`` (N, P) of the first rows."""
+        """Prompts: ``tokens`` (N, T, C) and SDXL's ``pooled`` (N, P)."""
         names = ["tokens"] + (["pooled"] if _pooled_width(self._unet) else [])
         return {name: self.prompts.rows(name)[:num_rows] for name in names}
 
@@ -179,7 +184,7 @@ class BatchedLora:
 
 
 class _LoraLinear(torch.nn.Module):
-    """A linear layer (N, T, in) or (N, in) with LoRA per row."""
+    """A linear layer (N, [T,] in) with LoRA per row."""
 
     def __init__(self, base: torch.nn.Linear) -> None:
         super().__init__()
@@ -226,7 +231,7 @@ class _LoraConv(torch.nn.Module):
         return out.view(n, *size, -1).permute(0, 3, 1, 2)
 
     def _shift_and_add(self, taps: torch.Tensor) -> torch.Tensor:
-        """(N, H, W, k*k, r) products of every pixel with every tap to (N, H'·W', r)."""
+        """Sum over taps: (N, H, W, k*k, r) to (N, H'·W', r)."""
         half, (step_h, step_w) = self.side // 2, self.base.stride
         n, height, width, _, rank = taps.shape
         padded = F.pad(taps, (0, 0, 0, 0, half, half, half, half))
@@ -248,7 +253,7 @@ class _SelfAttention:
 
 
 class _CrossAttention:
-    """Attention of tokens to a prompt whose keys and values are row inputs."""
+    """Attention to a prompt whose keys and values are row inputs."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         self._keys, self._values = keys, values
@@ -291,7 +296,7 @@ def _check_convolution(name: str, conv: torch.nn.Conv2d) -> None:
 
 
 def _arranged(pair: LoraPair, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """``down`` as (in, k·k·rank) and ``up`` as (rank, out), padded with zeros to ``rank``."""
+    """Pad to ``rank`` and arrange: ``down`` (in, k·k·rank), ``up`` (rank, out)."""
     down = pair.down.float() if pair.down.ndim == 4 else pair.down.float()[:, :, None, None]
     extra = rank - down.shape[0]
     down = F.pad(down, (0, 0, 0, 0, 0, 0, 0, extra))

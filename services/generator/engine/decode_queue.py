@@ -9,7 +9,7 @@ from services.generator.engine.streams import ImageStream, InFlightImage
 
 
 class DecodeQueue:
-    """Decodes in whole batches where nobody waits; the device works while the host goes on."""
+    """Decodes in batches, whole ones where no reader waits for less."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         self._denoiser = denoiser

@@ -1,4 +1,4 @@
-"""Denoises the rows of a batch, each with its own timestep, adapter, prompt and solver.
+"""Denoises a batch with a timestep, adapter and prompt per row.
 
 An image in flight has a *solver state*: the latents that its solver keeps (``solver.py``).  A step
 takes one row per evaluation of the UNet, two for a guided image (Ho and Salimans 2022).
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 _MIN_ROWS = 4
 _MAX_KERNELS = 64
-"""Sizes of batches times sets of layers with LoRA that may be compiled."""
+"""Batch sizes times sets of LoRA layers that may be compiled."""
 _PROOF_SEED = 2**64 - 1
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Entries of an adapter and of a prompt under that adapter, which a row uses."""
+    """Table entries of a row's adapter and prompt."""
 
     adapter: int
     prompt: int
@@ -79,10 +79,15 @@ def starting_noise(image_seed: int, shape: Sequence[int]) -> torch.Tensor:
 
 
 class DecodedImages:
-    """Images on their way from the device, which the host need not wait for."""
+    """Images on their way from the device to the host."""
 
     def __init__(self, pixels: torch.Tensor, finite: torch.Tensor) -> None:
-        """``pixels``: uint8 (N, H, W, 3); ``finite``: bool (N,), whether the model gave numbers."""
+        """Start the copy.
+
+        Args:
+            pixels: uint8 (N, H, W, 3).
+            finite: bool (N,), whether the model gave numbers.
+        """
         self._arrived: torch.cuda.Event | None = None
         self._pixels, self._finite = pixels, finite
         if pixels.is_cuda:
@@ -95,7 +100,7 @@ class DecodedImages:
         return self._arrived is None or self._arrived.query()
 
     def wait(self) -> list[np.ndarray | None]:
-        """uint8 arrays (H, W, 3); None where the model gave NaN or infinity."""
+        """Arrays, uint8 (H, W, 3); None for images with NaN or infinity."""
         if self._arrived is not None:
             self._arrived.synchronize()
         pairs = zip(self._pixels.numpy(), self._finite.tolist(), strict=True)
@@ -103,7 +108,10 @@ class DecodedImages:
 
 
 class Denoiser:
-    """The tensors of one pipeline and of all images in flight. Use from one thread."""
+    """Evaluates the UNet for all images in flight, and decodes them.
+
+    Use from one thread.
+    """
 
     def __init__(
         self,
@@ -157,12 +165,12 @@ class Denoiser:
 
     @property
     def exact_batch_rows(self) -> list[int]:
-        """Rows of the batches that give equal bits, ascending; the last is ``batch_rows``."""
+        """Batch sizes that give equal bits, ascending; the last is ``batch_rows``."""
         return list(self._exact_rows)
 
     @torch.inference_mode()
     def prove(self) -> None:
-        """Find which batches give equal bits; again whenever layers got their first LoRA.
+        """Find which batch sizes give equal bits, after each new LoRA layer.
 
         Raises:
             FailedPrecondition: If bits depend on an image's place in a batch.
@@ -214,7 +222,7 @@ class Denoiser:
 
     @torch.inference_mode()
     def step(self, advances: Sequence[Advance]) -> int:
-        """Advance images by one step each; their rows must fit into one batch.
+        """Advance images, whose rows fit into one batch, by one step.
 
         Returns:
             Rows that were evaluated, padding included.
@@ -241,7 +249,7 @@ class Denoiser:
         return size
 
     def _keep_pace(self) -> None:
-        """Keep the host at most one step ahead of a GPU, so that cancels act in time."""
+        """Keep the host one step ahead at most: cancels act in time."""
         if self.device.type != "cuda":
             return
         before, self._step_done = self._step_done, torch.cuda.Event(blocking=True)
@@ -320,5 +328,5 @@ def _start_copy(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether all is equal; NaN, which a bad adapter may give, equals NaN."""
+    """Whether all is equal; NaN, as of a bad adapter, equals NaN."""
     return bool(((a == b) | (a.isnan() & b.isnan())).all())

@@ -28,9 +28,9 @@ from services.generator.engine.streams import ImageStream, ImageTask, InFlightIm
 
 _logger = logging.getLogger(__name__)
 _STEPS_WAITED = 4
-"""Steps for which bulk work waits for interactive work of other engines, before one of its own."""
+"""Steps of waiting for other engines, before one of bulk work."""
 _POLL_SECONDS = 0.005
-"""How often an engine that waits looks whether it still has to."""
+"""Interval at which a waiting engine looks whether it still has to."""
 
 
 class Engine:
@@ -61,7 +61,7 @@ class Engine:
         self._commands: deque[Callable[[], None]] = deque()
         self._closed = False
         self.broken: BaseException | None = None
-        """What stopped the engine for good."""
+        """The error that stopped the engine for good."""
         self.adapter_cache = make_adapter_cache(lambda: self._command(lambda: None))
         self._scheduler = StepScheduler[ImageStream, InFlightImage](denoiser.batch_rows)
         self._states = StatePool(num_states)
@@ -179,7 +179,7 @@ class Engine:
             command()
 
     def _wait_for_interactive_elsewhere(self) -> None:
-        """Let interactive work of other engines go first; bulk work still takes a fifth."""
+        """Let other engines' interactive work go first; bulk work keeps a fifth."""
         until = time.monotonic() + _STEPS_WAITED * self._step_seconds
         while not self._closed and not self.has_interactive_work and self._interactive_elsewhere():
             left = until - time.monotonic()

@@ -1,4 +1,4 @@
-"""Group normalisation that small images in 16 bits do not slow down on a CPU."""
+"""Group normalisation in 16 bits, fast for small images on a CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LARGE_PIXELS = 1024
 
 
 class SmallImageGroupNorm(torch.nn.Module):
-    """A group normalisation in float32 below ``_LARGE_PIXELS``: three times as fast on a CPU."""
+    """Normalises in float32 below ``_LARGE_PIXELS``, three times as fast on a CPU."""
 
     def __init__(self, base: torch.nn.GroupNorm) -> None:
         """Take over the weights of ``base``."""
@@ -21,7 +21,7 @@ class SmallImageGroupNorm(torch.nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) or (N, C, T), normalised, in its own dtype."""
+        """Normalise (N, C, H, W) or (N, C, T); keeps the dtype."""
         if x.shape[2:].numel() >= _LARGE_PIXELS:
             y: torch.Tensor = self.base(x)
             return y
@@ -33,7 +33,7 @@ class SmallImageGroupNorm(torch.nn.Module):
 
 
 def replace_group_norms(model: torch.nn.Module) -> None:
-    """Let ``model``, on a CPU and in 16 bits, normalise small images in float32."""
+    """Let a model in 16 bits normalise small images in float32."""
     for name, module in list(model.named_modules()):
         if isinstance(module, torch.nn.GroupNorm) and module.weight.dtype != torch.float32:
             parent, _, last = name.rpartition(".")

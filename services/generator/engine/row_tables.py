@@ -1,4 +1,4 @@
-"""Inputs that differ from row to row of a batch; a step copies only what changed.
+"""Inputs per row of a batch; a step copies only changes.
 
 A *table* holds one entry per adapter or prompt that is loaded, each of its own size; the *rows*
 hold, for each row of the batch, the entry it uses now. Layers of the UNet read the rows.
@@ -15,12 +15,12 @@ EMPTY = 0
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """``tensor`` on ``device``, from pinned memory: the host does not wait for a GPU."""
+    """Copy a tensor to a device, without waiting for a GPU."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 class RowTable:
-    """Entries made of named parts, and the rows of a batch that each use one entry.
+    """Entries of named parts; each row of a batch uses one.
 
     Entry ``EMPTY`` is all zeros. Use from one thread.
     """
@@ -39,7 +39,7 @@ class RowTable:
 
     @property
     def used(self) -> np.ndarray:
-        """Entry that each row uses, int64 (batch_rows,); -1 where it holds a removed one."""
+        """Entry of each row, int64 (batch_rows,); -1 for a removed one."""
         return self._used
 
     @property
@@ -48,7 +48,7 @@ class RowTable:
         return sum(part.nbytes for parts in self._entries.values() for part in parts.values())
 
     def grow(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-        """Add parts that rows have not held yet; says whether there were any."""
+        """Add parts that rows lack; says whether there were any."""
         new = {name: shape for name, shape in shapes.items() if name not in self._rows}
         for name, shape in new.items():
             self._rows[name] = torch.zeros(
@@ -62,7 +62,7 @@ class RowTable:
         return self._rows[name]
 
     def put(self, entry: int, parts: Mapping[str, torch.Tensor]) -> None:
-        """Fill an entry (from 1 on) with ``parts``; parts that are not given are zero."""
+        """Fill an entry, from 1 on; parts not given are zero."""
         self.remove(entry)
         self._entries[entry] = {
             name: part.to(self._device, self._dtype) for name, part in parts.items()
@@ -97,7 +97,7 @@ class RowTable:
 def place_rows(
     keys: Sequence[tuple[int, ...]], current: Sequence[tuple[int, ...]], num_places: int
 ) -> list[int]:
-    """A place below ``num_places`` for each key, where possible one that holds that key already.
+    """Choose a place for each key, preferably one that holds it already.
 
     Args:
         keys: What each row to be placed uses.

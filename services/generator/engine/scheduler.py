@@ -1,4 +1,4 @@
-"""Step scheduler: whose images take the next step of a continuously batched sampler.
+"""Step scheduler of continuous batching: whose images take the next step.
 
 Every step has a fixed number of rows.  Interactive work goes before bulk work, and who has used
 the fewest rows so far goes first (start-time fair queueing, Goyal et al. 1996): tenants among each
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 BULK_SHARE = 8
-"""While both wait, bulk work keeps one row in this many, so that it never stands still."""
+"""While both wait, bulk work keeps one row in this many."""
 
 _Key = tuple[str, ...]
 """(tenant,) or (tenant, request id)."""
@@ -71,14 +71,14 @@ class StepScheduler(Generic[StreamT, ImageT]):
         return not self.in_flight(stream) and not stream.has_waiting
 
     def add(self, stream: StreamT) -> None:
-        """Take a stream in; a newcomer starts level with the others, not with a credit."""
+        """Take a stream in; a newcomer starts level, without a credit."""
         for key, rivals in self._levels(stream):
             if key not in self._used:
                 self._used[key] = min((self._used[rival] for rival in rivals), default=0.0)
         self._in_flight = {**self._in_flight, stream: self._in_flight.get(stream, [])}
 
     def add_first(self, stream: StreamT) -> None:
-        """Take a stream in, or in again, before the others of its request."""
+        """Take a stream in, or again, before others of its request."""
         self.add(stream)
         self._in_flight = {stream: self._in_flight[stream], **self._in_flight}
 
@@ -97,7 +97,7 @@ class StepScheduler(Generic[StreamT, ImageT]):
         self._in_flight[stream].remove(image)
 
     def pick(self, begin: Callable[[StreamT], ImageT | None]) -> list[ImageT]:
-        """The images that take the next step; their rows fit into the batch.
+        """Choose the images of the next step; their rows fit the batch.
 
         Args:
             begin: Starts a stream's next image where none in flight is left; None if the stream

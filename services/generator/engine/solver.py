@@ -1,4 +1,4 @@
-"""ODE solvers as small matrices, so that every image of a batch can be at a step of its own.
+"""ODE solvers as small matrices, one step of its own per image.
 
 The deterministic solvers of diffusion models are linear in the sample and in the model's
 outputs.  So a step is a matrix: an image's *state* is ``STATE_SIZE`` latents (the sample, and

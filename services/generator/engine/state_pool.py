@@ -1,4 +1,4 @@
-"""Which solver states of the denoiser are free; bulk work leaves some to interactive work."""
+"""Free solver states of the denoiser, some kept for interactive work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ class StatePool:
     """Hands out indices of solver states. Use from one thread."""
 
     def __init__(self, num_states: int) -> None:
-        """Half of ``num_states`` at most go to bulk work, 7/8 to interactive work."""
+        """Give at most half to bulk work and 7/8 to interactive work."""
         self._free = list(range(num_states - 1, -1, -1))
         self._most = {False: num_states // 2, True: num_states - max(1, num_states // 8)}
         self._num_taken = {False: 0, True: 0}

@@ -1,4 +1,4 @@
-"""What an engine reports of its steps: durations, rows used, and counts by tenant."""
+"""Reports of an engine's steps: durations, rows used, counts by tenant."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class StepRecord:
 
 
 class ThroughputMeter:
-    """UNet evaluations per second of full batches, an exponential average over 20 s."""
+    """Throughput of full batches, an exponential average over 20 s."""
 
     def __init__(self) -> None:
         self.evaluations_per_second = 0.0

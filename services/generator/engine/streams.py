@@ -1,4 +1,4 @@
-"""What an engine samples: tasks, their sampling program, streams of them, images in flight."""
+"""Image tasks, their sampling program, streams of tasks, images in flight."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.generator.engine.solver import Solver
 
 @dataclass(frozen=True)
 class SamplingProgram:
-    """How the images of a stream are sampled.
+    """Sampling settings of a stream, ready for the denoiser.
 
     Attributes:
         solver: Timesteps and matrices.
@@ -36,10 +36,12 @@ class SamplingProgram:
 
 @dataclass(frozen=True)
 class ImageTask:
-    """One image to sample: its place in the request, its class, seed and weights.
+    """One image to sample.
 
     Attributes:
-        attempt: How often this image was sampled before and withheld.
+        index: Its place in the request.
+        image_seed: Seed of its starting noise.
+        attempt: Number of images withheld at this index before.
     """
 
     index: int
@@ -51,7 +53,7 @@ class ImageTask:
 
 @dataclass(eq=False)
 class ImageStream:
-    """Images of one request, or of a part of it, for one reader.
+    """Images of one request, or a part of it, for one reader.
 
     Attributes:
         tenant: Shares of the batch are per tenant.

@@ -1,4 +1,4 @@
-"""The engine and its adapter cache: loading holds up no other image, failures reach their own stream."""
+"""The engine and its adapter cache: loading delays no other image."""
 
 from __future__ import annotations
 
