@@ -13,7 +13,7 @@ import logging
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from services.common.errors import AlreadyExists, DataLoss, NotFound
 from services.common.images.seeds import attempt_of
@@ -31,15 +31,15 @@ _METADATA = "metadata.jsonl"
 _GENERATOR = "generator.json"
 
 
-class ReceivedImage(Protocol):
-    """What a stream gives; ``cytosynth.client.SyntheticImage`` is one."""
+@dataclass(frozen=True)
+class RoundImage:
+    """One synthetic image of a round, as the generator sent it; ``data`` is the encoded file."""
 
     index: int
     class_id: str
     image_seed: int
     data: bytes
     manifest_digest: str
-    manifest: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -98,17 +98,6 @@ class SyntheticPlan:
         return self.num_per_class * len(self.class_ids)
 
 
-@dataclass(frozen=True)
-class KeptImage:
-    """An image of a stored round."""
-
-    index: int
-    class_id: str
-    image_seed: int
-    data: bytes
-    manifest_digest: str
-
-
 class KeptRounds:
     """The ImageSet behind a pool: read where it is committed, else written round by round."""
 
@@ -118,7 +107,7 @@ class KeptRounds:
         self._draft = store.new_draft(tenant, IMAGE_SETS, plan.image_set_id)
         self._generator: dict[str, Any] = {}
 
-    def read(self, number: int) -> list[KeptImage] | None:
+    def read(self, number: int) -> list[RoundImage] | None:
         """A round that was kept, now or by an earlier run; None if it was not."""
         path = _round_path(number)
         if self._committed:
@@ -131,15 +120,15 @@ class KeptRounds:
             self._generator = json.loads(self._draft.read(_GENERATOR))
         return images
 
-    def write(self, number: int, images: list[ReceivedImage]) -> list[ReceivedImage]:
-        """Keeps a round.
+    def write(
+        self, number: int, images: list[RoundImage], manifest: Mapping[str, Any]
+    ) -> list[RoundImage]:
+        """Keeps a round; ``manifest`` is the generator's, of the request for it.
 
         Raises:
             DataLoss: If the generator changed its model between the rounds.
         """
-        generator = {
-            key: value for key, value in images[0].manifest.items() if key not in _OF_ONE_REQUEST
-        }
+        generator = {key: value for key, value in manifest.items() if key not in _OF_ONE_REQUEST}
         if not self._generator:
             self._generator = generator
             self._draft.write(_GENERATOR, json.dumps(generator).encode())
@@ -183,7 +172,7 @@ def _round_path(number: int) -> str:
     return f"rounds/{number:05d}.tar"
 
 
-def pack_round(images: list[ReceivedImage]) -> bytes:
+def pack_round(images: list[RoundImage]) -> bytes:
     """A tar of ``<class>/<index>.png`` files and their metadata; the same bytes every time."""
     buffer = io.BytesIO()
     lines = []
@@ -202,7 +191,7 @@ def pack_round(images: list[ReceivedImage]) -> bytes:
     return buffer.getvalue()
 
 
-def read_round(data: bytes) -> Iterator[KeptImage]:
+def read_round(data: bytes) -> Iterator[RoundImage]:
     """The images that ``pack_round`` packed, in order."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         metadata = tar.extractfile(_METADATA)
@@ -211,7 +200,7 @@ def read_round(data: bytes) -> Iterator[KeptImage]:
             fields = json.loads(line)
             member = tar.extractfile(fields.pop("file_name"))
             assert member is not None
-            yield KeptImage(data=member.read(), **fields)
+            yield RoundImage(data=member.read(), **fields)
 
 
 def read_image_set(

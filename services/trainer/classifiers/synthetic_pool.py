@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from itertools import accumulate
 from typing import Any
@@ -21,9 +21,8 @@ from services.common.images.codec import center_square, decode_image
 from services.common.resource_names import IMAGE_SETS, build
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.classifiers.image_sets import (
-    KeptImage,
     KeptRounds,
-    ReceivedImage,
+    RoundImage,
     SyntheticPlan,
 )
 from services.trainer.classifiers.training_images import LabelledImages
@@ -116,12 +115,12 @@ class SyntheticPool:
         try:
             kept = KeptRounds(self._plan, self._store, self._tenant)
             for number, (seed, count) in enumerate(self._plan.rounds()):
-                images: Sequence[KeptImage | ReceivedImage] | None = kept.read(number)
+                images = kept.read(number)
                 if images is None:
                     received = self._receive(seed, count)
                     if received is None:
                         return
-                    images = kept.write(number, received)
+                    images = kept.write(number, *received)
                 self._take(images)
             kept.commit()
         except BaseException as error:
@@ -129,15 +128,25 @@ class SyntheticPool:
                 self._failure = error
                 self._changed.notify_all()
 
-    def _receive(self, seed: int, count: int) -> list[ReceivedImage] | None:
-        """A round's images from the generator; None if the pool is being closed."""
+    def _receive(self, seed: int, count: int) -> tuple[list[RoundImage], Mapping[str, Any]] | None:
+        """A round's images and the generator's manifest; None if the pool is being closed."""
         stream = self._synthesize(dict.fromkeys(self._plan.class_ids, count), seed)
-        images: list[ReceivedImage] = []
+        images: list[RoundImage] = []
+        manifest: Mapping[str, Any] = {}
         try:
             for image in stream:
                 if self._stopping:
                     return None
-                images.append(image)
+                manifest = manifest or image.manifest
+                images.append(
+                    RoundImage(
+                        image.index,
+                        image.class_id,
+                        image.image_seed,
+                        image.data,
+                        image.manifest_digest,
+                    )
+                )
         finally:
             if isinstance(stream, Generator):
                 stream.close()
@@ -145,9 +154,9 @@ class SyntheticPool:
         if len(images) != wanted:
             problem = f"the generator sent {len(images)} images of a round of {wanted}"
             raise DataLoss(problem, "start the job again")
-        return images
+        return images, manifest
 
-    def _take(self, images: Sequence[KeptImage | ReceivedImage]) -> None:
+    def _take(self, images: Sequence[RoundImage]) -> None:
         position = {class_id: i for i, class_id in enumerate(self._plan.class_ids)}
         start = self._num_arrived
         for offset, image in enumerate(images):

@@ -50,7 +50,7 @@ def store_image_set(store: ArtifactStore, copied: bytes) -> str:
     images = list(FakeGenerator()(dict.fromkeys(CLASSES, 4), 9))
     images[0] = replace(images[0], data=copied)
     kept = KeptRounds(plan, store, TENANT)
-    kept.write(0, images)
+    kept.write(0, images, images[0].manifest)
     kept.commit()
     return f"imageSets/{plan.image_set_id}"
 
@@ -60,9 +60,9 @@ def store_classifier(
 ) -> str:
     """A classifier of which only the answers are there."""
     manifest = store.get_manifest(TENANT, "datasets", dataset.split("/")[1])
-    sides = digests_of_split(manifest, "test")
-    digests = [d for c in CLASSES for d in sides[c]]
-    labels = np.repeat(np.arange(3), [len(sides[c]) for c in CLASSES])
+    by_class = digests_of_split(manifest, "test")
+    digests = [d for c in CLASSES for d in by_class[c]]
+    labels = np.repeat(np.arange(3), [len(by_class[c]) for c in CLASSES])
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(len(labels), 3)) + skill * np.eye(3)[labels]
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
