@@ -11,7 +11,7 @@ from typing import Any
 
 from cytosynth.stack.runtime_dir import LINK, link_files, touch_link
 from services.common.rpc.reflection import GRPC_SERVICER_FUNCTIONS
-from services.common.serve_patches.ray_node import lost_processes, session_folder
+from services.common.serve_patches.ray_node import lost_processes, session_folder, start
 
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
@@ -54,17 +54,14 @@ class LocalRay:
         link_files(self._runtime_dir, self._files)
         self.started = True
         options: dict[str, Any] = {
-            "address": "local",
             "num_cpus": LOGICAL_CPUS,
             "object_store_memory": OBJECT_STORE_BYTES,
             "include_dashboard": False,
             "log_to_driver": False,
-            "_node_ip_address": LOOPBACK,
-            "_temp_dir": str(self._runtime_dir / LINK),
         }
         for tries_left in reversed(range(START_TRIES)):
             try:
-                ray.init(**options)
+                start(LOOPBACK, self._runtime_dir / LINK, **options)
                 break
             except Exception:
                 if not tries_left:

@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
-import os
 import re
 import time
 import uuid
@@ -35,6 +33,7 @@ from cytosynth import traces
 from services.common import errors, resource_names
 from services.common.logs import request_id_var, tenant_var
 from services.common.rpc.statuses import to_status
+from services.common.serve_patches.stream_end import ending
 
 DETAILS_TRAILER = "grpc-status-details-bin"
 TENANT_HEADER = "x-cytosynth-tenant"
@@ -155,7 +154,7 @@ def server_stream(
                     run.num_messages += 1
                     yield answer
         if run.status is not None:
-            for last in run.end_stream(grpc_context):
+            for last in ending(run.set_on, grpc_context):
                 yield last
 
     return _named_after(handler, method)
@@ -175,7 +174,7 @@ def bidi_stream(
                 async for answer in answers:
                     yield answer
         if run.status is not None:
-            for last in run.end_stream(grpc_context):
+            for last in ending(run.set_on, grpc_context):
                 yield last
 
     return _named_after(handler, method)
@@ -218,60 +217,11 @@ class _Run:
         return Call(tenant=tenant, request_id=self.request_id, deadline=deadline)
 
     def set_on(self, grpc_context: Any) -> None:
+        """Writes the failure's status and details into a context."""
         assert self.status is not None
         grpc_context.set_code(CODES[self.status.code])
         grpc_context.set_details(self.status.message)
         grpc_context.set_trailing_metadata([(DETAILS_TRAILER, self.status.SerializeToString())])
-
-    def end_stream(self, grpc_context: Any) -> Iterator[Any]:
-        """Ends a response stream with the status and its details.
-
-        The proxy sends what the context holds only along with a message, and drops the
-        details of a stream that raises. So the stream ends with a message that stops the
-        proxy before it is sent. A replica that is its own gRPC server (direct ingress)
-        reads the context at the end instead.
-        """
-        if _direct_ingress():
-            self.set_on(grpc_context)
-            return
-        yield _LastMessage(self, grpc_context)
-
-
-class _LastMessage:
-    """Takes the place of a response; Serve serializes it when all before it are on their way."""
-
-    def __init__(self, run: _Run, grpc_context: Any) -> None:
-        self._run, self._context = run, grpc_context
-
-    def SerializeToString(self) -> bytes:  # noqa: N802 (a protobuf message's method)
-        assert self._run.status is not None
-        self._run.set_on(self._context)
-        self._context._set_on_grpc_context = functools.partial(
-            _end_in_proxy,
-            self._run.status.code,
-            self._run.status.message,
-            tuple(self._context.trailing_metadata()),
-        )
-        return b""
-
-
-def _end_in_proxy(
-    code: int, message: str, trailers: tuple[tuple[str, str | bytes], ...], grpc_context: Any
-) -> None:
-    """Runs in Serve's proxy: sets the status and stops the stream there."""
-    from ray.exceptions import RayActorError  # only ever called inside Ray
-    from ray.serve.exceptions import gRPCStatusError
-
-    grpc_context.set_code(CODES[code])
-    grpc_context.set_details(message)
-    grpc_context.set_trailing_metadata(trailers)
-    # Of a RayActorError the proxy logs one line, of anything else a traceback.
-    raise gRPCStatusError(RayActorError(error_msg=message), CODES[code], message)
-
-
-def _direct_ingress() -> bool:
-    names = ("RAY_SERVE_ENABLE_DIRECT_INGRESS", "RAY_SERVE_ENABLE_HA_PROXY")
-    return any(os.environ.get(name, "0") == "1" for name in names)
 
 
 @contextlib.contextmanager

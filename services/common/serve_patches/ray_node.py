@@ -1,9 +1,22 @@
-"""What only private names of Ray tell of the node that this process started."""
+"""The Ray node of this process, where public names do not suffice."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+
+
+def start(host: str, sessions: Path, **options: Any) -> None:
+    """``ray.init`` of a node of its own.
+
+    Args:
+        host: Address that all of the node's processes listen on.
+        sessions: Folder of the node's sockets and logs; its path must be short.
+        options: Public options of ``ray.init``.
+    """
+    import ray
+
+    ray.init(address="local", _node_ip_address=host, _temp_dir=str(sessions), **options)
 
 
 def lost_processes() -> set[str]:
