@@ -28,7 +28,7 @@ _EXPORT_SECONDS = 3
 _BATCH_MILLISECONDS = 1000
 _ENDPOINT = re.compile(r"http://(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
-# What a server is to blame for; anything else is the caller's affair, and no error of the server.
+# Codes that count as errors of the server; all others are the caller's.
 _SERVER_ERRORS = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )

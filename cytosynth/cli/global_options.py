@@ -191,7 +191,7 @@ class GlobalGroup(TyperGroup):
 
 
 def _with_new_names(ctx: Any, args: list[str], renamed: Mapping[str, str]) -> list[str]:
-    new = []
+    new: list[str] = []
     for number, arg in enumerate(args):
         name, equals, value = arg.partition("=")
         if arg == "--":

@@ -177,7 +177,7 @@ def split_shots(
 
 @contextmanager
 def interruptible(consequence: str) -> Iterator[None]:
-    """On Ctrl-C say in one line what that means, and exit 130."""
+    """On Ctrl-C print one line with its consequence, and exit 130."""
     try:
         yield
     except KeyboardInterrupt:

@@ -56,7 +56,7 @@ def readable(phase: str) -> str:
 
 
 def show_outcome(outcome: PipelineOutcome) -> None:
-    """Print the arms, their macro-F1 with intervals, the difference, and the paths."""
+    """Print macro-F1 of the arms, their difference, and the paths."""
     rows = [
         (
             model,

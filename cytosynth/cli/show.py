@@ -1,4 +1,4 @@
-"""How results look: tables and progress bars for people, JSON for machines."""
+"""Output: tables and progress bars for people, JSON for machines."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class Meter:
         return update
 
     def job(self, job: Job, prefix: str = "") -> None:
-        """Show how far a job is."""
+        """Show the progress of a job."""
         progress = job.progress
         step = progress.total_steps if job.state == "SUCCEEDED" else progress.step
         phase = progress.phase or job.state.lower()

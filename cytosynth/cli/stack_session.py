@@ -64,7 +64,7 @@ def _services(keep: bool, meter: show.Meter, stops: list[bool]) -> Iterator[tupl
 
     address = caller().address
     try:
-        target, arguments = resolve()  # A bad address or certificate is told before any start.
+        target, arguments = resolve()  # Refuses a bad address or certificate before any start.
     except local_stack.NoStack:
         target = DEFAULT_ADDRESS
     else:
@@ -94,7 +94,7 @@ def _services(keep: bool, meter: show.Meter, stops: list[bool]) -> Iterator[tupl
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ignore Ctrl-C for a while: half a stop would leave processes and lose a checkpoint."""
+    """Ignore Ctrl-C; half a stop would leave processes and lose checkpoints."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
         signal.signal(number, signal.SIG_IGN)

@@ -171,7 +171,7 @@ class ClassifierClient(ServiceClient):
         return decode.alias(self._connection.call(self._classifier.SetAlias, request).alias)
 
     def rollback_alias(self, name: str) -> Alias:
-        """Point an alias back at what it meant before."""
+        """Point an alias back at its earlier classifier."""
         request = classifier_pb2.RollbackAliasRequest(name=name)
         return decode.alias(self._connection.call(self._classifier.RollbackAlias, request).alias)
 

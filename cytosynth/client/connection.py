@@ -1,4 +1,4 @@
-"""One channel to the services: message limit, keepalive, deadlines, retries, caller's name."""
+"""One channel to the services: limits, keepalive, deadlines, retries, tenant."""
 
 from __future__ import annotations
 
@@ -107,11 +107,11 @@ class Connection:
             raise self.closed_error()
 
     def closed_error(self) -> CytosynthError:
-        """What a call on a closed client raises."""
+        """The error of a call on a closed client."""
         return CytosynthError("CANCELLED", "the client was closed")
 
     def close(self) -> None:
-        """Cancel what is under way, from any thread, and close the channel."""
+        """Cancel running calls, from any thread, and close the channel."""
         self._closed.set()
         self.channel.close()
 
@@ -152,7 +152,7 @@ class ServiceClient:
         self._connection.check(seconds)
 
     def close(self) -> None:
-        """Cancel what is under way (from any thread) and close the channel."""
+        """Cancel running calls, from any thread, and close the channel."""
         self._connection.close()
 
 

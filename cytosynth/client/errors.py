@@ -83,7 +83,7 @@ class CytosynthError(Exception):
     def reworded(
         self, message: str, remedy: str, field_violations: Iterable[FieldViolation]
     ) -> Self:
-        """The same error in other words."""
+        """The same error with another text."""
         renamed = type(self).__new__(type(self), message)
         renamed.__dict__.update(self.__dict__)
         renamed.message, renamed.remedy = message, remedy
@@ -107,7 +107,7 @@ class JobFailed(CytosynthError):
 
 
 def invalid_argument(field: str, problem: str, remedy: str = "") -> CytosynthError:
-    """What the service would say, said before anything is sent."""
+    """The error of an invalid argument, raised before anything is sent."""
     return CytosynthError(
         "INVALID_ARGUMENT",
         f"{field}: {problem}",
@@ -186,8 +186,8 @@ def nothing_answers(address: str) -> CytosynthError:
     return CytosynthError(
         "UNAVAILABLE",
         f"no Cytosynth answers at {address}",
-        remedy="start one with `cytosynth up`, or name another address; "
-        "one that speaks TLS wants its certificates named",
+        remedy="start one with `cytosynth up`, or name another --address; "
+        "for one that speaks TLS add --certs-dir",
     )
 
 

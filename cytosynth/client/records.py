@@ -83,7 +83,7 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is; totals and ``eta_seconds`` are 0 while unknown."""
+    """Progress of a job; totals and ``eta_seconds`` are 0 while unknown."""
 
     phase: str
     step: int
@@ -178,7 +178,7 @@ class Synthetic:
 
 @dataclass(frozen=True)
 class ReportArm:
-    """One column of a report, for example ``resnet18``, ``real_only`` and its classifier."""
+    """One column of a report: model, arm and classifier."""
 
     model: str
     arm: str

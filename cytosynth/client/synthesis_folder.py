@@ -245,7 +245,7 @@ def _keep(root: Path, metadata: IO[bytes], image: SyntheticImage) -> None:
 
 
 def _remove_if_empty(root: Path) -> None:
-    """After a request that was refused, leave nothing behind."""
+    """Remove a folder that a refused request left empty."""
     names = [entry.name for entry in root.iterdir()]
     if names == [METADATA_FILE] and (root / METADATA_FILE).stat().st_size == 0:
         (root / METADATA_FILE).unlink()

@@ -28,10 +28,10 @@ class Listener:
         """A phase begins."""
 
     def count(self, done: int, total: int) -> None:
-        """Things done of the phase, and in all."""
+        """Items done in the phase, and items in all."""
 
     def job(self, job: Job) -> None:
-        """The phase's job has come so far."""
+        """The state of the phase's job."""
 
     def notices(self, texts: tuple[str, ...]) -> None:
         """What a user must know about the images."""
@@ -125,7 +125,7 @@ class Progress:
             self._write()
 
     def finish(self) -> None:
-        """The next run with the same options is a new one."""
+        """Mark the run finished; the same options then start a new one."""
         self._state["finished"] = True
         self._write()
 

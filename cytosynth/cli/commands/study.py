@@ -25,7 +25,13 @@ from cytosynth.cli.words import STUDY
 if TYPE_CHECKING:
     from cytosynth.workflows.study import StudyOutcome
 
-_ARMS_WITHOUT_ADAPTER = {"real_only", "real_plus_phantoms", "zero_shot", "real_plus_further_real"}
+_ARMS_WITHOUT_ADAPTER = {
+    "real_only",
+    "real_plus_phantoms",
+    "zero_shot",
+    "real_plus_further_real",
+    "transfer_real_only",
+}
 _RENAMED = {
     "--steps": "--classifier-steps",
     "--draws": "--replicates",
@@ -114,9 +120,9 @@ def study(
         }
         refuse_without_effect("without a transfer arm", given, remedy)
     if arms and set(_names(arms)) <= _ARMS_WITHOUT_ADAPTER:
-        given = {"--sampler-preset": sampler_preset, "--adapter-steps": adapter_steps}
-        refuse_without_effect("without an arm with synthetic images", given, remedy)
-    tree = read_image_tree(data)  # what is wrong with the folder is said before services start
+        unused = {"--sampler-preset": sampler_preset, "--adapter-steps": adapter_steps}
+        refuse_without_effect("without an arm with synthetic images", unused, remedy)
+    tree = read_image_tree(data)  # a bad folder is refused before services start
     settings = StudySettings(
         preset=preset,
         models=_names(architectures),

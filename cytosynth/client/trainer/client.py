@@ -1,4 +1,4 @@
-"""Client of the trainer: datasets, adapters, classifiers, reports and their jobs."""
+"""Client of the trainer: datasets, adapters, classifiers, reports, jobs."""
 
 from __future__ import annotations
 

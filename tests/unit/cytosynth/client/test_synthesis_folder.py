@@ -63,7 +63,9 @@ def test_an_interrupted_folder_is_completed(
     assert len(toy.generator.requests) == 2  # The third call had nothing to ask for.
 
 
-def test_a_damaged_image_is_drawn_again(toy: ToyServices, client: Client, tmp_path: Path) -> None:
+def test_a_damaged_image_is_synthesized_again(
+    toy: ToyServices, client: Client, tmp_path: Path
+) -> None:
     client.synthesize_to_folder(tmp_path / "out", COUNTS)
     (tmp_path / "out/blast/000001.png").write_bytes(b"")
     assert client.synthesize_to_folder(tmp_path / "out", COUNTS).num_resumed == 1

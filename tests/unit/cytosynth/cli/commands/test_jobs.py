@@ -24,5 +24,5 @@ def test_only_so_many_jobs_as_wanted_are_listed(cyto: Cyto) -> None:
 
 def test_a_finished_job_shows_all_of_its_steps(cyto: Cyto, toy: ToyServices) -> None:
     cyto("fit-adapter", "datasets/d1")
-    toy.trainer.jobs["jobs/j1"].progress.step = 2  # The last step was never told.
+    toy.trainer.jobs["jobs/j1"].progress.step = 2  # The last step was never reported.
     assert "3/3" in cyto("jobs")[1]
