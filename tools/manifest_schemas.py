@@ -205,7 +205,7 @@ def ray_environment_problems(manifests: list[dict[str, Any]]) -> list[str]:
 
     local_only = {
         "CYTOSYNTH_SERVE_HOST", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_worker_niceness",
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "no_proxy", "NO_PROXY",
     }  # fmt: skip
     given: dict[str, str] = {}
     for one in manifests:

@@ -227,7 +227,6 @@ def _start_supervisor(
     runtime_dir = make_runtime_dir(files.root)
     environment = {
         **os.environ,
-        **_without_proxy(),
         "CYTOSYNTH_STATE_DIR": str(files.state_dir),
         TOKEN_VARIABLE: files.token,
     }
@@ -316,14 +315,6 @@ def _refuse_undecodable(folder: Path) -> None:
             f"The name of {shown} is not UTF-8, which the edge needs; choose another folder with "
             "--state-dir or CYTOSYNTH_STATE_DIR."
         ) from None
-
-
-def _without_proxy() -> dict[str, str]:
-    """Variables that keep calls on this machine from a proxy, beside what they say already."""
-    hosts = ("127.0.0.1", "localhost", "::1")
-    named = ",".join(filter(None, (os.environ.get("no_proxy"), os.environ.get("NO_PROXY"))))
-    value = ",".join(dict.fromkeys((*named.split(","), *hosts))).strip(",")
-    return {"no_proxy": value, "NO_PROXY": value}
 
 
 def _clean_up(files: StackFiles, info: StackInfo | None) -> bool:

@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again = verbs.add_parser("again", help="delete what a restore has brought back")
     again.add_argument("file", nargs="?", type=Path, help="an export")
     options = parser.parse_args(arguments)
-    settings = CommonSettings.load()
+    settings = CommonSettings.load_for(parser)
     database = JobDatabase(settings.database_url)
     try:
         deletions = database.deletions.list()

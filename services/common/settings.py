@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 from collections.abc import Iterable
@@ -148,3 +149,11 @@ class CommonSettings(BaseSettings):
             return cls(**overrides)
         except ValidationError as error:
             raise SettingsError("; ".join(map(_problem, error.errors()))) from None
+
+    @classmethod
+    def load_for(cls, parser: argparse.ArgumentParser) -> Self:
+        """Reads the environment for a command, which a wrong variable ends with one line."""
+        try:
+            return cls.load()
+        except SettingsError as error:
+            parser.error(str(error))

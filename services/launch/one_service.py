@@ -17,8 +17,8 @@ from pathlib import Path
 
 from cytosynth.service_methods import SERVICES
 from services.common.rpc.reflection import GRPC_SERVICER_FUNCTIONS
-from services.common.settings import CommonSettings
 from services.launch.ray_environment import ray_environment
+from services.launch.service_settings import settings_class
 
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
 
@@ -28,13 +28,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("service", choices=SERVICES)
     parser.add_argument("--host", default="0.0.0.0")
-    parser.add_argument(
-        "--port", type=int, default=int(os.environ.get("CYTOSYNTH_SERVE_PORT", 9000))
-    )
+    port = os.environ.get("CYTOSYNTH_SERVE_PORT", "9000")
+    parser.add_argument("--port", type=int, default=port)
     arguments = parser.parse_args()
+    settings = settings_class(arguments.service).load_for(parser)
     token = Path(tempfile.mkdtemp()) / "token"
-    limit = CommonSettings.load().max_message_bytes
-    os.environ.update(ray_environment(token, arguments.host, limit))
+    os.environ.update(ray_environment(token, arguments.host, settings.max_message_bytes))
     # Ray reads its environment when it is imported.
     import ray
     from ray import serve
@@ -55,7 +54,7 @@ def main() -> None:
             port=arguments.port, grpc_servicer_functions=list(GRPC_SERVICER_FUNCTIONS)
         ),
     )
-    app = import_module(f"services.{arguments.service}.app").build_app()
+    app = import_module(f"services.{arguments.service}.app").build_app(settings)
     serve.run(app, name=arguments.service, route_prefix=f"/{arguments.service}")
     stop.wait()
     serve.shutdown()

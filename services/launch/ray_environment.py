@@ -21,6 +21,7 @@ def ray_environment(token_path: Path, listen_host: str, max_message_bytes: int) 
     token_path.touch(mode=0o600)
     token_path.write_text(secrets.token_hex(32))
     return {
+        **_without_proxy(),
         LISTEN_HOST_VARIABLE: listen_host,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),
@@ -39,3 +40,10 @@ def ray_environment(token_path: Path, listen_host: str, max_message_bytes: int) 
         "TOKENIZERS_PARALLELISM": "false",
         "MALLOC_ARENA_MAX": "2",
     }
+
+
+def _without_proxy() -> dict[str, str]:
+    """Variables that keep calls on this machine from the environment's proxy."""
+    named = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")).split(",")
+    hosts = ",".join(dict.fromkeys([*filter(None, named), "127.0.0.1", "localhost", "::1"]))
+    return {"no_proxy": hosts, "NO_PROXY": hosts}

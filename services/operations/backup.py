@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs.add_parser("store", help="the artifact store").add_argument("target")
     verbs.add_parser("restore-store", help="back into the artifact store").add_argument("source")
     options = parser.parse_args(arguments)
-    settings = CommonSettings.load()
+    settings = CommonSettings.load_for(parser)
     try:
         if options.verb == "database":
             copy_database(settings.database_url, options.target)

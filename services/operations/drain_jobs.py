@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--status", action="store_true", help="say how it is, change nothing")
     parser.add_argument("--this-host", action="store_true", help="only the runners of this host")
     options = parser.parse_args(arguments)
-    settings = TrainerSettings.load()
+    settings = TrainerSettings.load_for(parser)
     if options.this_host and not settings.drain_file:
         parser.error("--this-host: set CYTOSYNTH_DRAIN_FILE, to the runners too, and start them")
     database = JobDatabase(settings.database_url)

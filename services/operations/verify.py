@@ -198,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m services.operations.verify")
     parser.add_argument("--json", action="store_true", help="for programs")
     options = parser.parse_args(arguments)
-    settings = CommonSettings.load()
+    settings = CommonSettings.load_for(parser)
     database = JobDatabase(settings.database_url)
     try:
         done = verify(ArtifactStore(settings.store_uri), database)

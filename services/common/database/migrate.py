@@ -22,7 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.common.database.tables import open_engine
-from services.common.settings import CommonSettings, SettingsError
+from services.common.settings import CommonSettings
 
 NEWEST = "head"
 
@@ -110,10 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--to", default=NEWEST, help="revision; default: the newest")
     parser.add_argument("--check", action="store_true", help="change nothing")
     options = parser.parse_args(arguments)
-    try:
-        url = CommonSettings.load().database_url
-    except SettingsError as error:
-        parser.error(str(error))
+    url = CommonSettings.load_for(parser).database_url
     if options.check:
         found, newest = revisions(url)
         sys.stdout.write(f"database: {found or 'empty'}; this version: {newest}\n")

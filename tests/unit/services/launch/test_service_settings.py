@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -52,3 +53,26 @@ def test_settings_are_checked_without_torch_and_ray() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "services.operations.verify",
+        "services.operations.backup store /x",
+        "services.operations.drain_jobs --status",
+        "services.common.deletions export",
+        "services.common.database.migrate --check",
+        "services.launch.one_service trainer",
+    ],
+)
+def test_commands_name_a_wrong_setting_in_one_line(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CYTOSYNTH_MAX_IMAGE_BYTES", "many")
+    monkeypatch.setattr(sys, "argv", command.split())
+    with pytest.raises(SystemExit) as ended:
+        import_module(command.split()[0]).main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.endswith("error: CYTOSYNTH_MAX_IMAGE_BYTES is 'many': must be a valid integer")
