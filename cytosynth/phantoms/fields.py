@@ -1,7 +1,7 @@
 """Scalar fields on the square frame: coordinate grids, smooth noise, spots, soft edges.
 
-A field is a (side, side) float32 array. Coordinates are in frame widths from the frame's centre, x
-to the right and y down, so the same random draws give the same picture at any resolution.
+A field is an (S, S) float32 array. Coordinates are in frame widths from the frame's centre, x
+to the right and y down, so the same random values give the same picture at any resolution.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ Field = np.ndarray
 
 
 @lru_cache(maxsize=16)
-def frame_axes(side: int) -> tuple[Field, Field]:
-    """Pixel-centre coordinates x (1, side) and y (side, 1), frame widths, in [-0.5, 0.5]."""
-    axis = ((np.arange(side, dtype=np.float32) + 0.5) / side - 0.5).astype(np.float32)
+def frame_axes(grid_size: int) -> tuple[Field, Field]:
+    """Pixel-centre coordinates x (1, S) and y (S, 1), frame widths, in [-0.5, 0.5]."""
+    axis = ((np.arange(grid_size, dtype=np.float32) + 0.5) / grid_size - 0.5).astype(np.float32)
     return axis[None, :], axis[:, None]
 
 
 @lru_cache(maxsize=512)
-def _spline_taps(side: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """First knot (side,) and the four cubic B-spline weights (4, side) of every pixel.
+def _spline_taps(grid_size: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """First knot (S,) and the four cubic B-spline weights (4, S) of every pixel.
 
     The weights are scaled so that unit-variance knots give unit variance.
     """
-    position = (np.arange(side) + 0.5) / side * cells
+    position = (np.arange(grid_size) + 0.5) / grid_size * cells
     index = np.minimum(position.astype(int), cells - 1)
     t = position - index
     weights = np.stack(
@@ -36,13 +36,13 @@ def _spline_taps(side: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
     return index, (weights / np.sqrt((weights**2).sum(axis=0).mean())).astype(np.float32)
 
 
-def smooth_noise(rng: np.random.Generator, side: int, cells: float) -> Field:
+def smooth_noise(rng: np.random.Generator, grid_size: int, cells: float) -> Field:
     """Unit-variance noise with about ``cells`` features across the frame.
 
     Four taps an axis, not a matrix product: small products wake every BLAS thread for nothing.
     """
     count = int(np.clip(round(cells), 1, 96))
-    index, weights = _spline_taps(side, count)
+    index, weights = _spline_taps(grid_size, count)
     knots = rng.standard_normal((count + 3, count + 3), dtype=np.float32)
     rows = sum(weights[tap][:, None] * knots[index + tap] for tap in range(4))
     columns = np.ascontiguousarray(rows.T)
@@ -61,20 +61,24 @@ def smooth_step(field: Field) -> Field:
     return 0.5 + 0.5 * np.tanh(0.5 * field)
 
 
-def spots(x: np.ndarray, y: np.ndarray, weights: np.ndarray, radius: float, side: int) -> Field:
+def spots(
+    x: np.ndarray, y: np.ndarray, weights: np.ndarray, radius: float, grid_size: int
+) -> Field:
     """Coverage 0..1 of soft discs of ``radius`` centred on (x, y), each (n,); frame widths."""
-    impulses = np.zeros((side + 1, side + 1), dtype=np.float32)
-    column = np.clip((x + 0.5) * side - 0.5, 0, side - 1.001)
-    row = np.clip((y + 0.5) * side - 0.5, 0, side - 1.001)
+    impulses = np.zeros((grid_size + 1, grid_size + 1), dtype=np.float32)
+    column = np.clip((x + 0.5) * grid_size - 0.5, 0, grid_size - 1.001)
+    row = np.clip((y + 0.5) * grid_size - 0.5, 0, grid_size - 1.001)
     left, top = column.astype(int), row.astype(int)
     right_share, bottom_share = column - left, row - top
     np.add.at(impulses, (top, left), weights * (1 - right_share) * (1 - bottom_share))
     np.add.at(impulses, (top, left + 1), weights * right_share * (1 - bottom_share))
     np.add.at(impulses, (top + 1, left), weights * (1 - right_share) * bottom_share)
     np.add.at(impulses, (top + 1, left + 1), weights * right_share * bottom_share)
-    sigma = max(radius * side * 0.6, 0.35)
-    blurred = gaussian_filter(impulses[:side, :side], sigma, mode="constant", truncate=3.0)
+    sigma = max(radius * grid_size * 0.6, 0.35)
+    blurred = gaussian_filter(
+        impulses[:grid_size, :grid_size], sigma, mode="constant", truncate=3.0
+    )
     peak = 1.0 / (2 * np.pi * sigma**2)
     # A granule thinner than a pixel must fade rather than stay full-strength.
-    strength = 2.2 * min(1.0, (radius * side * 0.6 / sigma) ** 2)
+    strength = 2.2 * min(1.0, (radius * grid_size * 0.6 / sigma) ** 2)
     return 1.0 - np.exp(-np.float32(strength / peak) * blurred)

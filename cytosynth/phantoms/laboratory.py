@@ -124,7 +124,7 @@ DEMO_HOSPITAL = Laboratory(
 """HELD OUT: the adaptation demo's hospital. Base models never see it.
 
 Its nuclear, basophilic and eosinophilic hues and its greenish field all lie outside the ranges that
-:func:`sample_laboratory` draws from, so adapting to it is real domain shift.
+:func:`sample_laboratory` samples from, so adapting to it is real domain shift.
 """
 
 NUCLEAR_HUE_RANGE = (242.0, 298.0)

@@ -1,7 +1,7 @@
-"""What one class of white blood cell looks like, as distributions a renderer can draw from.
+"""What one class of white blood cell looks like, as distributions that a renderer samples.
 
 Lengths are in red-cell diameters (about 7.2 micrometres), areas and concentrations are ratios.
-Every ``(low, high)`` pair is the range of a bell-shaped draw (see :func:`draw`).
+Every ``(low, high)`` pair is the range of a bell-shaped distribution (see :func:`sample_value`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 Range = tuple[float, float]
 
 
-def draw(rng: np.random.Generator, bounds: Range) -> float:
+def sample_value(rng: np.random.Generator, bounds: Range) -> float:
     """One value from ``bounds``, most often near the middle, never outside."""
     low, high = bounds
     return float(low + (high - low) * rng.beta(2.0, 2.0))
@@ -45,7 +45,7 @@ class CellType:
         diameter: cell diameter, red-cell diameters.
         nc_ratio: nuclear area over whole-cell area.
         nucleus_kinds: outline kind to weight (kinds: ``nuclei.NUCLEUS_KINDS``).
-        corners: lowest and highest number of drawn-out corners of the outline.
+        corners: lowest and highest number of pointed corners of the outline.
         lobes: number of nuclear lobes to weight, used by the ``segmented`` kind.
         eccentricity: nucleus offset, 0 = central, 1 = touching the membrane.
         irregularity: amplitude of the cell outline's undulation, fraction of its radius.

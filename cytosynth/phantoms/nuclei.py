@@ -1,6 +1,6 @@
 """Outlines of nuclei as signed-distance functions in nucleus units (overall radius about 1).
 
-A signed distance is negative inside. Every ``sample_*`` function draws a shape and returns a
+A signed distance is negative inside. Every ``sample_*`` function samples a shape and returns a
 function of two coordinate arrays of equal shape.
 """
 

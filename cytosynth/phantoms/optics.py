@@ -12,12 +12,12 @@ from cytosynth.phantoms.laboratory import Laboratory
 def illuminate(
     absorbance: np.ndarray, laboratory: Laboratory, rng: np.random.Generator
 ) -> np.ndarray:
-    """Light through ``absorbance`` (side, side, 3): float32 0..255 of the same shape."""
-    side = absorbance.shape[0]
-    x, y = frame_axes(side)
+    """Light through ``absorbance`` (S, S, 3): float32 0..255 of the same shape."""
+    grid_size = absorbance.shape[0]
+    x, y = frame_axes(grid_size)
     ramp = np.cos(laboratory.gradient_angle) * x + np.sin(laboratory.gradient_angle) * y
     light = 1.0 + laboratory.gradient * ramp - laboratory.vignetting * 2.0 * (x * x + y * y)
-    light = light + laboratory.background_mottle * smooth_noise(rng, side, 7)
+    light = light + laboratory.background_mottle * smooth_noise(rng, grid_size, 7)
     field = np.asarray(laboratory.background_rgb, dtype=np.float32)
     return np.exp(-absorbance) * light[..., None].astype(np.float32) * field
 
@@ -32,9 +32,9 @@ def area_downsample(image: np.ndarray, factor: int) -> np.ndarray:
 def photograph(
     light: np.ndarray, laboratory: Laboratory, factor: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Blur and digitise ``light`` (side, side, 3): uint8 (side / factor, side / factor, 3)."""
-    side = light.shape[0]
-    sigma = laboratory.blur_sigma * side
+    """Blur and digitise ``light`` (S, S, 3): uint8 (S / factor, S / factor, 3)."""
+    grid_size = light.shape[0]
+    sigma = laboratory.blur_sigma * grid_size
     image = area_downsample(gaussian_filter(light, (sigma, sigma, 0), truncate=3.0), factor)
     size = image.shape[0]
     if laboratory.sharpening > 0:

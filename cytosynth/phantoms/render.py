@@ -53,22 +53,22 @@ def render_phantom(
     cell_rng, stain_rng, field_rng, camera_rng = (
         np.random.default_rng(s) for s in entropy.spawn(4)
     )
-    side = size_px * SUPERSAMPLING
+    grid_size = size_px * SUPERSAMPLING
 
-    anatomy = sample_anatomy(cell_rng, cell_type, laboratory.red_cell_diameter, side)
+    anatomy = sample_anatomy(cell_rng, cell_type, laboratory.red_cell_diameter, grid_size)
     layers, coverage, counts = stain_cell(stain_rng, cell_type, anatomy, laboratory)
     red_cells = place_red_cells(field_rng, anatomy.cell_radius, laboratory)
-    haemoglobin = red_cell_layer(field_rng, side, red_cells, laboratory.central_pallor)
+    haemoglobin = red_cell_layer(field_rng, grid_size, red_cells, laboratory.central_pallor)
     layers["red_cell"] = layers["red_cell"] + haemoglobin * (1.0 - coverage)
     body, dots, platelets = platelet_layer(
-        field_rng, side, anatomy.cell_radius, laboratory.red_cell_diameter
+        field_rng, grid_size, anatomy.cell_radius, laboratory.red_cell_diameter
     )
     if platelets:
         outside = 1.0 - coverage
         layers["basophilic"] = layers["basophilic"] + 0.18 * body * outside
         layers["nuclear"] = layers["nuclear"] + (0.12 * body + 0.5 * dots) * outside
 
-    absorbance = np.zeros((side, side, 3), dtype=np.float32)
+    absorbance = np.zeros((grid_size, grid_size, 3), dtype=np.float32)
     for name in STAINS:
         density = getattr(laboratory, f"{name}_stain").optical_density()
         absorbance += layers[name].astype(np.float32)[..., None] * density

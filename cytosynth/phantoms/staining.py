@@ -14,7 +14,7 @@ from cytosynth.phantoms.fields import (
     spots,
 )
 from cytosynth.phantoms.laboratory import Laboratory
-from cytosynth.phantoms.morphology import CellType, Granules, draw
+from cytosynth.phantoms.morphology import CellType, Granules, sample_value
 
 STAINS = ("nuclear", "basophilic", "eosinophilic", "red_cell")
 _EDGE = 0.006  # softness of membranes, frame widths
@@ -23,7 +23,7 @@ _EDGE = 0.006  # softness of membranes, frame widths
 def stain_cell(
     rng: np.random.Generator, cell_type: CellType, anatomy: Anatomy, laboratory: Laboratory
 ) -> tuple[dict[str, Field], Field, dict[str, int]]:
-    """Concentrations (side, side) by stain name, coverage of the cell, and structure counts."""
+    """Concentrations (S, S) by stain name, coverage of the cell, and structure counts."""
     cell = soft_inside(anatomy.cell_distance, _EDGE)
     nucleus = soft_inside(anatomy.nucleus_distance, _EDGE * (5.0 if cell_type.smudge else 0.8))
     layers, vacuole_count = _cytoplasm(rng, cell_type, anatomy, laboratory)
@@ -51,25 +51,29 @@ def stain_cell(
 def _chromatin(
     rng: np.random.Generator, cell_type: CellType, anatomy: Anatomy, laboratory: Laboratory
 ) -> tuple[Field, int]:
-    """Nuclear-stain concentration of chromatin (side, side) and the number of nucleoli."""
-    side = anatomy.cell_distance.shape[0]
-    cells = draw(rng, cell_type.chromatin_grain) / laboratory.red_cell_diameter
-    contrast = min(draw(rng, cell_type.chromatin_contrast) * laboratory.chromatin_detail, 0.9)
-    density = draw(rng, cell_type.chromatin_density)
-    texture = 0.75 * smooth_noise(rng, side, cells) + 0.45 * smooth_noise(rng, side, cells * 1.9)
+    """Nuclear-stain concentration of chromatin (S, S) and the number of nucleoli."""
+    grid_size = anatomy.cell_distance.shape[0]
+    cells = sample_value(rng, cell_type.chromatin_grain) / laboratory.red_cell_diameter
+    contrast = min(
+        sample_value(rng, cell_type.chromatin_contrast) * laboratory.chromatin_detail, 0.9
+    )
+    density = sample_value(rng, cell_type.chromatin_density)
+    texture = 0.75 * smooth_noise(rng, grid_size, cells) + 0.45 * smooth_noise(
+        rng, grid_size, cells * 1.9
+    )
     clumps = smooth_step(3.0 * texture + 1.2)
-    shade = 1.0 + 0.06 * smooth_noise(rng, side, 5)
+    shade = 1.0 + 0.06 * smooth_noise(rng, grid_size, 5)
     field = density * (1.0 - contrast * (1.0 - clumps)) * shade
     if cell_type.smudge:
         depth = np.clip(-anatomy.nucleus_distance / (0.5 * anatomy.cell_radius), 0.0, 1.0)
-        return field * (0.45 + 0.55 * depth) * _streaks(rng, side), 0
+        return field * (0.45 + 0.55 * depth) * _streaks(rng, grid_size), 0
     rim = np.exp(-((anatomy.nucleus_distance / np.float32(0.012)) ** 2))
     field = field * (1.0 + 0.20 * rim)
     if anatomy.nucleus_kind in ("folded", "indented"):
         field = field * _crease(rng, anatomy)
     low, high = cell_type.nucleoli
     count = int(rng.integers(low, high + 1))
-    x, y = frame_axes(side)
+    x, y = frame_axes(grid_size)
     for _ in range(count):
         angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.5)
         radius = laboratory.red_cell_diameter * rng.uniform(0.10, 0.19)
@@ -84,18 +88,20 @@ def _chromatin(
     return field, count
 
 
-def _streaks(rng: np.random.Generator, side: int) -> Field:
-    """Fibres of a smeared nucleus: factor (side, side) varying across one random direction."""
-    x, y = frame_axes(side)
+def _streaks(rng: np.random.Generator, grid_size: int) -> Field:
+    """Fibres of a smeared nucleus: factor (S, S) varying across one random direction."""
+    x, y = frame_axes(grid_size)
     angle = rng.uniform(0, 2 * np.pi)
-    across = np.cos(angle) * x + np.sin(angle) * y + 0.05 * smooth_noise(rng, side, 4)
+    across = np.cos(angle) * x + np.sin(angle) * y + 0.05 * smooth_noise(rng, grid_size, 4)
     profile = rng.standard_normal(48)
-    ridges = np.interp(across.ravel(), np.linspace(-0.8, 0.8, 48), profile).reshape(side, side)
+    ridges = np.interp(across.ravel(), np.linspace(-0.8, 0.8, 48), profile).reshape(
+        grid_size, grid_size
+    )
     return (0.74 + 0.40 * smooth_step(1.6 * ridges)).astype(np.float32)
 
 
 def _crease(rng: np.random.Generator, anatomy: Anatomy) -> Field:
-    """A fold of the nucleus: a dark curved line with a paler side, as a factor (side, side)."""
+    """A fold of the nucleus: a dark curved line with a paler side, as a factor (S, S)."""
     x, y = frame_axes(anatomy.cell_distance.shape[0])
     angle, bend = rng.uniform(0, 2 * np.pi), rng.uniform(1.0, 2.5) * anatomy.cell_radius
     cx = anatomy.nucleus_centre[0] + bend * np.cos(angle)
@@ -107,19 +113,21 @@ def _crease(rng: np.random.Generator, anatomy: Anatomy) -> Field:
 def _cytoplasm(
     rng: np.random.Generator, cell_type: CellType, anatomy: Anatomy, laboratory: Laboratory
 ) -> tuple[dict[str, Field], int]:
-    """Cytoplasmic concentrations (side, side) by stain, and the number of vacuoles."""
-    side = anatomy.cell_distance.shape[0]
-    texture = draw(rng, cell_type.cytoplasm_texture)
+    """Cytoplasmic concentrations (S, S) by stain, and the number of vacuoles."""
+    grid_size = anatomy.cell_distance.shape[0]
+    texture = sample_value(rng, cell_type.cytoplasm_texture)
     mottle = 1.0 + texture * (
-        0.8 * smooth_noise(rng, side, 13.0 / laboratory.red_cell_diameter)
-        + 0.35 * smooth_noise(rng, side, 7)
+        0.8 * smooth_noise(rng, grid_size, 13.0 / laboratory.red_cell_diameter)
+        + 0.35 * smooth_noise(rng, grid_size, 7)
     )
     mottle = np.maximum(mottle, 0.2)
     rim = np.exp(np.minimum(anatomy.cell_distance, 0) / np.float32(0.12 * anatomy.cell_radius))
-    basophilia: Field = draw(rng, cell_type.basophilia) + draw(rng, cell_type.rim_basophilia) * rim
-    clearing = draw(rng, cell_type.golgi_clearing)
+    basophilia: Field = (
+        sample_value(rng, cell_type.basophilia) + sample_value(rng, cell_type.rim_basophilia) * rim
+    )
+    clearing = sample_value(rng, cell_type.golgi_clearing)
     if clearing > 0:
-        x, y = frame_axes(side)
+        x, y = frame_axes(grid_size)
         angle = rng.normal(0, 0.5) + np.arctan2(
             anatomy.cell_centre[1] - anatomy.nucleus_centre[1],
             anatomy.cell_centre[0] - anatomy.nucleus_centre[0],
@@ -136,10 +144,10 @@ def _cytoplasm(
     thickness = 0.0 if cell_type.smudge else 0.09
     membrane = thickness * np.exp(-((anatomy.cell_distance / np.float32(0.010)) ** 2))
     layers: dict[str, Field] = {
-        "nuclear": np.zeros((side, side), np.float32) + membrane,
+        "nuclear": np.zeros((grid_size, grid_size), np.float32) + membrane,
         "basophilic": basophilia * mottle + membrane,
-        "eosinophilic": draw(rng, cell_type.eosinophilia) * mottle,
-        "red_cell": draw(rng, cell_type.haemoglobin) * mottle,
+        "eosinophilic": sample_value(rng, cell_type.eosinophilia) * mottle,
+        "red_cell": sample_value(rng, cell_type.haemoglobin) * mottle,
     }
     low, high = cell_type.vacuoles
     count = int(rng.integers(low, high + 1))
@@ -149,7 +157,7 @@ def _cytoplasm(
         vx = anatomy.cell_centre[0] + reaches * np.cos(angles)
         vy = anatomy.cell_centre[1] + reaches * np.sin(angles)
         radius = laboratory.red_cell_diameter * rng.uniform(0.035, 0.075)
-        empty = 1.0 - 0.95 * spots(vx, vy, rng.uniform(0.5, 1.0, count), radius, side)
+        empty = 1.0 - 0.95 * spots(vx, vy, rng.uniform(0.5, 1.0, count), radius, grid_size)
         layers = {name: field * empty for name, field in layers.items()}
     return layers, count
 
@@ -163,9 +171,9 @@ def _add_granules(
     nucleus: Field,
 ) -> int:
     """Add one granule population to ``layers`` in place; returns how many granules were placed."""
-    side = nucleus.shape[0]
+    grid_size = nucleus.shape[0]
     red_cells_in_cell = (2 * anatomy.cell_radius / laboratory.red_cell_diameter) ** 2
-    wanted = int(draw(rng, population.density) * red_cells_in_cell)
+    wanted = int(sample_value(rng, population.density) * red_cells_in_cell)
     if wanted == 0:
         return 0
     angle, reach = rng.uniform(0, 2 * np.pi, wanted), np.sqrt(rng.uniform(0, 1, wanted))
@@ -173,12 +181,12 @@ def _add_granules(
     y = anatomy.cell_centre[1] + anatomy.cell_radius * reach * np.sin(angle)
     weights = rng.uniform(0.5, 1.2, wanted)
     over = rng.uniform(0, 1, wanted) < population.over_nucleus
-    radius = draw(rng, population.radius) * laboratory.red_cell_diameter
-    column = np.clip(((x + 0.5) * side).astype(int), 0, side - 1)
-    row = np.clip(((y + 0.5) * side).astype(int), 0, side - 1)
+    radius = sample_value(rng, population.radius) * laboratory.red_cell_diameter
+    column = np.clip(((x + 0.5) * grid_size).astype(int), 0, grid_size - 1)
+    row = np.clip(((y + 0.5) * grid_size).astype(int), 0, grid_size - 1)
     inside = anatomy.cell_distance[row, column] < -0.4 * radius
     kept = inside & (over | (anatomy.nucleus_distance[row, column] > 0))
-    cover = spots(x[kept], y[kept], weights[kept], radius, side) * np.float32(
+    cover = spots(x[kept], y[kept], weights[kept], radius, grid_size) * np.float32(
         laboratory.granule_detail
     )
     for name in ("nuclear", "basophilic", "eosinophilic"):

@@ -31,19 +31,19 @@ def place_red_cells(
 
 
 def red_cell_layer(
-    rng: np.random.Generator, side: int, cells: list[tuple[float, float, float]], pallor: float
+    rng: np.random.Generator, grid_size: int, cells: list[tuple[float, float, float]], pallor: float
 ) -> Field:
-    """Haemoglobin concentration (side, side) of the placed red cells."""
-    layer = np.zeros((side, side), dtype=np.float32)
-    x, y = frame_axes(side)
-    warp_x = 0.010 * smooth_noise(rng, side, 6)
-    warp_y = 0.010 * smooth_noise(rng, side, 6)
+    """Haemoglobin concentration (S, S) of the placed red cells."""
+    layer = np.zeros((grid_size, grid_size), dtype=np.float32)
+    x, y = frame_axes(grid_size)
+    warp_x = 0.010 * smooth_noise(rng, grid_size, 6)
+    warp_y = 0.010 * smooth_noise(rng, grid_size, 6)
     for cx, cy, radius in cells:
         angle, squash = rng.uniform(0, np.pi), rng.uniform(0.86, 1.0)
         cell_pallor = np.clip(pallor * rng.uniform(0.6, 1.2), 0, 1)
         thickness, pallor_size = rng.uniform(0.8, 1.15), rng.uniform(0.35, 0.60)
-        first_row, last_row = _window(cy, radius, side)
-        first_col, last_col = _window(cx, radius, side)
+        first_row, last_row = _window(cy, radius, grid_size)
+        first_col, last_col = _window(cx, radius, grid_size)
         if first_row >= last_row or first_col >= last_col:
             continue
         window = np.s_[first_row:last_row, first_col:last_col]
@@ -59,27 +59,35 @@ def red_cell_layer(
     return layer
 
 
-def _window(centre: float, radius: float, side: int) -> tuple[int, int]:
-    low = int((centre - radius * 1.25 + 0.5) * side)
-    high = int((centre + radius * 1.25 + 0.5) * side) + 1
-    return max(low, 0), min(high, side)
+def _window(centre: float, radius: float, grid_size: int) -> tuple[int, int]:
+    low = int((centre - radius * 1.25 + 0.5) * grid_size)
+    high = int((centre + radius * 1.25 + 0.5) * grid_size) + 1
+    return max(low, 0), min(high, grid_size)
 
 
 def platelet_layer(
-    rng: np.random.Generator, side: int, cell_radius: float, red_cell_diameter: float
+    rng: np.random.Generator, grid_size: int, cell_radius: float, red_cell_diameter: float
 ) -> tuple[Field, Field, int]:
-    """Body and granule coverage (side, side) of zero to two platelets, and how many there are."""
+    """Body and granule coverage (S, S) of zero to two platelets, and how many there are."""
     count = int(rng.choice(3, p=[0.70, 0.24, 0.06]))
     angles = rng.uniform(0, 2 * np.pi, count)
     radius = red_cell_diameter * rng.uniform(0.12, 0.2)
     reach = cell_radius + radius + rng.uniform(0.02, 0.2, count)
     cx, cy = reach * np.cos(angles), reach * np.sin(angles)
     if count == 0:
-        return np.zeros((side, side), np.float32), np.zeros((side, side), np.float32), 0
-    body = spots(cx, cy, np.ones(count), radius, side)
+        return (
+            np.zeros((grid_size, grid_size), np.float32),
+            np.zeros((grid_size, grid_size), np.float32),
+            0,
+        )
+    body = spots(cx, cy, np.ones(count), radius, grid_size)
     jitter = rng.normal(0, radius * 0.4, (2, 12))
     which = np.arange(12) % count
     dots = spots(
-        cx[which] + jitter[0], cy[which] + jitter[1], np.ones(12), red_cell_diameter * 0.03, side
+        cx[which] + jitter[0],
+        cy[which] + jitter[1],
+        np.ones(12),
+        red_cell_diameter * 0.03,
+        grid_size,
     )
     return body, dots * body, count
