@@ -17,8 +17,6 @@ from services.common.errors import InvalidArgument
 from services.common.images.codec import ImageLimits, center_square, decode_image
 
 BATCH_SIZES = (1, 8, 32)
-MAX_NAMED = 16
-"""Unreadable images that one error names: gRPC refuses trailers above 8 KiB."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,8 @@ def prepare_all(
     """Decodes and crops all images of a call.
 
     Raises:
-        InvalidArgument: Naming every field whose image is refused, at most ``MAX_NAMED``, so that
-            the caller can leave these images out and send the others.
+        InvalidArgument: Naming the fields whose images are refused, so that the caller can leave
+            these images out and send the others.
     """
     arrays: list[np.ndarray] = []
     refused: list[InvalidArgument] = []
@@ -66,16 +64,8 @@ def prepare_all(
             arrays.append(prepare(data, field, model, limits))
         except InvalidArgument as error:
             refused.append(error)
-            if len(refused) == MAX_NAMED:
-                break
     if refused:
-        first, *others = refused
-        raise InvalidArgument(
-            first.field,
-            first.problem,
-            first.remedy,
-            [(error.field, error.problem) for error in others],
-        )
+        raise InvalidArgument.joined(refused, len(refused))
     return arrays
 
 

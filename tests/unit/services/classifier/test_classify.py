@@ -14,7 +14,6 @@ from PIL import Image
 
 from services.classifier.classify import (
     BATCH_SIZES,
-    MAX_NAMED,
     check_count,
     chunks,
     classify,
@@ -24,7 +23,7 @@ from services.classifier.classify import (
 from services.classifier.config import ClassifierSettings
 from services.classifier.models import ModelRegistry
 from services.common.database.jobs import JobDatabase, migrate
-from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.common.errors import MAX_LISTED, FailedPrecondition, InvalidArgument, NotFound
 from services.common.images.codec import ImageLimits, encode_image
 from services.common.rpc.statuses import to_status
 from services.common.store.artifacts import ArtifactStore
@@ -120,7 +119,7 @@ def test_all_unreadable_images_of_a_call_are_named(registry: ModelRegistry) -> N
     assert error.field == "images[1]" and error.problem == "is empty"
     named = [error.field, *(field for field, _ in error.further)]
     assert named[:4] == ["images[1]", "images[3]", "images[4]", "images[5]"]
-    assert len(named) == MAX_NAMED
+    assert len(named) == MAX_LISTED and error.num_more == 22 - MAX_LISTED
     status = to_status(error)
     bad = error_details_pb2.BadRequest()
     assert any(detail.Unpack(bad) for detail in status.details)
