@@ -145,7 +145,9 @@ class FakeGenerator:
                 index += 1
 
 
-def serve_images(monkeypatch: pytest.MonkeyPatch, fake: FakeGenerator) -> None:
+def serve_images(
+    monkeypatch: pytest.MonkeyPatch, fake: Callable[[dict[str, int], int], Iterator[DrawnImage]]
+) -> None:
     """Let the trainer's client of the generator draw from ``fake``."""
     import cytosynth.client
 

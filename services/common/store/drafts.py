@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -67,6 +68,13 @@ class Draft:
         """Whether the draft has this file, written now or before a restart."""
         _check_path(path)
         return self._files.has(self._folder.file(path))
+
+    def remove(self, path: str) -> None:
+        """Removes a file of the draft, if it is there."""
+        _check_path(path)
+        with contextlib.suppress(FileNotFoundError):
+            self._files.remove(self._folder.file(path))
+        self._written.pop(path, None)
 
     def list(self) -> Paths:
         """Paths of the draft's files, sorted."""

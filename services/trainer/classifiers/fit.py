@@ -25,7 +25,6 @@ from services.trainer.classifiers.training_images import (
     SyntheticImages,
     labelled,
 )
-from services.trainer.compute.thread_local_rng import RandomOfThread
 from services.trainer.compute.training_run import Checkpoints, ProgressFn
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets.reading import SplitImages
@@ -67,7 +66,8 @@ def initial_model(
     recipe: ClassifierRecipe, config: ClassifierConfig, settings: TrainerSettings
 ) -> ImageClassifier:
     """A fresh classifier: random weights by the recipe's seed, or those of its base."""
-    with RandomOfThread(recipe.seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
         model = build_model(config, settings.models_dir)
     base = classifier_base(recipe, settings.models_dir)
     if isinstance(base, ResNetBase):

@@ -28,9 +28,12 @@ from services.trainer.augmentation.stain_transfer import Stains, stains_of, tran
 from services.trainer.classifiers.recipe import ClassifierRecipe
 from services.trainer.classifiers.training_images import LabelledImages, SyntheticImages
 from services.trainer.compute.mixed_precision import mixed_precision
-from services.trainer.compute.training_run import Checkpoints, ProgressFn
+from services.trainer.compute.training_run import (
+    PHASE_TRAIN_CLASSIFIER,
+    Checkpoints,
+    ProgressFn,
+)
 
-PHASE = "training classifier"
 #: Batches of real images over which BatchNorm statistics are taken at the end.
 _BATCHNORM_BATCHES = 24
 
@@ -118,7 +121,7 @@ def train(
         torch._foreach_lerp_(average, [p.detach() for p in trained], 1 - decay)
         if checkpoints.due():
             _save(model, optimizer, average, step + 1, checkpoints)
-        progress(PHASE, step + 1, recipe.num_steps, losses)
+        progress(PHASE_TRAIN_CLASSIFIER, step + 1, recipe.num_steps, losses)
     with torch.no_grad():
         for parameter, mean in zip(trained, average, strict=True):
             parameter.copy_(mean)

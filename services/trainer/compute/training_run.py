@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+PHASE_TRAIN_CLASSIFIER = "training classifier"
+"""Phase of progress in which a step is an optimizer step of a classifier."""
+
 ProgressFn = Callable[[str, int, int, dict[str, float]], None]
 """``progress(phase, step, total_steps, metrics)``, at least once a step; may raise to stop."""
+
+
+class Interrupted(Exception):
+    """A training ended early because it was asked to, not because it failed."""
 
 
 class Checkpoints(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import secrets
 import threading
@@ -168,26 +167,3 @@ def _remove_checkpoint(store: ArtifactStore, tenant: str, id: str) -> None:
     with contextlib.suppress(NotFound):
         store.delete(tenant, JOBS, id)
     store.new_draft(tenant, JOBS, id).discard()  # of a runner killed while it wrote
-
-
-class PartCheckpoints:
-    """Checkpoints of one part of a study; other parts' count as none."""
-
-    def __init__(self, checkpoints: JobCheckpoints, part: str) -> None:
-        self._checkpoints = checkpoints
-        self._part = hashlib.sha256(part.encode()).hexdigest()[:16]
-
-    def load(self) -> tuple[dict[str, Any], dict[str, bytes]] | None:
-        """The last checkpoint, if this part wrote it."""
-        found = self._checkpoints.load()
-        if found is None or found[0].get("part") != self._part:
-            return None
-        return found[0]["state"], found[1]
-
-    def due(self) -> bool:
-        """Whether to save: long after the last save, or before draining."""
-        return self._checkpoints.due()
-
-    def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
-        """Replaces the checkpoint, also one of another part."""
-        self._checkpoints.save({"part": self._part, "state": state}, files)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.compute.training_run import Checkpoints, ProgressFn
 from services.trainer.config import TrainerSettings
+from services.trainer.jobs.draining import DrainRequest
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class JobContext:
     settings: TrainerSettings
     progress: ProgressFn
     checkpoints: Checkpoints
+    drain: DrainRequest = field(default_factory=DrainRequest)
 
     @property
     def artifact_id(self) -> str:

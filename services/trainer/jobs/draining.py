@@ -9,6 +9,8 @@ import threading
 import time
 from pathlib import Path
 
+from services.trainer.compute.training_run import Interrupted
+
 #: Calls of ``progress`` between which no checkpoint was asked for: a phase without checkpoints.
 _CALLS_WITHOUT = 3
 _POLL_SECONDS = 0.5
@@ -29,7 +31,7 @@ def stop_by_file(path: Path, stop: threading.Event) -> None:
             stop.set()
 
 
-class Drained(Exception):
+class Drained(Interrupted):
     """The job must be released, for another runner to continue it."""
 
 

@@ -121,7 +121,13 @@ def _run(
                     heartbeat.count_missed_checkpoint,
                 )
                 context = JobContext(
-                    job.id, job.tenant, store, settings, heartbeat.progress, checkpoints
+                    job.id,
+                    job.tenant,
+                    store,
+                    settings,
+                    heartbeat.progress,
+                    checkpoints,
+                    heartbeat.drain,
                 )
                 artifact_id = importlib.import_module(module).run(job.spec, context)
             else:  # a runner was lost after the last write

@@ -11,9 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from services.common import resource_names
@@ -23,28 +21,25 @@ from services.common.resource_names import DATASETS, JOBS, REPORTS
 from services.common.store.artifacts import ArtifactStore
 from services.common.store.code_version import code_version
 from services.trainer.classifiers.pretrained import classifier_base, describe_base
-from services.trainer.compute.parallel_training import Stopped, num_workers, run_side_by_side
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets.leakage import check_blind
 from services.trainer.datasets.reading import usable_classes
 from services.trainer.datasets.resplitting import spare_digests, split_of
 from services.trainer.evaluation.feature_space import resolve_feature_space
+from services.trainer.studies.parts import replicate_parts
 from services.trainer.studies.recipe import (
     REAL_PLUS_FURTHER_REAL,
     REAL_PLUS_PHANTOMS,
     SYNTHETIC_ARMS,
     TRANSFER_ARMS,
-    ZERO_SHOT,
-    Cell,
     StudySettings,
     phantom_classes,
     recipe_of,
 )
 
 if TYPE_CHECKING:
-    from services.trainer.compute.training_run import ProgressFn
     from services.trainer.jobs.context import JobContext
-    from services.trainer.studies.replicate import StudyDraw
+    from services.trainer.studies.replicate import Replicate
 
 
 def validate(
@@ -108,9 +103,9 @@ def _bases(
         base = resolve_base(study.base, settings.models_dir, "settings.base")
         remedy = "use a base that has not, for example cyto-small-phantoms"
         yield f"base {base.name}", base.revision, base.manifest, remedy
-    for cell in study.cells(0):
-        recipe, path = recipe_of(study, cell), "clip_base"
-        if cell.arm in TRANSFER_ARMS:
+    for trial in study.trials(0):
+        recipe, path = recipe_of(study, trial), "clip_base"
+        if trial.arm in TRANSFER_ARMS:
             path = "transfer_clip_base" if recipe.clip_base else "transfer_resnet_base"
         found = classifier_base(recipe, settings.models_dir, f"settings.{path}")
         if found is not None:
@@ -132,12 +127,14 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
         Cancelled: If a cancel was asked.
         DomainError: As ``validate``; or the generator refused or was lost.
     """
-    import torch
-
-    from services.trainer.compute.mixed_precision import plain_attention
+    from services.trainer.compute.parallel_training import num_workers
     from services.trainer.evaluation.metrics import Predictions
-    from services.trainer.studies.replicate import StudyDraw
+    from services.trainer.studies.facts import replicate_facts
+    from services.trainer.studies.measures import read_measures
+    from services.trainer.studies.progress import StudyProgress
+    from services.trainer.studies.replicate import Replicate, lock_split
     from services.trainer.studies.report import study_files
+    from services.trainer.studies.worker import StudyRun, carry_out_here, carry_out_in_processes
 
     study = StudySettings.from_dict(spec["settings"])
     revisions = {subject: revision for subject, revision, *_ in _bases(study, ctx.settings)}
@@ -145,45 +142,33 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
         if revision != spec["revisions"][subject]:
             raise FailedPrecondition(subject, "has changed since the request", "ask again")
     work = ctx.store.new_draft(ctx.tenant, JOBS, study_id(spec))
-    cells = [cell for draw in range(study.num_draws) for cell in study.cells(draw)]
-    workers = num_workers(ctx.settings.torch_device())
-    overall = _Overall(ctx, study)
-    draws = [
-        StudyDraw(spec, number, study, ctx, work, partial(overall.of, number), workers > 1)
-        for number in range(study.num_draws)
-    ]
-    _keep_common_classes(spec["dataset"], draws)
+    numbers = range(study.num_draws)
+    overall = StudyProgress(ctx.progress, study)
+    for number in numbers:
+        lock_split(spec, number, study, ctx, work)
+    class_ids = _common_classes(spec["dataset"], [Replicate(n, study, ctx, work) for n in numbers])
     has_synthetic = bool(set(study.arms) & set(SYNTHETIC_ARMS))
-    missing = [
-        [cell for cell in study.cells(number) if not work.exists(cell.path)]
-        for number in range(study.num_draws)
+    trials = [trial for number in numbers for trial in study.trials(number)]
+    missing = [trial for trial in trials if not work.exists(trial.path)]
+    overall.skip(set(trials).difference(missing))
+    parts = [
+        part
+        for number in numbers
+        for part in replicate_parts(
+            number, [trial for trial in missing if trial.replicate == number], has_synthetic
+        )
     ]
-    overall.skip(set(cells).difference(*missing))
-    to_go, lock = [len(each) for each in missing], threading.Lock()
-
-    def train(cell: Cell) -> None:
-        draw = draws[cell.draw]
-        predictions = draw.train(cell)
-        work.write(cell.path, json.dumps(predictions.to_dict()).encode())
-        overall.finished(cell)
-        with lock:
-            to_go[cell.draw] -= 1
-            is_last = not to_go[cell.draw]
-        if is_last:
-            if has_synthetic:
-                draw.measure()
-                overall.idle()
-            draw.release()
-
-    # All the time, so that no figure hangs on what another thread does just then. A draw begins
-    # while the last classifiers of the one before are trained, or a core would wait for them.
-    with plain_attention(torch.device(ctx.settings.torch_device())):
-        parts = [partial(train, cell) for each in missing for cell in _in_order(each)]
-        run_side_by_side(parts, workers, overall.stop)
-        measures = [draw.measure() for draw in draws] if has_synthetic else []
-    facts = [draw.facts() for draw in draws]
+    study_run = StudyRun(study, work.id, class_ids)
+    num_processes = num_workers(ctx.settings.torch_device())
+    if num_processes == 1:
+        carry_out_here(parts, study_run, ctx, overall)
+    else:
+        carry_out_in_processes(parts, study_run, ctx, overall, num_processes)
+    replicates = [Replicate(number, study, ctx, work, class_ids) for number in numbers]
+    measures = [read_measures(replicate) for replicate in replicates] if has_synthetic else []
+    facts = [replicate_facts(replicate) for replicate in replicates]
     ctx.progress("computing intervals", 0, 0, {})
-    answers = {cell: Predictions.from_dict(json.loads(work.read(cell.path))) for cell in cells}
+    answers = {trial: Predictions.from_dict(json.loads(work.read(trial.path))) for trial in trials}
     source_id = resource_names.parse(DATASETS, spec["dataset"], "dataset")
     source = ctx.store.get_manifest(ctx.tenant, DATASETS, source_id)
     draft = ctx.store.new_draft(ctx.tenant, REPORTS, ctx.artifact_id)
@@ -204,25 +189,14 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     return ctx.artifact_id
 
 
-def _in_order(cells: list[Cell]) -> list[Cell]:
-    """Those of one draw; the first fits its adapter and draws its synthetic images.
-
-    What needs none is trained meanwhile.
-    """
-    waiting = [cell for cell in cells if cell.arm in SYNTHETIC_ARMS]
-    others = [cell for cell in cells if cell.arm not in SYNTHETIC_ARMS]
-    return waiting[:1] + others + waiting[1:]
-
-
-def _keep_common_classes(dataset: str, draws: list[StudyDraw]) -> None:
-    """Leaves out of every draw what not every draw can train and test."""
-    common = set(draws[0].class_ids).intersection(*(draw.class_ids for draw in draws))
+def _common_classes(dataset: str, replicates: list[Replicate]) -> tuple[str, ...]:
+    """Classes that every replicate can train and test."""
+    common = set.intersection(*(set(replicate.class_ids) for replicate in replicates))
     if len(common) < 2:
         problem = f"every draw can train and test {len(common)} class"
         remedy = "send more patients or images of each class, or ask for fewer shots"
         raise FailedPrecondition(dataset, problem, remedy)
-    for draw in draws:
-        draw.keep_classes(common)
+    return tuple(sorted(common))
 
 
 def study_id(spec: Mapping[str, Any]) -> str:
@@ -232,57 +206,3 @@ def study_id(spec: Mapping[str, Any]) -> str:
     """
     content = {"spec": {**spec, "title": ""}, "code_version": code_version()}
     return f"study-{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]}"
-
-
-class _Overall:
-    """Progress over all draws, in optimizer steps, of parts that may run side by side."""
-
-    def __init__(self, ctx: JobContext, study: StudySettings) -> None:
-        self._ctx, self._study = ctx, study
-        self.stop = threading.Event()
-        self._lock, self._done = threading.Lock(), 0
-        self._running: dict[int, tuple[int, str, int]] = {}
-        """What each thread is at: draw, part, steps."""
-        self._total = sum(
-            self._steps(cell) for draw in range(study.num_draws) for cell in study.cells(draw)
-        )
-
-    def skip(self, cells: Iterable[Cell]) -> None:
-        """They were finished before."""
-        self._done += sum(map(self._steps, cells))
-
-    def finished(self, cell: Cell) -> None:
-        """Its steps are behind us; called by the thread that trained it."""
-        with self._lock:
-            self._done += self._steps(cell)
-        self.idle()
-
-    def idle(self) -> None:
-        """The calling thread is at nothing any more."""
-        with self._lock:
-            self._running.pop(threading.get_ident(), None)
-
-    def of(self, draw: int, what: str) -> ProgressFn:
-        """Progress of one part, told as that of the whole."""
-
-        def progress(phase: str, step: int, total: int, metrics: dict[str, float]) -> None:
-            if self.stop.is_set():
-                raise Stopped
-            with self._lock:
-                trained = step if phase == "training classifier" else 0
-                self._running[threading.get_ident()] = draw, what, trained
-                running = sorted(self._running.values())
-                done = self._done + sum(steps for *_, steps in running)
-            parts: dict[int, dict[str, None]] = {}
-            for number, name, _ in running:
-                parts.setdefault(number, {})[name] = None
-            label = "; ".join(
-                f"draw {number + 1} of {self._study.num_draws}: {'; '.join(names)}"
-                for number, names in parts.items()
-            )
-            self._ctx.progress(label, done, self._total, metrics)
-
-        return progress
-
-    def _steps(self, cell: Cell) -> int:
-        return 0 if cell.arm == ZERO_SHOT else recipe_of(self._study, cell).num_steps

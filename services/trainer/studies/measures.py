@@ -1,20 +1,79 @@
-"""What is measured of a draw's synthetic images: quality, and how near they come to copies."""
+"""Measures of a replicate's synthetic images: quality, and nearness to training images."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from services.common.images.codec import center_square, decode_image
 from services.common.images.near_duplicates import orientations
+from services.trainer.classifiers.image_sets import read_image_set
+from services.trainer.compute.training_run import ProgressFn
 from services.trainer.datasets.reading import SplitImages
-from services.trainer.evaluation.feature_space import FeatureSource
+from services.trainer.evaluation.feature_space import FeatureSource, resolve_feature_space
 from services.trainer.evaluation.image_quality import quality_by_class
 from services.trainer.evaluation.memorization import Cells, compare, triplet_pictures
+from services.trainer.studies.replicate import Replicate
+from services.trainer.studies.synthetic_images import image_plan, withheld_images
 
 _INCEPTION_PX = 299
 _USUAL_CLIP_PX = 224
+
+
+def measure_replicate(replicate: Replicate, progress: ProgressFn) -> None:
+    """Measures the synthetic images of a replicate, unless that was done before."""
+    path = _path(replicate.number)
+    if not replicate.work.exists(path):
+        found = _measure(replicate, progress)
+        replicate.work.write(path, json.dumps(found).encode())
+
+
+def read_measures(replicate: Replicate) -> dict[str, Any]:
+    """Measures of a replicate, as ``measure_images`` gives them.
+
+    Rows of ``nearest_of_each`` begin with class id and number of the image within its class.
+
+    Raises:
+        NotFound: If they are not there.
+    """
+    found: dict[str, Any] = json.loads(replicate.work.read(_path(replicate.number)))
+    return found
+
+
+def _path(number: int) -> str:
+    return f"measures/replicate-{number:02d}.json"
+
+
+def _measure(replicate: Replicate, progress: ProgressFn) -> dict[str, Any]:
+    ctx, study, withheld = replicate.ctx, replicate.study, withheld_images(replicate)
+    image_set_id = image_plan(replicate).image_set_id
+    files = read_image_set(ctx.store, ctx.tenant, image_set_id, study.num_per_class[-1])
+    used = [
+        (class_id, number, decode_image(data, f"synthetic image {number}"))
+        for class_id, members in files.items()
+        for number, data in enumerate(members)
+        if number not in withheld[class_id]
+    ]
+    source = resolve_feature_space(study.feature_space, ctx.settings.models_dir)
+    px = measured_px(source, min(min(image.shape[:2]) for *_, image in used))
+    found = measure_images(
+        source,
+        replicate.images("train", px),
+        replicate.kept_images("test", px),
+        (
+            np.stack([center_square(image, 1.0, px) for *_, image in used]),
+            [class_id for class_id, *_ in used],
+        ),
+        replicate.class_ids,
+        replicate.seed,
+        ctx.settings.torch_device(),
+        lambda done, total: progress("measuring", done, total, {}),
+    )
+    rows = zip(used, found["nearest_of_each"], strict=True)
+    return found | {"nearest_of_each": [[*image[:2], *row] for image, row in rows]}
 
 
 def measured_px(source: FeatureSource, synthetic_px: int) -> int:
@@ -27,7 +86,7 @@ def measured_px(source: FeatureSource, synthetic_px: int) -> int:
     return min(own or _USUAL_CLIP_PX, synthetic_px)
 
 
-def measure_draw(
+def measure_images(
     source: FeatureSource,
     train: SplitImages,
     test: SplitImages,

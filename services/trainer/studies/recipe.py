@@ -53,17 +53,17 @@ MAX_STUDY_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One classifier of the sweep.
 
     Attributes:
-        draw: Number of the split, from 0.
+        replicate: Number of the replicate, from 0.
         model: Architecture.
         arm: One of ``ARMS``.
         num_per_class: Synthetic (or phantom, or further real) images per class; 0: none.
     """
 
-    draw: int
+    replicate: int
     model: str
     arm: str
     num_per_class: int
@@ -71,7 +71,13 @@ class Cell:
     @property
     def path(self) -> str:
         """Where its answers are kept."""
-        return f"cells/draw-{self.draw:02d}/{self.model}.{self.arm}.{self.num_per_class}.json"
+        name = f"{self.model}.{self.arm}.{self.num_per_class}"
+        return f"trials/replicate-{self.replicate:02d}/{name}.json"
+
+    @property
+    def label(self) -> str:
+        """What progress calls it."""
+        return f"{self.model}, {self.arm}" + (f" {self.num_per_class}" * bool(self.num_per_class))
 
 
 @dataclass(frozen=True)
@@ -126,15 +132,15 @@ class StudySettings:
     feature_space: str = ""
     hide_images: bool = False
 
-    def split(self, draw: int, class_ids: list[str]) -> SplitSettings:
+    def split(self, replicate: int, class_ids: list[str]) -> SplitSettings:
         """How draw ``draw`` of a dataset of these classes is split."""
         shots = dict(self.class_shots)
         if self.rare_shots:
             rare = [class_id for class_id in RARE_CLASSES if class_id in class_ids]
             shots |= dict.fromkeys(rare, self.rare_shots)
-        return SplitSettings(self.shots, shots, self.max_test_per_class, self.seed + draw)
+        return SplitSettings(self.shots, shots, self.max_test_per_class, self.seed + replicate)
 
-    def cells(self, draw: int) -> Iterator[Cell]:
+    def trials(self, replicate: int) -> Iterator[Trial]:
         """Everything that is trained on one draw, in the order in which it is done."""
         for model in self.models:
             for arm in self.arms:
@@ -148,7 +154,7 @@ class StudySettings:
                 elif arm in (REAL_PLUS_PHANTOMS, REAL_PLUS_FURTHER_REAL):
                     counts = self.num_per_class[-1:]
                 for count in counts:
-                    yield Cell(draw, model, arm, count)
+                    yield Trial(replicate, model, arm, count)
 
     def transfer_base(self, model: str) -> str:
         """Name of the base from which ``TRANSFER_ARMS`` of a model start; empty: none."""
@@ -250,7 +256,7 @@ PRESETS = {
 (5 draws for 5 folds, 16 shots)."""
 
 
-def recipe_of(study: StudySettings, cell: Cell) -> ClassifierRecipe:
+def recipe_of(study: StudySettings, trial: Trial) -> ClassifierRecipe:
     """The recipe of one classifier, the same for all arms of a draw.
 
     But for further real images, which count in full in every class: that arm is the most that any
@@ -258,18 +264,18 @@ def recipe_of(study: StudySettings, cell: Cell) -> ClassifierRecipe:
     """
     settings: dict[str, Any] = {
         "preset": "paper" if study.preset == "paper" else "cpu",
-        "architecture": cell.model,
-        "seed": study.seed + cell.draw,
+        "architecture": trial.model,
+        "seed": study.seed + trial.replicate,
     }
     if study.num_steps:
         settings["num_steps"] = study.num_steps
-    transfers = cell.arm in TRANSFER_ARMS
-    if transfers and cell.model != "clip":
+    transfers = trial.arm in TRANSFER_ARMS
+    if transfers and trial.model != "clip":
         settings["resnet_base"] = study.transfer_resnet_base
     clip_base = study.transfer_clip_base if transfers else study.clip_base
     spec = {"settings": settings, "synthetic": {"loss_weight": study.loss_weight}}
     recipe = recipe_from_spec(spec, clip_base)
-    if cell.arm == REAL_PLUS_FURTHER_REAL:
+    if trial.arm == REAL_PLUS_FURTHER_REAL:
         return dataclasses.replace(recipe, enough_real=0)
     return recipe
 

@@ -29,12 +29,12 @@ from services.trainer.studies.recipe import (
     REAL_PLUS_SYNTHETIC,
     TRANSFER_REAL_ONLY,
     TRANSFER_REAL_PLUS_SYNTHETIC,
-    Cell,
     StudySettings,
+    Trial,
     recipe_of,
 )
 
-Answers = Mapping[Cell, Predictions]
+Answers = Mapping[Trial, Predictions]
 
 
 def study_files(
@@ -78,12 +78,12 @@ def study_content(
 ) -> dict[str, Any]:
     """Everything that ``report.json`` says."""
     by_arm: dict[str, dict[str, list[Predictions]]] = {}
-    for cell in sorted(answers, key=lambda cell: cell.draw):
-        by_arm.setdefault(cell.model, {}).setdefault(arm_key(cell), []).append(answers[cell])
+    for trial in sorted(answers, key=lambda trial: trial.replicate):
+        by_arm.setdefault(trial.model, {}).setdefault(arm_key(trial), []).append(answers[trial])
     patients = patient_ids(source)
     most = study.num_per_class[-1]
-    headline = arm_key(Cell(0, "", REAL_PLUS_SYNTHETIC, most))
-    with_transfer = arm_key(Cell(0, "", TRANSFER_REAL_PLUS_SYNTHETIC, most))
+    headline = arm_key(Trial(0, "", REAL_PLUS_SYNTHETIC, most))
+    with_transfer = arm_key(Trial(0, "", TRANSFER_REAL_PLUS_SYNTHETIC, most))
     differences = {
         model: {
             key: _difference(runs, by_key[REAL_ONLY], patients)
@@ -126,7 +126,7 @@ def study_content(
         else None,
         "settings": study.to_dict(),
         "recipes": {
-            model: dataclasses.asdict(recipe_of(study, Cell(0, model, REAL_ONLY, 0)))
+            model: dataclasses.asdict(recipe_of(study, Trial(0, model, REAL_ONLY, 0)))
             for model in study.models
         },
         "revisions": dict(spec["revisions"]),
@@ -136,9 +136,9 @@ def study_content(
     return content | {"goals": study_goals(content)}
 
 
-def arm_key(cell: Cell) -> str:
+def arm_key(trial: Trial) -> str:
     """How an arm with its amount of images is called: ``real_plus_synthetic_200``."""
-    return f"{cell.arm}_{cell.num_per_class}" if cell.num_per_class else cell.arm
+    return f"{trial.arm}_{trial.num_per_class}" if trial.num_per_class else trial.arm
 
 
 def _family(model: str) -> str:

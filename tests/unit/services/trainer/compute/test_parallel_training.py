@@ -1,53 +1,124 @@
-"""Trainings beside one another: all are done, and one that fails stops the others."""
+"""Parts side by side: all are carried out, in order, and nothing outlives its job."""
 
 from __future__ import annotations
 
-import threading
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from services.trainer.compute.mixed_precision import mixed_precision
-from services.trainer.compute.parallel_training import Stopped, num_workers, run_side_by_side
+from services.common.errors import (
+    Cancelled,
+    DomainError,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+)
+from services.trainer.compute.parallel_training import num_workers, run_in_processes
+from services.trainer.compute.training_run import Interrupted
+from tests.support.toy_parts import ToyPart, begin, begun, lines, wait_until
 
 
-def test_every_part_is_done_once_each_on_one_core() -> None:
-    before, found = torch.get_num_threads(), []
-    both = threading.Barrier(2, timeout=20)
-
-    def part(number: int) -> None:
-        if number < 2:
-            both.wait()  # only two at a time get past
-        found.append((number, torch.get_num_threads()))
-
-    parts = [lambda number=number: part(number) for number in range(6)]
-    run_side_by_side(parts, 2, threading.Event())
-    assert sorted(found) == [(number, 1) for number in range(6)]
-    assert torch.get_num_threads() == before
+def run(folder: Path, *parts: ToyPart, supervise: Any = lambda messages: False) -> None:
+    run_in_processes(parts, partial(begin, folder), 2, supervise)
 
 
-def test_one_worker_does_them_in_their_order_in_the_calling_thread() -> None:
-    found: list[tuple[int, int]] = []
-    parts = [lambda n=n: found.append((n, threading.get_ident())) for n in range(3)]
-    run_side_by_side(parts, 1, threading.Event())
-    assert found == [(n, threading.get_ident()) for n in range(3)]
+def test_every_part_is_carried_out_once_after_those_it_waits_for(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def supervise(messages: list[str]) -> bool:
+        told.extend(messages)
+        return False
+
+    parts = [
+        ToyPart("images", do="meet"),
+        ToyPart("later", after=("images",)),
+        ToyPart("beside", do="meet"),
+        *(ToyPart(f"last-{number}", after=("later", "beside")) for number in range(4)),
+    ]
+    run(tmp_path, *parts, supervise=supervise)
+    order = [(words[0], words[1]) for words in lines(tmp_path)]
+    assert sorted(begun(tmp_path)) == sorted(part.name for part in parts)
+    for part in parts:
+        for name in part.after:
+            assert order.index(("end", name)) < order.index(("begin", part.name))
+    assert len({words[-1] for words in lines(tmp_path)}) == 2, "processes are used again"
+    assert set(told) <= {part.name for part in parts} and "images" in told
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_the_first_error_comes_out_and_the_rest_is_not_begun(workers: int) -> None:
-    stop, done = threading.Event(), []
+@pytest.mark.parametrize(
+    ("do", "expected"),
+    [
+        ("refuse", InvalidArgument("settings.arms", "is wrong", "send another")),
+        ("break", RuntimeError("fails: Unpicklable: 1 and 2")),
+    ],
+)
+def test_the_first_error_comes_back_whole_and_ends_the_other_parts(
+    tmp_path: Path, do: str, expected: Exception
+) -> None:
+    parts = [ToyPart("long", do="work"), ToyPart("fails", do=do), ToyPart("never")]
+    with pytest.raises(type(expected), match=str(expected)) as caught:
+        run(tmp_path, *parts)
+    assert "never" not in begun(tmp_path)
+    assert ["end", "long"] not in [words[:2] for words in lines(tmp_path)]
+    if isinstance(expected, DomainError):
+        assert isinstance(caught.value, DomainError)
+        assert caught.value.to_dict() == expected.to_dict()
 
-    def failing() -> None:
-        raise KeyError("the first")
 
-    def long() -> None:
-        assert stop.wait(20)
-        raise Stopped
+def test_a_full_disk_of_a_process_is_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(ResourceExhausted, match="storage is full"):
+        run(tmp_path, ToyPart("writes", do="fill"))
 
-    parts = [failing, long, *[lambda: done.append(1)] * 5]
-    with pytest.raises(KeyError, match="the first"):
-        run_side_by_side(parts, workers, stop)
-    assert not done
+
+def test_a_job_whose_process_is_killed_may_be_tried_again(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match=r"process was killed, .*; try again"):
+        run(tmp_path, ToyPart("long", do="work"), ToyPart("dies", do="die"))
+    wait_until(lambda: not any(map(is_alive, pids(tmp_path))))
+
+
+def test_a_cancel_ends_the_parts_that_run(tmp_path: Path) -> None:
+    def supervise(messages: list[str]) -> bool:
+        if begun(tmp_path):
+            raise Cancelled
+        return False
+
+    with pytest.raises(Cancelled):
+        run(tmp_path, ToyPart("long", do="work"), ToyPart("too", do="work"), supervise=supervise)
+    assert not any(words[0] == "end" for words in lines(tmp_path))
+
+
+def test_draining_lets_every_part_that_runs_save_its_state(tmp_path: Path) -> None:
+    parts = [ToyPart("a", do="work"), ToyPart("b", do="work"), ToyPart("never")]
+    with pytest.raises(Interrupted):
+        run(tmp_path, *parts, supervise=lambda _: len(begun(tmp_path)) == 2)
+    saved = [words[1] for words in lines(tmp_path) if words[0] == "saved"]
+    assert sorted(saved) == ["a", "b"] and "never" not in begun(tmp_path)
+
+
+def test_a_part_that_waits_for_none_of_the_others_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="waits for parts that are not there"):
+        run(tmp_path, ToyPart("a", after=("unknown",)))
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    job = subprocess.Popen([sys.executable, "-m", "tests.support.toy_parts", str(tmp_path)])
+    try:
+        wait_until(lambda: len(begun(tmp_path)) == 2)
+    finally:
+        os.kill(job.pid, signal.SIGKILL)
+        job.wait()
+    wait_until(lambda: not any(map(is_alive, pids(tmp_path))))
+    before = lines(tmp_path)
+    time.sleep(0.3)
+    assert lines(tmp_path) == before, "nothing is written any more"
 
 
 def test_a_gpu_does_one_at_a_time() -> None:
@@ -55,23 +126,13 @@ def test_a_gpu_does_one_at_a_time() -> None:
     assert num_workers("cpu") == min(8, torch.get_num_threads())
 
 
-def test_attention_stays_plain_while_another_thread_trains() -> None:
-    cpu, first_left = torch.device("cpu"), threading.Event()
-    inside = threading.Barrier(2, timeout=20)
-    seen: list[bool] = []
+def pids(folder: Path) -> set[int]:
+    return {int(words[-1]) for words in lines(folder)}
 
-    def early() -> None:
-        with mixed_precision(cpu):
-            inside.wait()
-        first_left.set()
 
-    def late() -> None:
-        with mixed_precision(cpu):
-            inside.wait()
-            assert first_left.wait(20)
-            seen.append(torch.backends.cuda.flash_sdp_enabled())
-
-    before = torch.backends.cuda.flash_sdp_enabled()
-    run_side_by_side([early, late], 2, threading.Event())
-    assert before and seen == [False], "as long as one thread is inside"
-    assert torch.backends.cuda.flash_sdp_enabled(), "and as it was when all have left"
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -13,8 +13,8 @@ from services.common.resource_names import DATASETS
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets.center_crop import estimate_center_crop
-from services.trainer.datasets.reading import delete_dataset, digests_of_split, load_images
-from services.trainer.datasets.resplitting import resplit
+from services.trainer.datasets.reading import delete_dataset, load_images, side_digests
+from services.trainer.datasets.resplitting import redraw, spare_digests
 from services.trainer.datasets.splitting import SplitSettings
 from services.trainer.datasets.upload import DatasetHeader, DatasetUpload
 from tests.support.cells import cell, png
@@ -96,3 +96,22 @@ def test_deleting_a_split_leaves_the_images(
     resplit(store, "local", source, SPLIT, "draw-1", settings)
     delete_dataset(store, database, "local", "draw-1")
     assert len(load_images(store, "local", source, "test", 32, settings).images) > 0
+
+
+def test_further_real_images_are_of_no_patient_who_tests_and_no_copy_of_a_test_image() -> None:
+    def image(patient: str, phash: str) -> dict[str, str]:
+        return {
+            "class_id": "monocyte", "file_name": "", "patient_id": patient, "phash": phash
+        }  # fmt: skip
+
+    far = [f"{0xFFFF << 16 * k:016x}" for k in range(4)]
+    images = {
+        "a": image("trains", far[0]),
+        "b": image("tests", far[1]),
+        "c": image("tests", far[2]),
+        "d": image("", f"{(0xFFFF << 16) ^ 1:016x}"),  # a near-duplicate of b
+        "e": image("trains", far[3]),
+    }
+    split = {"train": ["a"], "test": ["b"], "left_out_reason": ""}
+    dataset = {"body": {"images": images, "classes": {"monocyte": split}}}
+    assert spare_digests(dataset) == {"monocyte": ["e"]}
