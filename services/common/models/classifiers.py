@@ -14,12 +14,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from services.common.models.classifier_config import RESNETS, ClassifierConfig
-from services.common.models.construction_lock import builds_models
 from services.common.models.image_classifier import ImageClassifier
 from services.common.models.resnet_classifier import ResNetClassifier
 
 
-@builds_models
 def build_model(config: ClassifierConfig, models_dir: Path) -> ImageClassifier:
     """Builds an untrained classifier with torch's global random generator.
 

@@ -13,7 +13,6 @@ from cytosynth.cell_classes import class_prompt
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.common.models.classifier_config import ClassifierConfig
 from services.common.models.clip_bases import FIELD, ClipBase, resolve_clip_base
-from services.common.models.construction_lock import builds_models
 from services.common.models.image_classifier import ImageClassifier
 
 
@@ -95,7 +94,6 @@ def lora_targets(model: nn.Module, mlp: bool) -> list[str]:
     return names
 
 
-@builds_models
 def load_clip(base: ClipBase, image_size: int | None = None) -> Any:
     """Loads both towers of a CLIP base on the CPU.
 

@@ -1,9 +1,8 @@
 """Serializes model construction: diffusers patches torch.nn process-wide while loading.
 
-While diffusers or transformers load a model, ``torch.nn.Module.register_parameter`` makes
-parameters without memory in the whole process (accelerate's ``init_empty_weights``), and the
-functions of ``torch.nn.init`` do nothing. Layers that another thread builds meanwhile would have
-no weights.
+A generator replica loads a base in one thread while another puts an adapter of another base on a
+text encoder. Meanwhile ``torch.nn.Module.register_parameter`` makes parameters without memory
+(accelerate's ``init_empty_weights``), so layers that another thread builds would have no weights.
 """
 
 from __future__ import annotations

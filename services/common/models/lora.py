@@ -63,7 +63,6 @@ class LoraSpec:
         )
 
 
-@builds_models
 def add_lora(pipeline: Pipeline, spec: LoraSpec, seed: int) -> dict[str, torch.nn.Parameter]:
     """Adds trainable LoRA matrices (float32) to the UNet and the text encoders.
 
@@ -108,7 +107,6 @@ def lora_parameters(pipeline: Pipeline) -> dict[str, torch.nn.Parameter]:
     return found
 
 
-@builds_models
 def load_lora(pipeline: Pipeline, data: bytes) -> None:
     """Loads a LoRA file into UNet and text encoders; ``remove_lora`` undoes it."""
     with tempfile.TemporaryDirectory() as folder:

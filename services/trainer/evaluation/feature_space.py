@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 
 from services.common.errors import FailedPrecondition, InvalidArgument, shown
 from services.common.models.clip_bases import ClipBase, list_clip_bases, resolve_clip_base
-from services.common.models.construction_lock import builds_models
 from services.common.store.file_digests import file_digest
 
 if TYPE_CHECKING:
@@ -197,7 +196,6 @@ def _clip_tower(base: ClipBase, device: str) -> Network:
     return network
 
 
-@builds_models
 def _inception(weights: Path, device: str) -> Network:
     import torch
     from safetensors.torch import load_file

@@ -8,16 +8,13 @@ from pathlib import Path
 import torch
 from accelerate import init_empty_weights
 
-from services.common.models.classifier_config import ClassifierConfig
-from services.common.models.classifiers import build_model
+from services.common.models import lora
 from services.common.models.construction_lock import builds_models
 from services.common.models.diffusion_bases import load_pipeline, resolve_base
 from tests.support import fakes
 
-RESNET = ClassifierConfig(architecture="resnet18", class_ids=("a", "b"), image_size=32)
 
-
-def test_a_model_waits_for_another_threads_loading(tmp_path: Path) -> None:
+def test_a_model_waits_for_another_threads_loading() -> None:
     loading, may_end = threading.Event(), threading.Event()
 
     @builds_models
@@ -26,9 +23,12 @@ def test_a_model_waits_for_another_threads_loading(tmp_path: Path) -> None:
             loading.set()
             may_end.wait(30)
 
-    built: list[torch.nn.Module] = []
-    loader = threading.Thread(target=load)
-    builder = threading.Thread(target=lambda: built.append(build_model(RESNET, tmp_path)))
+    @builds_models
+    def build() -> None:
+        built.append(torch.nn.Linear(2, 2))
+
+    built: list[torch.nn.Linear] = []
+    loader, builder = threading.Thread(target=load), threading.Thread(target=build)
     loader.start()
     assert loading.wait(30)
     builder.start()
@@ -40,22 +40,27 @@ def test_a_model_waits_for_another_threads_loading(tmp_path: Path) -> None:
     assert not any(parameter.is_meta for parameter in built[0].parameters())
 
 
-def test_pipelines_and_classifiers_are_built_by_concurrent_threads(tmp_path: Path) -> None:
+def test_a_base_is_loaded_while_an_adapter_of_another_encodes_prompts(tmp_path: Path) -> None:
     fakes.write_tiny_base(tmp_path)
-    base, models, pipelines = resolve_base("tiny", tmp_path), [], []
-    load_pipeline(base)  # imports
+    base = resolve_base("tiny", tmp_path)
+    pipeline = load_pipeline(base)
+    lora.add_lora(pipeline, lora.LoraSpec(rank=2, alpha=2.0), 0)
+    adapter = lora.lora_file(pipeline)
+    lora.remove_lora(pipeline)
+    [alone] = lora.encode_with_lora(pipeline, adapter, ["a cell"])
+    pipelines, encoded = [], []
 
-    def build() -> None:
-        models.extend(build_model(RESNET, tmp_path) for _ in range(6))
+    def encode() -> None:
+        encoded.extend(lora.encode_with_lora(pipeline, adapter, ["a cell"])[0] for _ in range(6))
 
     def load() -> None:
         pipelines.extend(load_pipeline(base) for _ in range(6))
 
-    threads = [threading.Thread(target=each) for each in (build, load, build)]
+    threads = [threading.Thread(target=each) for each in (encode, load)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (len(models), len(pipelines)) == (12, 6)
-    assert not any(parameter.is_meta for model in models for parameter in model.parameters())
+    assert (len(encoded), len(pipelines)) == (6, 6)
+    assert all(torch.equal(each.tokens, alone.tokens) for each in encoded)
     assert not any(parameter.is_meta for each in pipelines for parameter in each.unet.parameters())
