@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +87,8 @@ class ProcessNotes:
         """Lets studies of this test run in so many processes that note what they do."""
         from services.trainer.compute import parallel_training
 
-        really = worker.begin_process
-        begin_process = BeginNotingProcess(self, really)
         monkeypatch.setattr(parallel_training, "num_workers", lambda device: num_processes)
-        monkeypatch.setattr(worker, "begin_process", begin_process)
+        monkeypatch.setattr(worker, "begin_process", BeginNotingProcess(self))
 
     def trained(self) -> list[dict[str, Any]]:
         """Model, seed, first step and process of each training that was begun."""
@@ -113,7 +110,6 @@ class BeginNotingProcess:
     """Stands in for ``begin_process``: the same with a fake generator and notes."""
 
     notes: ProcessNotes
-    really: Callable[..., Any]
 
     def __call__(self, *args: Any) -> Any:
         monkeypatch = pytest.MonkeyPatch()  # of a process of its own, so it is never undone
@@ -141,4 +137,4 @@ class BeginNotingProcess:
 
         serve_images(monkeypatch, drawing)
         monkeypatch.setattr(trials, "train_and_test", noting)
-        return self.really(*args)
+        return worker.begin_process(*args)
