@@ -15,7 +15,7 @@ import jinja2
 
 from cytosynth.client.atomic_files import write_whole
 from cytosynth.review.answers import CALLS, QUALITIES, Answers
-from cytosynth.review.charts import answers_svg, class_label, confusion_svg, tile
+from cytosynth.review.charts import answers_confusion_svg, answers_svg, class_label, tile
 from cytosynth.review.draw_mix import ORIGINS, REAL, SYNTHETIC, Mix, read_mix, shown_cells
 from cytosynth.review.results import Label, labels_of, review_results
 
@@ -112,7 +112,7 @@ def _render(
         rows=_rows(labels, shown),
         standalone=template == "results.html.j2",
         answers_svg=answers_svg,
-        confusion_svg=confusion_svg,
+        confusion_svg=answers_confusion_svg,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from services.trainer.reports.page import arm_label, model_label
+from services.trainer.reports.charts import arm_label, model_label
 from services.trainer.studies.quality import REAL_AGAINST_REAL
 from services.trainer.studies.recipe import REAL_ONLY, REAL_PLUS_FURTHER_REAL
 

@@ -6,13 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.trainer.reports.page import (
-    arm_label,
-    arm_numbers,
-    confusion_svg,
-    page_environment,
-    recall_svg,
-)
+from cytosynth.charts import svg_chart, text, titled
+from services.trainer.reports.charts import arm_label, class_confusion_svg, recall_svg
+from services.trainer.reports.page import arm_numbers, page_environment
 from services.trainer.studies.recipe import REAL_ONLY, SWEPT_ARMS
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 520, 300, 46, 14, 12, 32
@@ -32,7 +28,7 @@ def render_study(content: Mapping[str, Any], gallery: Sequence[Mapping[str, Any]
             report=content,
             sweep_svg=sweep_svg,
             recall_svg=recall_svg,
-            confusion_svg=confusion_svg,
+            confusion_svg=class_confusion_svg,
             shown_arms=shown_arms,
             arm_numbers=arm_numbers(content),
             gallery=gallery,
@@ -68,17 +64,11 @@ def sweep_svg(by_arm: Mapping[str, Mapping[str, Any]], settings: Mapping[str, An
     def at_x(count: int) -> float:
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (counts.index(count) + 0.5) / len(counts)
 
-    parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="Macro-F1 against synthetic images per class">'
-    ]
+    parts = []
     for number in range(round(20 * bottom), round(20 * top) + 1):
         y = at_y(number / 20)
         parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH}" y2="{y:.1f}"/>')
-        parts.append(
-            f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">'
-            f"{5 * number} %</text>"
-        )
+        parts.append(text(_LEFT - 8, y + 4, f"{5 * number} %", "end", "tick"))
     parts.append(
         f'<rect class="arm0" fill-opacity="0.25" x="{_LEFT}" y="{at_y(high):.1f}" '
         f'width="{_WIDTH - _LEFT}" height="{at_y(low) - at_y(high):.1f}"/>'
@@ -86,10 +76,7 @@ def sweep_svg(by_arm: Mapping[str, Mapping[str, Any]], settings: Mapping[str, An
         f'y2="{at_y(baseline["macro_f1"]):.1f}" stroke-dasharray="5 4"/>'
     )
     for count in counts:
-        parts.append(
-            f'<text class="tick" x="{at_x(count):.1f}" y="{_HEIGHT - 10}" text-anchor="middle">'
-            f"{count}</text>"
-        )
+        parts.append(text(at_x(count), _HEIGHT - 10, str(count), "middle", "tick"))
     for number, (arm, points) in enumerate(lines.items(), 1):
         # Beside one another, so that arms of equal figures can be told apart.
         shift = 7 * (number - (len(lines) + 1) / 2)
@@ -99,15 +86,17 @@ def sweep_svg(by_arm: Mapping[str, Mapping[str, Any]], settings: Mapping[str, An
         for count, figures in points:
             x, (end, start) = at_x(count) + shift, figures["intervals"]["macro_f1"]
             parts.append(
-                f"<g><title>{arm_label(arm)}, {count}: {100 * figures['macro_f1']:.1f} %</title>"
-                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{at_y(start):.1f}" y2="{at_y(end):.1f}" '
-                f'stroke="{color}" stroke-width="2"/>'
-                f'<circle cx="{x:.1f}" cy="{at_y(figures["macro_f1"]):.1f}" r="4" fill="{color}"/>'
-                "</g>"
+                titled(
+                    f"{arm_label(arm)}, {count}: {100 * figures['macro_f1']:.1f} %",
+                    f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{at_y(start):.1f}" y2="{at_y(end):.1f}" '
+                    f'stroke="{color}" stroke-width="2"/>',
+                    f'<circle cx="{x:.1f}" cy="{at_y(figures["macro_f1"]):.1f}" r="4" '
+                    f'fill="{color}"/>',
+                )
             )
-    parts.append("</svg>")
     legend = "".join(
         f'<span><span class="dot arm{number}"></span>{arm_label(arm)}</span>'
         for number, arm in enumerate(lines, 1)
     )
-    return f'<div class="legend">{legend}</div>' + "".join(parts)
+    chart = svg_chart("Macro-F1 against synthetic images per class", _WIDTH, _HEIGHT, parts)
+    return f'<div class="legend">{legend}</div>{chart}'

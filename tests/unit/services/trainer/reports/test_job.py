@@ -22,7 +22,8 @@ from services.trainer.classifiers.image_sets import KeptRounds, SyntheticPlan
 from services.trainer.datasets.reading import digests_of_split
 from services.trainer.evaluation.metrics import Predictions, evaluate
 from services.trainer.reports import job as report
-from services.trainer.reports.page import confusion_svg, duration, patients_unknown, recall_svg
+from services.trainer.reports.charts import class_confusion_svg, recall_svg
+from services.trainer.reports.page import duration, patients_unknown
 from tests.support.few_shot import (
     CLASSES,
     TENANT,
@@ -193,7 +194,7 @@ def test_table_has_a_row_per_figure(written: dict[str, str]) -> None:
 
 
 def test_figures_are_well_formed_and_name_every_class() -> None:
-    matrix = confusion_svg(["a<b", "c"], [[3, 1], [0, 2]])
+    matrix = class_confusion_svg(["a<b", "c"], [[3, 1], [0, 2]])
     texts = [node.text for node in ElementTree.fromstring(matrix).iter("text")]
     assert texts.count("a<b") == 2 and "3" in texts
     figures = {
