@@ -129,7 +129,7 @@ class BeginNotingProcess:
             if notes.die_at and (notes.folder / notes.die_at).exists():
                 (notes.folder / notes.die_at).unlink()
                 os.kill(os.getpid(), 9)
-            until = time.monotonic() + 60
+            until = time.monotonic() + 240
             while notes.meet and len({each["pid"] for each in notes.trained()}) < 2:
                 assert time.monotonic() < until
                 time.sleep(0.02)
