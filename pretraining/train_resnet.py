@@ -25,7 +25,7 @@ from pretraining.train_autoencoder import corpus_parser, load_corpus
 from services.common.models.classifier_config import ClassifierConfig
 from services.common.models.classifiers import build_model
 from services.common.models.resnet_bases import HEAD_PREFIX, WEIGHTS_FILE
-from services.trainer.classifiers.recipe import ClassifierRecipe, preset_recipe
+from services.trainer.classifiers.recipe import Hyperparameters, preset_hyperparameters
 from services.trainer.classifiers.training import train
 from services.trainer.classifiers.training_images import LabelledImages
 from services.trainer.compute.training_run import NoCheckpoints
@@ -35,10 +35,10 @@ ARCHITECTURE = "resnet18"
 PRINT_EVERY = 100
 
 
-def hyperparameters(num_steps: int, seed: int) -> ClassifierRecipe:
+def hyperparameters(num_steps: int, seed: int) -> Hyperparameters:
     """The preset ``cpu``, with larger minibatches and a longer weight average."""
     return dataclasses.replace(
-        preset_recipe("cpu", ARCHITECTURE),
+        preset_hyperparameters("cpu", ARCHITECTURE),
         num_steps=num_steps,
         warmup_steps=max(1, num_steps // 20),
         batch_size=64,

@@ -27,7 +27,7 @@ from services.common.models.classifier_config import ClassifierConfig
 from services.common.models.classifiers import build_model
 from services.common.models.image_classifier import ImageClassifier
 from services.generator.presets import SamplerSettings
-from services.trainer.classifiers.recipe import recipe_from_spec
+from services.trainer.classifiers.recipe import hyperparameters_from_spec
 from services.trainer.classifiers.training import train
 from services.trainer.classifiers.training_images import LabelledImages
 from services.trainer.compute.training_run import NoCheckpoints
@@ -37,7 +37,7 @@ JUDGE_FILE = "judge.safetensors"
 
 def train_judge(corpus: Corpus, class_ids: list[str], num_steps: int) -> ImageClassifier:
     """A ResNet-18 on ``corpus``, class-balanced and augmented as the trainer does it."""
-    hyperparameters = recipe_from_spec({"settings": {"num_steps": num_steps, "batch_size": 64}}, "")
+    recipe = hyperparameters_from_spec({"settings": {"num_steps": num_steps, "batch_size": 64}}, "")
     config = ClassifierConfig("resnet18", tuple(class_ids), SIZE_PX)
     torch.manual_seed(0)
     judge = build_model(config, Path("models"))

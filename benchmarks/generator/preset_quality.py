@@ -29,7 +29,7 @@ from services.common.images.codec import center_square, decode_image, sha256_hex
 from services.common.models.classifier_config import ClassifierConfig
 from services.common.models.classifiers import build_model, probabilities
 from services.common.models.diffusion_bases import resolve_base
-from services.trainer.classifiers.recipe import recipe_from_spec
+from services.trainer.classifiers.recipe import hyperparameters_from_spec
 from services.trainer.classifiers.training import train
 from services.trainer.classifiers.training_images import LabelledImages
 from services.trainer.compute.training_run import NoCheckpoints
@@ -85,7 +85,7 @@ def downstream_macro_f1(
         Answers on the test images, and their macro-F1 (0 to 1) over the tested classes.
     """
     class_ids = tuple(sorted({class_id for _, class_id in synthetic}))
-    hyperparameters = recipe_from_spec({"settings": {"num_steps": num_steps, "seed": seed}}, "")
+    recipe = hyperparameters_from_spec({"settings": {"num_steps": num_steps, "seed": seed}}, "")
     torch.manual_seed(seed)
     config = ClassifierConfig(hyperparameters.architecture, class_ids, hyperparameters.image_size)
     model = build_model(config, MODELS)

@@ -59,13 +59,13 @@ def forget_synthesis(store: ArtifactStore) -> None:
 
 def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trains on small batches, with a short recalibration."""
-    really = recipe.recipe_of
+    really = recipe.hyperparameters_of
 
     def small(*args: Any) -> Any:
         return dataclasses.replace(really(*args), batch_size=6, synthetic_batch_size=4)
 
     monkeypatch.setattr(training, "_BATCHNORM_BATCHES", 1)
-    monkeypatch.setattr(trials, "recipe_of", small)
+    monkeypatch.setattr(trials, "hyperparameters_of", small)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from services.common.models.image_classifier import ImageClassifier
 from services.common.models.resnet_bases import ResNetBase
 from services.common.models.resnet_classifier import load_initial_weights
 from services.trainer.classifiers.pretrained import classifier_base
-from services.trainer.classifiers.recipe import ClassifierRecipe
+from services.trainer.classifiers.recipe import Hyperparameters
 from services.trainer.classifiers.training import train
 from services.trainer.classifiers.training_images import (
     LabelledImages,
@@ -44,32 +44,32 @@ class TestedClassifier:
 
 
 def classifier_config(
-    recipe: ClassifierRecipe, class_ids: list[str], settings: TrainerSettings
+    hparams: Hyperparameters, class_ids: list[str], settings: TrainerSettings
 ) -> tuple[ClassifierConfig, ClipBase | ResNetBase | None]:
-    """What the recipe builds, and the base it starts from."""
-    base = classifier_base(recipe, settings.models_dir)
+    """Config of the classifier, and the base that it starts from."""
+    base = classifier_base(hparams, settings.models_dir)
     clip = base if isinstance(base, ClipBase) else None
     config = ClassifierConfig(
-        architecture=recipe.architecture,
+        architecture=hparams.architecture,
         class_ids=tuple(class_ids),
-        image_size=recipe.image_size or (clip.image_size_px if clip else 0) or 224,
-        clip_base=recipe.clip_base,
+        image_size=hparams.image_size or (clip.image_size_px if clip else 0) or 224,
+        clip_base=hparams.clip_base,
         clip_revision=clip.revision if clip else "",
-        lora_rank=recipe.lora_rank,
-        lora_alpha=recipe.lora_alpha,
-        lora_mlp=recipe.lora_mlp,
+        lora_rank=hparams.lora_rank,
+        lora_alpha=hparams.lora_alpha,
+        lora_mlp=hparams.lora_mlp,
     )
     return config, base
 
 
 def initial_model(
-    recipe: ClassifierRecipe, config: ClassifierConfig, settings: TrainerSettings
+    hparams: Hyperparameters, config: ClassifierConfig, settings: TrainerSettings
 ) -> ImageClassifier:
-    """A fresh classifier: random weights by the recipe's seed, or those of its base."""
+    """A fresh classifier: random weights by the preset's seed, or those of its base."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(hparams.seed)
         model = build_model(config, settings.models_dir)
-    base = classifier_base(recipe, settings.models_dir)
+    base = classifier_base(hparams, settings.models_dir)
     if isinstance(base, ResNetBase):
         load_initial_weights(model, base)
     return model
@@ -77,7 +77,7 @@ def initial_model(
 
 def train_and_test(
     model: ImageClassifier,
-    recipe: ClassifierRecipe,
+    hparams: Hyperparameters,
     config: ClassifierConfig,
     real: LabelledImages,
     synthetic: SyntheticImages | None,
@@ -90,7 +90,7 @@ def train_and_test(
 
     Args:
         model: Fresh; trained in place.
-        recipe: How to train; its seed decides about everything that is drawn.
+        hparams: How to train; its seed decides about everything that is drawn.
         config: What to build.
         real: Few-shot images, uint8 (N, S, S, 3) with S ``config.image_size``.
         synthetic: Synthetic images, or None.
@@ -100,7 +100,7 @@ def train_and_test(
         checkpoints: Saved to when due, and resumed from.
     """
     device = torch.device(settings.torch_device())
-    figures = train(model, real, synthetic, recipe, device, progress, checkpoints)
+    figures = train(model, real, synthetic, hparams, device, progress, checkpoints)
     return TestedClassifier(model, figures, predict(model, config, load_test(), settings, progress))
 
 

@@ -29,7 +29,7 @@ from services.common.store.code_version import code_version
 from services.trainer.classifiers.image_sets import SyntheticPlan
 from services.trainer.classifiers.leakage import check_contamination
 from services.trainer.classifiers.pretrained import classifier_base
-from services.trainer.classifiers.recipe import ClassifierRecipe, recipe_from_spec
+from services.trainer.classifiers.recipe import MAX_SEED, Hyperparameters, hyperparameters_from_spec
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets.leakage import training_phashes
 from services.trainer.datasets.reading import load_images, usable_classes
@@ -56,8 +56,8 @@ def validate(
         FailedPrecondition: If a model involved has seen a test image, or too few classes
             can be tested.
     """
-    recipe = recipe_from_spec(spec, settings.default_clip)
-    classifier_base(recipe, settings.models_dir)
+    hparams = hyperparameters_from_spec(spec, settings.default_clip)
+    classifier_base(hparams, settings.models_dir)
     dataset_id = resource_names.parse(DATASETS, spec.get("dataset", ""), "dataset")
     dataset = store.get_manifest(tenant, DATASETS, dataset_id)
     class_ids = usable_classes(dataset)
@@ -69,7 +69,7 @@ def validate(
         )
     if spec.get("synthetic"):
         synthetic_plan(spec["synthetic"], class_ids, store, tenant)
-    check_contamination(spec, recipe, dataset, store, tenant, settings)
+    check_contamination(spec, hparams, dataset, store, tenant, settings)
 
 
 def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
@@ -94,11 +94,11 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     if ctx.store.exists(ctx.tenant, CLASSIFIERS, ctx.artifact_id):
         return ctx.artifact_id
     validate(spec, ctx.store, ctx.tenant, ctx.settings)
-    recipe = recipe_from_spec(spec, ctx.settings.default_clip)
+    hparams = hyperparameters_from_spec(spec, ctx.settings.default_clip)
     dataset_id = resource_names.parse(DATASETS, spec["dataset"], "dataset")
     dataset = ctx.store.get_manifest(ctx.tenant, DATASETS, dataset_id)
     class_ids = usable_classes(dataset)
-    config, base = classifier_config(recipe, class_ids, ctx.settings)
+    config, base = classifier_config(hparams, class_ids, ctx.settings)
     ctx.progress("reading images", 0, 0, {})
     load = partial(load_images, ctx.store, ctx.tenant, dataset_id)
     train_side = load("train", config.image_size, ctx.settings)
@@ -109,8 +109,8 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
             plan = synthetic_plan(spec["synthetic"], class_ids, ctx.store, ctx.tenant)
             pool = stack.enter_context(open_pool(plan, config.image_size, ctx))
         done = train_and_test(
-            initial_model(recipe, config, ctx.settings),
-            recipe,
+            initial_model(hparams, config, ctx.settings),
+            hparams,
             config,
             labelled(train_side, config.class_ids),
             pool,
@@ -134,8 +134,8 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
             "parents": [name for name in (spec["dataset"], adapter, image_set) if name],
             "base": base.name if base else "",
             "base_revision": base.revision if base else "",
-            "settings": recipe.settings() | {"image_size": config.image_size},
-            "seed": recipe.seed,
+            "settings": hparams.settings() | {"image_size": config.image_size},
+            "seed": hparams.seed,
             "code_version": code_version(),
             "metrics": evaluation.metrics,
             "digests": sorted({*train_side.digests, *base_manifest.get("digests", ())}),
@@ -143,17 +143,17 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
             "body": {
                 "dataset": spec["dataset"],
                 "split_digest": dataset["body"]["split_digest"],
-                "architecture": recipe.architecture,
+                "architecture": hparams.architecture,
                 "class_ids": class_ids,
                 "center_crop": center_crop,
                 "config": config.to_dict(),
-                "synthetic": _synthetic_body(spec, recipe),
+                "synthetic": _synthetic_body(spec, hparams),
                 "image_set": image_set,
                 "training": done.figures
                 | {
-                    "batch_size": recipe.batch_size,
-                    "synthetic_batch_size": recipe.synthetic_batch_size if image_set else 0,
-                    "num_steps": recipe.num_steps,
+                    "batch_size": hparams.batch_size,
+                    "synthetic_batch_size": hparams.synthetic_batch_size if image_set else 0,
+                    "num_steps": hparams.num_steps,
                 },
             },
         }
@@ -244,8 +244,12 @@ def _documents(
     return {path: json.dumps(document).encode() for path, document in documents.items()}
 
 
-def _synthetic_body(spec: Mapping[str, Any], recipe: ClassifierRecipe) -> dict[str, Any] | None:
+def _synthetic_body(spec: Mapping[str, Any], hparams: Hyperparameters) -> dict[str, Any] | None:
     synthetic = spec.get("synthetic")
     if not synthetic:
         return None
-    return {**synthetic, "loss_weight": recipe.loss_weight, "enough_real": recipe.enough_real}
+    return {
+        **synthetic,
+        "loss_weight": hparams.loss_weight,
+        "enough_real": hparams.enough_real,
+    }

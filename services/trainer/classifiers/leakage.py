@@ -14,14 +14,14 @@ from services.common.models.diffusion_bases import resolve_base
 from services.common.resource_names import ADAPTERS
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.classifiers.pretrained import classifier_base, describe_base
-from services.trainer.classifiers.recipe import ClassifierRecipe
+from services.trainer.classifiers.recipe import Hyperparameters
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets.leakage import check_blind
 
 
 def check_contamination(
     spec: Mapping[str, Any],
-    recipe: ClassifierRecipe,
+    hparams: Hyperparameters,
     dataset: Mapping[str, Any],
     store: ArtifactStore,
     tenant: str,
@@ -32,19 +32,19 @@ def check_contamination(
     Raises:
         FailedPrecondition: Naming the model and what to use instead.
     """
-    for subject, manifest, remedy in _models(spec, recipe, store, tenant, settings):
+    for subject, manifest, remedy in _models(spec, hparams, store, tenant, settings):
         check_blind(subject, manifest, dataset, remedy)
 
 
 def _models(
     spec: Mapping[str, Any],
-    recipe: ClassifierRecipe,
+    hparams: Hyperparameters,
     store: ArtifactStore,
     tenant: str,
     settings: TrainerSettings,
 ) -> Iterator[tuple[str, Mapping[str, Any], str]]:
     """Subject, manifest and remedy of every model involved."""
-    base = classifier_base(recipe, settings.models_dir)
+    base = classifier_base(hparams, settings.models_dir)
     if base is not None:
         subject, remedy = describe_base(base)
         yield subject, base.manifest, remedy

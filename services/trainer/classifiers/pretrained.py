@@ -11,16 +11,16 @@ from services.common.models.clip_bases import FIELD as CLIP_FIELD
 from services.common.models.clip_bases import ClipBase, resolve_clip_base
 from services.common.models.resnet_bases import FIELD as RESNET_FIELD
 from services.common.models.resnet_bases import ResNetBase, resolve_resnet_base
-from services.trainer.classifiers.recipe import ClassifierRecipe
+from services.trainer.classifiers.recipe import Hyperparameters
 
 
 def classifier_base(
-    recipe: ClassifierRecipe, models_dir: Path, field: str = ""
+    hparams: Hyperparameters, models_dir: Path, field: str = ""
 ) -> ClipBase | ResNetBase | None:
-    """What the recipe starts from; None: random weights.
+    """The base a classifier starts from; None: random weights.
 
     Args:
-        recipe: Whose.
+        hparams: Whose.
         models_dir: Folder of the embedded models.
         field: Request field, for errors; empty: that of a classifier's request.
 
@@ -28,10 +28,10 @@ def classifier_base(
         InvalidArgument: If there is no such base, or it is of another architecture.
         FailedPrecondition: If its manifest says not where its weights lie.
     """
-    if recipe.clip_base:
-        return resolve_clip_base(recipe.clip_base, models_dir, field or CLIP_FIELD)
-    if recipe.resnet_base:
-        name, architecture = recipe.resnet_base, recipe.architecture
+    if hparams.clip_base:
+        return resolve_clip_base(hparams.clip_base, models_dir, field or CLIP_FIELD)
+    if hparams.resnet_base:
+        name, architecture = hparams.resnet_base, hparams.architecture
         return resolve_resnet_base(name, architecture, models_dir, field or RESNET_FIELD)
     return None
 

@@ -22,8 +22,8 @@ _FINE_TUNING_RATE = 5e-4
 
 
 @dataclass(frozen=True)
-class ClassifierRecipe:
-    """A filled-in recipe.
+class Hyperparameters:
+    """Hyperparameters of a classifier, every value resolved.
 
     Attributes:
         image_size: Side of the input, pixels; 0: that of the CLIP base.
@@ -61,7 +61,7 @@ class ClassifierRecipe:
     seed: int = 0
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
-    def with_augment(self, augment: AugmentSettings) -> ClassifierRecipe:
+    def with_augment(self, augment: AugmentSettings) -> Hyperparameters:
         """The same with another augmentation."""
         return dataclasses.replace(self, augment=augment)
 
@@ -72,11 +72,11 @@ class ClassifierRecipe:
         return {name: getattr(self, name) for name in names}
 
 
-def preset_recipe(preset: str, architecture: str) -> ClassifierRecipe:
-    """The recipe of a preset before a request changes any of it."""
+def preset_hyperparameters(preset: str, architecture: str) -> Hyperparameters:
+    """Hyperparameters of a preset, before a request changes any."""
     clip = architecture == "clip"
     if preset == "paper":
-        return ClassifierRecipe(
+        return Hyperparameters(
             preset=preset,
             architecture=architecture,
             image_size=0 if clip else 384,
@@ -91,7 +91,7 @@ def preset_recipe(preset: str, architecture: str) -> ClassifierRecipe:
             lora_mlp=False,
             augment=AugmentSettings(mix=0.5, stain_transfer=0.0),
         )
-    return ClassifierRecipe(
+    return Hyperparameters(
         preset=preset,
         architecture=architecture,
         image_size=0 if clip else 64,
@@ -104,8 +104,8 @@ def preset_recipe(preset: str, architecture: str) -> ClassifierRecipe:
     )
 
 
-def recipe_from_spec(spec: Mapping[str, Any], default_clip: str) -> ClassifierRecipe:
-    """The recipe that a ``CreateClassifierRequest`` asks for.
+def hyperparameters_from_spec(spec: Mapping[str, Any], default_clip: str) -> Hyperparameters:
+    """Hyperparameters that a ``CreateClassifierRequest`` asks for.
 
     Args:
         spec: The request's fields; ``settings`` and ``synthetic`` may be unset.
@@ -136,24 +136,24 @@ def recipe_from_spec(spec: Mapping[str, Any], default_clip: str) -> ClassifierRe
         _whole_number(f"settings.{name}", asked.get(name), low, high)
     _number("settings.learning_rate", asked.get("learning_rate"), 0.0, 1.0, above=True)
     _number("settings.weight_decay", asked.get("weight_decay"), 0.0, 1.0)
-    recipe = preset_recipe(preset, architecture)
+    hparams = preset_hyperparameters(preset, architecture)
     if asked.get("resnet_base"):
-        rate = min(recipe.learning_rate, _FINE_TUNING_RATE)
-        recipe = dataclasses.replace(recipe, learning_rate=rate)
+        rate = min(hparams.learning_rate, _FINE_TUNING_RATE)
+        hparams = dataclasses.replace(hparams, learning_rate=rate)
     if "num_steps" in asked:
-        warmup = round(recipe.warmup_steps * asked["num_steps"] / recipe.num_steps)
-        recipe = dataclasses.replace(recipe, warmup_steps=max(1, warmup))
+        warmup = round(hparams.warmup_steps * asked["num_steps"] / hparams.num_steps)
+        hparams = dataclasses.replace(hparams, warmup_steps=max(1, warmup))
     if "batch_size" in asked:
-        share = recipe.synthetic_batch_size / recipe.batch_size
+        share = hparams.synthetic_batch_size / hparams.batch_size
         added = max(2, round(asked["batch_size"] * share))  # BatchNorm wants two images
-        recipe = dataclasses.replace(recipe, synthetic_batch_size=added)
+        hparams = dataclasses.replace(hparams, synthetic_batch_size=added)
     if architecture == "clip":
         asked["clip_base"] = clip_base or default_clip
     weight = (spec.get("synthetic") or {}).get("loss_weight")
     _number("synthetic.loss_weight", weight, 0.0, 1.0)
     if weight is not None:
         asked["loss_weight"] = weight
-    return dataclasses.replace(recipe, **asked)
+    return dataclasses.replace(hparams, **asked)
 
 
 def _whole_number(path: str, value: Any, low: int, high: int) -> None:

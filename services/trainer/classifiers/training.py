@@ -25,7 +25,7 @@ from services.common.models.image_classifier import ImageClassifier
 from services.trainer.augmentation.augment import augment, mix
 from services.trainer.augmentation.settings import AugmentSettings
 from services.trainer.augmentation.stain_transfer import Stains, stains_of, transfer_stain
-from services.trainer.classifiers.recipe import ClassifierRecipe
+from services.trainer.classifiers.recipe import Hyperparameters
 from services.trainer.classifiers.training_images import LabelledImages, SyntheticImages
 from services.trainer.compute.mixed_precision import mixed_precision
 from services.trainer.compute.training_run import (
@@ -52,7 +52,7 @@ def train(
     model: ImageClassifier,
     real: LabelledImages,
     synthetic: SyntheticImages | None,
-    recipe: ClassifierRecipe,
+    hparams: Hyperparameters,
     device: torch.device,
     progress: ProgressFn,
     checkpoints: Checkpoints,
@@ -63,7 +63,7 @@ def train(
         model: Fresh; its weights are replaced if a checkpoint exists.
         real: Few-shot images of every class.
         synthetic: Synthetic images, or None for the real-only arm.
-        recipe: Steps, batch sizes, rates.
+        hparams: Steps, batch sizes, rates.
         device: Where to compute.
         progress: Called once a step; may raise to stop.
         checkpoints: Saved to when due, and resumed from.
@@ -76,37 +76,42 @@ def train(
     trained = [p for p in model.parameters() if p.requires_grad]
     # One kernel for all parameters: 10 ms for a ResNet-18 on one core, 51 one after the other.
     optimizer = torch.optim.AdamW(
-        _parameter_groups(model, recipe), lr=recipe.learning_rate, fused=True
+        _parameter_groups(model, hparams), lr=hparams.learning_rate, fused=True
     )
     average = [p.detach().clone() for p in trained]
     first = _resume(model, optimizer, average, checkpoints)
     num_classes = len(model.config.class_ids)
     losses: dict[str, float] = {}
-    stains = stains_of(real.images, device) if recipe.augment.stain_transfer else None
+    stains = stains_of(real.images, device) if hparams.augment.stain_transfer else None
     weights = {
         "loss_real": torch.ones(num_classes, device=device),
-        "loss_synthetic": synthetic_weights(real.labels, num_classes, recipe.enough_real).to(
+        "loss_synthetic": synthetic_weights(real.labels, num_classes, hparams.enough_real).to(
             device
         ),
     }
-    for step in range(first, recipe.num_steps):
-        rate = learning_rate(step, recipe)
+    for step in range(first, hparams.num_steps):
+        rate = learning_rate(step, hparams)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        generator = step_generator(recipe.seed, step)
+        generator = step_generator(hparams.seed, step)
         optimizer.zero_grad(set_to_none=True)
-        real_weight = 1.0 if synthetic is None else 1 - recipe.loss_weight
+        real_weight = 1.0 if synthetic is None else 1 - hparams.loss_weight
         # Real and synthetic images pass the network apart: each batch is normalised by its
         # own statistics, so the real path is the same in both arms.
-        parts = [("loss_real", real, recipe.batch_size, real_weight)]
-        if synthetic is not None and recipe.loss_weight > 0:
-            arrived = synthetic.wait_for(synthetic_share(step, recipe.num_steps))
+        parts = [("loss_real", real, hparams.batch_size, real_weight)]
+        if synthetic is not None and hparams.loss_weight > 0:
+            arrived = synthetic.wait_for(synthetic_share(step, hparams.num_steps))
             parts.append(
-                ("loss_synthetic", arrived, recipe.synthetic_batch_size, recipe.loss_weight)
+                (
+                    "loss_synthetic",
+                    arrived,
+                    hparams.synthetic_batch_size,
+                    hparams.loss_weight,
+                )
             )
         for name, source, batch_size, weight in parts:
             x, target = draw_batch(
-                source, batch_size, num_classes, recipe, stains, generator, device
+                source, batch_size, num_classes, hparams, stains, generator, device
             )
             with mixed_precision(device):
                 logits = model.logits(x)
@@ -115,17 +120,17 @@ def train(
             loss = (losses_of_images * weights[name][target.argmax(1)]).mean()
             (weight * loss).backward()
             losses[name] = float(loss.detach())
-        nn.utils.clip_grad_norm_(trained, recipe.max_gradient_norm)
+        nn.utils.clip_grad_norm_(trained, hparams.max_gradient_norm)
         optimizer.step()
-        decay = min(recipe.average_decay, (1 + step) / (10 + step))
+        decay = min(hparams.average_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(average, [p.detach() for p in trained], 1 - decay)
         if checkpoints.due():
             _save(model, optimizer, average, step + 1, checkpoints)
-        progress(PHASE_TRAIN_CLASSIFIER, step + 1, recipe.num_steps, losses)
+        progress(PHASE_TRAIN_CLASSIFIER, step + 1, hparams.num_steps, losses)
     with torch.no_grad():
         for parameter, mean in zip(trained, average, strict=True):
             parameter.copy_(mean)
-    recalibrate_batchnorm(model, real, recipe, device)
+    recalibrate_batchnorm(model, real, hparams, device)
     model.eval()
     return {**losses, "seconds": time.monotonic() - started}
 
@@ -154,7 +159,7 @@ def draw_batch(
     source: LabelledImages,
     batch_size: int,
     num_classes: int,
-    recipe: ClassifierRecipe,
+    hparams: Hyperparameters,
     stains: Stains | None,
     generator: torch.Generator,
     device: torch.device,
@@ -164,12 +169,12 @@ def draw_batch(
     pixels = torch.from_numpy(np.ascontiguousarray(source.images[picked])).to(device)
     images = pixels.permute(0, 3, 1, 2).float() / 255
     if stains is not None:
-        images = transfer_stain(images, stains, generator, recipe.augment.stain_transfer)
-    images = augment(images, generator, recipe.augment)
+        images = transfer_stain(images, stains, generator, hparams.augment.stain_transfer)
+    images = augment(images, generator, hparams.augment)
     labels = torch.from_numpy(source.labels[picked]).long().to(device)
     target = F.one_hot(labels, num_classes).float()
-    target = target * (1 - recipe.label_smoothing) + recipe.label_smoothing / num_classes
-    return mix(images, target, generator, recipe.augment.mix)
+    target = target * (1 - hparams.label_smoothing) + hparams.label_smoothing / num_classes
+    return mix(images, target, generator, hparams.augment.mix)
 
 
 def pick_balanced(labels: np.ndarray, batch_size: int, generator: torch.Generator) -> np.ndarray:
@@ -192,17 +197,20 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def learning_rate(step: int, recipe: ClassifierRecipe) -> float:
+def learning_rate(step: int, hparams: Hyperparameters) -> float:
     """Linear warm-up, then a cosine down to a hundredth of the peak."""
-    if step < recipe.warmup_steps:
-        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, recipe.num_steps - recipe.warmup_steps)
-    return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+    if step < hparams.warmup_steps:
+        return hparams.learning_rate * (step + 1) / hparams.warmup_steps
+    done = (step - hparams.warmup_steps) / max(1, hparams.num_steps - hparams.warmup_steps)
+    return hparams.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 @torch.no_grad()
 def recalibrate_batchnorm(
-    model: ImageClassifier, real: LabelledImages, recipe: ClassifierRecipe, device: torch.device
+    model: ImageClassifier,
+    real: LabelledImages,
+    hparams: Hyperparameters,
+    device: torch.device,
 ) -> None:
     """BatchNorm statistics of the averaged weights, from augmented real images.
 
@@ -221,20 +229,23 @@ def recalibrate_batchnorm(
         brightness=0, contrast=0, saturation=0, stain=0, sharpness=0, resample_share=0.5
     )
     num_classes = len(model.config.class_ids)
-    calm = recipe.with_augment(plain)
+    calm = hparams.with_augment(plain)
     for number in range(_BATCHNORM_BATCHES):
-        generator = step_generator(recipe.seed, recipe.num_steps + number)
-        x, _ = draw_batch(real, recipe.batch_size, num_classes, calm, None, generator, device)
+        generator = step_generator(hparams.seed, hparams.num_steps + number)
+        x, _ = draw_batch(real, hparams.batch_size, num_classes, calm, None, generator, device)
         model.logits(x)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
 
 
-def _parameter_groups(model: nn.Module, recipe: ClassifierRecipe) -> list[dict[str, Any]]:
+def _parameter_groups(model: nn.Module, hparams: Hyperparameters) -> list[dict[str, Any]]:
     """Weight decay on matrices and kernels; none on norms, biases and the logit scale."""
     trained = [p for p in model.parameters() if p.requires_grad]
     return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {
+            "params": [p for p in trained if p.ndim > 1],
+            "weight_decay": hparams.weight_decay,
+        },
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
 

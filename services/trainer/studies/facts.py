@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from services.common import resource_names
 from services.common.resource_names import ADAPTERS, DATASETS, IMAGE_SETS
 from services.trainer.classifiers.image_sets import count_withheld
 from services.trainer.datasets.reading import image_home, side_digests
 from services.trainer.studies.recipe import SYNTHETIC_ARMS
 from services.trainer.studies.replicate import Replicate
+from services.trainer.studies.results import ReplicateFacts, SynthesisFacts
 from services.trainer.studies.synthetic_images import image_plan, withheld_images
 
 
-def replicate_facts(replicate: Replicate) -> dict[str, Any]:
+def replicate_facts(replicate: Replicate) -> ReplicateFacts:
     """Facts of a replicate whose parts are all finished."""
     dataset, class_ids = replicate.dataset, replicate.class_ids
     body = dataset["body"]
@@ -21,7 +20,8 @@ def replicate_facts(replicate: Replicate) -> dict[str, Any]:
         {c: len(digests[c]) for c in class_ids}
         for digests in (side_digests(dataset, "train"), side_digests(dataset, "test"))
     )
-    return _synthesis_facts(replicate) | {
+    return {
+        **_synthesis_facts(replicate),
         "dataset": dataset["name"],
         "images_of": resource_names.build(DATASETS, image_home(dataset)),
         "seed": dataset["seed"],
@@ -35,7 +35,7 @@ def replicate_facts(replicate: Replicate) -> dict[str, Any]:
     }
 
 
-def _synthesis_facts(replicate: Replicate) -> dict[str, Any]:
+def _synthesis_facts(replicate: Replicate) -> SynthesisFacts:
     """Facts of its adapter and its synthetic images; empty if no arm uses any."""
     ctx, study = replicate.ctx, replicate.study
     if not set(study.arms) & set(SYNTHETIC_ARMS):

@@ -5,12 +5,11 @@ Written by code from the figures of the report, so that a no is said as plainly 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from services.trainer.reports.charts import arm_label, model_label
-from services.trainer.studies.quality import REAL_AGAINST_REAL
 from services.trainer.studies.recipe import REAL_ONLY, REAL_PLUS_FURTHER_REAL
+from services.trainer.studies.results import Difference, Findings, Goal, Privacy
 
 LEAST_GAIN = 0.05
 """Macro-F1 that synthetic images are to add where classifiers start from scratch: less is within
@@ -19,30 +18,25 @@ _WORSE_COVERAGE = 0.9
 """Coverage below this share of what real images reach is named as a cause."""
 
 
-def study_goals(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+def study_goals(content: Findings) -> list[Goal]:
     """The part ``goals`` of ``report.json``.
 
-    Args:
-        content: ``paired_difference``, ``paired_difference_transfer``, ``differences``, ``arms``,
-            ``quality`` and ``privacy``, as ``report.json`` has them.
-
-    Returns:
-        For each goal ``goal``, ``found`` and ``why`` (sentences; ``why`` is empty where it is
-        reached or not measured) and ``reached``, None where it was not measured.
+    ``why`` is empty where a goal is reached or not measured.
     """
     return [*_gains(content), *_privacy(content["privacy"])]
 
 
-def _gains(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for key, start, least in (
-        ("paired_difference", "from scratch", LEAST_GAIN),
-        ("paired_difference_transfer", "from weights trained on other cells", 0.0),
+def _gains(content: Findings) -> Iterator[Goal]:
+    transfer = content["paired_difference_transfer"]
+    for found, start, least in (
+        (content["paired_difference"], "from scratch", LEAST_GAIN),
+        (transfer, "from weights trained on other cells", 0.0),
     ):
         for model in content["arms"]:
             family = "resnet" if model.startswith("resnet") else model
-            if family not in content[key]:
+            if family not in found:
                 continue
-            gain = content[key][family]["macro_f1"]
+            gain = found[family]["macro_f1"]
             reached = gain["mean"] >= least and gain["low"] > 0
             size = f"at least {_points(least)} points" if least else "a gain"
             yield {
@@ -55,9 +49,7 @@ def _gains(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _causes(
-    content: Mapping[str, Any], model: str, gain: Mapping[str, float], least: float
-) -> Iterator[str]:
+def _causes(content: Findings, model: str, gain: Difference, least: float) -> Iterator[str]:
     if 0 < gain["low"] < least:
         yield "A gain is shown, a smaller one than asked for."
     elif gain["high"] < 0:
@@ -68,7 +60,7 @@ def _causes(
         yield "The interval holds zero: more draws or test images would narrow it."
     quality = content["quality"]
     if quality:
-        ours, theirs = quality["overall"], quality[REAL_AGAINST_REAL]["overall"]
+        ours, theirs = quality["overall"], quality["real_against_real"]["overall"]
         covered, reachable = ours["coverage"], theirs["coverage"]
         if covered and reachable and covered["mean"] < _WORSE_COVERAGE * reachable["mean"]:
             yield (
@@ -103,7 +95,7 @@ def _causes(
     yield f"{text}."
 
 
-def _privacy(privacy: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
+def _privacy(privacy: Privacy | None) -> Iterator[Goal]:
     if not privacy:
         return
     copies, membership = privacy["near_copies"], privacy["membership_inference"]
@@ -115,7 +107,7 @@ def _privacy(privacy: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
         "why": "" if not released else "The hashes found copies that no gate withheld.",
     }
     auc, ends = membership["mean"], ""
-    if membership["low"] is not None:
+    if membership["low"] is not None and membership["high"] is not None:
         ends = f", {membership['low']:.2f} to {membership['high']:.2f}"
     yield {
         "goal": f"Membership-inference AUC of the adapters at most {membership['goal']}",

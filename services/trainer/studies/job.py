@@ -33,13 +33,14 @@ from services.trainer.studies.recipe import (
     SYNTHETIC_ARMS,
     TRANSFER_ARMS,
     StudySettings,
+    hyperparameters_of,
     phantom_classes,
-    recipe_of,
 )
 
 if TYPE_CHECKING:
     from services.trainer.jobs.context import JobContext
     from services.trainer.studies.replicate import Replicate
+    from services.trainer.studies.results import ReplicateFacts
 
 
 def validate(
@@ -104,10 +105,10 @@ def _bases(
         remedy = "use a base that has not, for example cyto-small-phantoms"
         yield f"base {base.name}", base.revision, base.manifest, remedy
     for trial in study.trials(0):
-        recipe, path = recipe_of(study, trial), "clip_base"
+        hparams, path = hyperparameters_of(study, trial), "clip_base"
         if trial.arm in TRANSFER_ARMS:
-            path = "transfer_clip_base" if recipe.clip_base else "transfer_resnet_base"
-        found = classifier_base(recipe, settings.models_dir, f"settings.{path}")
+            path = "transfer_clip_base" if hparams.clip_base else "transfer_resnet_base"
+        found = classifier_base(hparams, settings.models_dir, f"settings.{path}")
         if found is not None:
             subject, remedy = describe_base(found)
             yield subject, found.revision, found.manifest, remedy
@@ -176,17 +177,22 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
         draft.write(path, data)
     draft.commit(
         {
-            "parents": [spec["dataset"], *(draw["dataset"] for draw in facts)],
+            "parents": [spec["dataset"], *(each["dataset"] for each in facts)],
             "settings": study.to_dict(),
             "seed": study.seed,
             "code_version": code_version(),
             "metrics": {},
-            "digests": sorted({digest for draw in facts for digest in draw.pop("train_digests")}),
-            "body": {"dataset": spec["dataset"], "draws": facts},
+            "digests": sorted({digest for each in facts for digest in each["train_digests"]}),
+            "body": {"dataset": spec["dataset"], "draws": [_short(each) for each in facts]},
         }
     )
     work.discard()
     return ctx.artifact_id
+
+
+def _short(facts: ReplicateFacts) -> dict[str, Any]:
+    """Facts of a replicate without its long lists, for the manifest."""
+    return {key: value for key, value in facts.items() if key != "train_digests"}
 
 
 def _common_classes(dataset: str, replicates: list[Replicate]) -> tuple[str, ...]:

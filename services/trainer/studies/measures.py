@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from services.trainer.evaluation.feature_space import FeatureSource, resolve_fea
 from services.trainer.evaluation.image_quality import quality_by_class
 from services.trainer.evaluation.memorization import Cells, compare, triplet_pictures
 from services.trainer.studies.replicate import Replicate
+from services.trainer.studies.results import Measures
 from services.trainer.studies.synthetic_images import image_plan, withheld_images
 
 _INCEPTION_PX = 299
@@ -31,15 +31,13 @@ def measure_replicate(replicate: Replicate, progress: ProgressFn) -> None:
         replicate.work.write(path, json.dumps(found).encode())
 
 
-def read_measures(replicate: Replicate) -> dict[str, Any]:
-    """Measures of a replicate, as ``measure_images`` gives them.
-
-    Rows of ``nearest_of_each`` begin with class id and number of the image within its class.
+def read_measures(replicate: Replicate) -> Measures:
+    """Measures of a replicate.
 
     Raises:
         NotFound: If they are not there.
     """
-    found: dict[str, Any] = json.loads(replicate.work.read(_path(replicate.number)))
+    found: Measures = json.loads(replicate.work.read(_path(replicate.number)))
     return found
 
 
@@ -47,7 +45,7 @@ def _path(number: int) -> str:
     return f"measures/replicate-{number:02d}.json"
 
 
-def _measure(replicate: Replicate, progress: ProgressFn) -> dict[str, Any]:
+def _measure(replicate: Replicate, progress: ProgressFn) -> Measures:
     ctx, study, withheld = replicate.ctx, replicate.study, withheld_images(replicate)
     image_set_id = image_plan(replicate).image_set_id
     files = read_image_set(ctx.store, ctx.tenant, image_set_id, study.num_per_class[-1])
@@ -73,7 +71,7 @@ def _measure(replicate: Replicate, progress: ProgressFn) -> dict[str, Any]:
         lambda done, total: progress("measuring", done, total, {}),
     )
     rows = zip(used, found["nearest_of_each"], strict=True)
-    return found | {"nearest_of_each": [[*image[:2], *row] for image, row in rows]}
+    return {**found, "nearest_of_each": [[*image[:2], *row] for image, row in rows]}
 
 
 def measured_px(source: FeatureSource, synthetic_px: int) -> int:
@@ -95,7 +93,7 @@ def measure_images(
     seed: int,
     device: str,
     progress: Callable[[int, int], None],
-) -> dict[str, Any]:
+) -> Measures:
     """Quality and nearness of the synthetic images that classifiers learned from.
 
     Args:
@@ -110,9 +108,7 @@ def measure_images(
         progress: Called with images done and all; may raise to stop.
 
     Returns:
-        What JSON can hold: ``feature_space``, ``quality`` (``quality_by_class``), ``nearest``
-        (``nearest_training.compare``), ``gallery`` (its triplets with pictures) and
-        ``nearest_of_each`` (its ``each``, with digests instead of numbers).
+        What JSON can hold; rows of ``nearest_of_each`` begin with the digest.
     """
     space = source.load(device)
     images, synthetic_ids = synthetic

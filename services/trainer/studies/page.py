@@ -10,11 +10,12 @@ from cytosynth.charts import svg_chart, text, titled
 from services.trainer.reports.charts import arm_label, class_confusion_svg, recall_svg
 from services.trainer.reports.page import arm_numbers, page_environment
 from services.trainer.studies.recipe import REAL_ONLY, SWEPT_ARMS
+from services.trainer.studies.results import ArmFigures, StudyContent
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 520, 300, 46, 14, 12, 32
 
 
-def render_study(content: Mapping[str, Any], gallery: Sequence[Mapping[str, Any]]) -> str:
+def render_study(content: StudyContent, gallery: Sequence[Mapping[str, Any]]) -> str:
     """The page as one HTML file that fetches nothing.
 
     Args:
@@ -37,12 +38,12 @@ def render_study(content: Mapping[str, Any], gallery: Sequence[Mapping[str, Any]
     )
 
 
-def shown_arms(by_arm: Mapping[str, Any], headline: str) -> dict[str, Any]:
+def shown_arms(by_arm: Mapping[str, ArmFigures], headline: str) -> dict[str, ArmFigures]:
     """The two arms that the page shows in detail."""
     return {arm: by_arm[arm] for arm in (REAL_ONLY, headline) if arm in by_arm}
 
 
-def sweep_svg(by_arm: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
+def sweep_svg(by_arm: Mapping[str, ArmFigures], settings: Mapping[str, Any]) -> str:
     """Macro-F1 with its interval against images per class, a line for each arm, and a legend."""
     counts = list(settings["num_per_class"])
     lines = {

@@ -1,4 +1,4 @@
-"""What a study found about privacy: figures of all draws for ``report.json``, table and page."""
+"""Privacy of a study: figures of all replicates for ``report.json``, table and page."""
 
 from __future__ import annotations
 
@@ -9,41 +9,40 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student_t
 
+from services.trainer.studies.results import Membership, Privacy
+
 GOAL_AUC = 0.6
-"""Membership-inference AUC that the default recipe is to keep to."""
+"""Membership-inference AUC that the default adapter settings must keep to."""
 
 
-def privacy_content(draws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The part ``privacy`` of ``report.json``.
+def privacy_content(replicates: Sequence[Mapping[str, Any]]) -> Privacy:
+    """The part ``privacy`` of ``report.json``: counts and means over replicates, never NaN.
 
     Args:
-        draws: Of each draw of the study ``num_synthetic`` (images in its ImageSet),
-            ``num_redrawn`` (near-duplicates that the generator withheld and drew again),
-            ``num_withheld`` (near-duplicates that the study found all the same and left out),
+        replicates: Of each replicate ``num_synthetic`` (images in its ImageSet), ``num_redrawn``
+            (near-duplicates that the generator withheld and replaced), ``num_withheld``
+            (near-duplicates that the study found all the same and left out),
             ``membership_inference`` (of the adapter's manifest, or None) and ``nearest``
-            (``nearest_training.compare`` of the images that were used, or None).
+            (``memorization.compare`` of the images that were used, or None).
 
     Returns:
-        ``near_copies``: counts over all draws; ``num_released``, near-duplicates among the images
-        used, is counted once more by ``compare``, and None where that was not called.
-        ``membership_inference``: ``mean`` of the draws' AUC with its 95 % interval, None
-        where no draw has one; ``goal``, ``reaches_goal``, ``per_draw``. ``nearest``: ``overall``
-        and ``classes``, means over draws. Nothing in it is NaN.
+        ``num_released``, near-duplicates among the images used, is counted once more by
+        ``compare``, and None where that was not called.
     """
-    num_synthetic = sum(draw["num_synthetic"] for draw in draws)
-    num_withheld = sum(draw["num_withheld"] for draw in draws)
-    nearest = [draw["nearest"] for draw in draws if draw.get("nearest")]
+    num_synthetic = sum(each["num_synthetic"] for each in replicates)
+    num_withheld = sum(each["num_withheld"] for each in replicates)
+    nearest = [each["nearest"] for each in replicates if each.get("nearest")]
     num_released = sum(found["overall"]["num_near_copies"] for found in nearest)
     class_ids = sorted({each for found in nearest for each in found["classes"]})
     return {
         "near_copies": {
             "num_synthetic": num_synthetic,
-            "num_redrawn": sum(draw["num_redrawn"] for draw in draws),
+            "num_redrawn": sum(each["num_redrawn"] for each in replicates),
             "num_withheld": num_withheld,
             "num_used": num_synthetic - num_withheld,
-            "num_released": num_released if len(nearest) == len(draws) else None,
+            "num_released": num_released if len(nearest) == len(replicates) else None,
         },
-        "membership_inference": _membership(draws),
+        "membership_inference": _membership(replicates),
         "nearest": None
         if not nearest
         else {
@@ -58,9 +57,9 @@ def privacy_content(draws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _membership(draws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    per_draw = [draw.get("membership_inference") for draw in draws]
-    known = [found for found in per_draw if found and found["auc"] is not None]
+def _membership(replicates: Sequence[Mapping[str, Any]]) -> Membership:
+    per_replicate = [each.get("membership_inference") for each in replicates]
+    known = [found for found in per_replicate if found and found["auc"] is not None]
     mean, low, high = mean_with_interval([found["auc"] for found in known])
     if len(known) == 1:
         low, high = known[0]["low"], known[0]["high"]
@@ -70,16 +69,16 @@ def _membership(draws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "high": high,
         "goal": GOAL_AUC,
         "reaches_goal": None if mean is None else mean <= GOAL_AUC,
-        "per_draw": [dict(found) if found else None for found in per_draw],
+        "per_draw": [dict(found) if found else None for found in per_replicate],
     }
 
 
 def mean_with_interval(
     values: Sequence[float],
 ) -> tuple[float | None, float | None, float | None]:
-    """Mean of AUCs with its 95 % interval over draws (Student's t), within 0 and 1.
+    """Mean of AUCs with its 95 % interval over replicates (Student's t), within 0 and 1.
 
-    Each draw has an adapter and images of its own, so their spread holds the chance of both.
+    Each replicate has an adapter and images of its own, so their spread holds the chance of both.
 
     Returns:
         Mean, low and high end; the ends are None for one value, all are for none.
@@ -109,19 +108,19 @@ def _mean(figures: Sequence[Any]) -> Any:
     }
 
 
-def privacy_rows(privacy: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+def privacy_rows(privacy: Privacy) -> Iterator[tuple[Any, ...]]:
     """Rows of ``metrics.csv``: model, arm, metric, value, low and high end of the interval."""
     for name, count in privacy["near_copies"].items():
         if count is not None:
             yield "", "privacy", f"near_copies:{name}", count, "", ""
     found = privacy["membership_inference"]
     if found["mean"] is not None:
-        ends = ["" if found[end] is None else found[end] for end in ("low", "high")]
+        ends = ["" if end is None else end for end in (found["low"], found["high"])]
         yield "", "privacy", "membership_auc", found["mean"], *ends
-    for number, draw in enumerate(found["per_draw"]):
-        if draw and draw["auc"] is not None:
+    for number, audit in enumerate(found["per_draw"]):
+        if audit and audit["auc"] is not None:
             metric = f"membership_auc:draw_{number}"
-            yield "", "privacy", metric, draw["auc"], draw["low"], draw["high"]
+            yield "", "privacy", metric, audit["auc"], audit["low"], audit["high"]
     nearest = privacy["nearest"]
     groups = {"": nearest["overall"], **nearest["classes"]} if nearest else {}
     for class_id, figures in groups.items():

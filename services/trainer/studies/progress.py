@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from services.trainer.compute.training_run import PHASE_TRAIN_CLASSIFIER, ProgressFn
 from services.trainer.studies.parts import StudyPart, TrialPart
-from services.trainer.studies.recipe import ZERO_SHOT, StudySettings, Trial, recipe_of
+from services.trainer.studies.recipe import ZERO_SHOT, StudySettings, Trial, hyperparameters_of
 
 
 class StudyProgress:
@@ -52,4 +52,4 @@ class StudyProgress:
         self._report(self._phase, done, self._total, self._metrics)
 
     def _steps(self, trial: Trial) -> int:
-        return 0 if trial.arm == ZERO_SHOT else recipe_of(self._study, trial).num_steps
+        return 0 if trial.arm == ZERO_SHOT else hyperparameters_of(self._study, trial).num_steps

@@ -15,7 +15,7 @@ from cytosynth.phantoms import CELL_TYPES
 from services.common.errors import InvalidArgument, check_one_of
 from services.common.models.classifier_config import ARCHITECTURES
 from services.common.models.sampler_presets import SAMPLER_PRESETS
-from services.trainer.classifiers.recipe import ClassifierRecipe, recipe_from_spec
+from services.trainer.classifiers.recipe import Hyperparameters, hyperparameters_from_spec
 from services.trainer.datasets.splitting import SplitSettings
 
 REAL_ONLY = "real_only"
@@ -99,8 +99,8 @@ class StudySettings:
         max_test_per_class: Most test images per class; 0: all that remain.
         base: Diffusion base.
         clip_base: CLIP base.
-        num_steps: Optimizer steps of every classifier, the same for all arms; 0: the recipe's.
-        adapter_steps: Optimizer steps of every adapter; 0: the recipe's.
+        num_steps: Optimizer steps of every classifier, the same for all arms; 0: the preset's.
+        adapter_steps: Optimizer steps of every adapter; 0: the preset's.
         sampler_preset: How images are drawn.
         loss_weight: Weight of the synthetic part of the loss.
         transfer_resnet_base: ResNet base from which the ``TRANSFER_ARMS`` of ResNets start; empty:
@@ -256,8 +256,8 @@ PRESETS = {
 (5 draws for 5 folds, 16 shots)."""
 
 
-def recipe_of(study: StudySettings, trial: Trial) -> ClassifierRecipe:
-    """The recipe of one classifier, the same for all arms of a draw.
+def hyperparameters_of(study: StudySettings, trial: Trial) -> Hyperparameters:
+    """Hyperparameters of one classifier, the same for all arms of a replicate.
 
     But for further real images, which count in full in every class: that arm is the most that any
     generator could bring, and nothing is wrong with its images.
@@ -274,10 +274,10 @@ def recipe_of(study: StudySettings, trial: Trial) -> ClassifierRecipe:
         settings["resnet_base"] = study.transfer_resnet_base
     clip_base = study.transfer_clip_base if transfers else study.clip_base
     spec = {"settings": settings, "synthetic": {"loss_weight": study.loss_weight}}
-    recipe = recipe_from_spec(spec, clip_base)
+    hparams = hyperparameters_from_spec(spec, clip_base)
     if trial.arm == REAL_PLUS_FURTHER_REAL:
-        return dataclasses.replace(recipe, enough_real=0)
-    return recipe
+        return dataclasses.replace(hparams, enough_real=0)
+    return hparams
 
 
 def phantom_classes(class_ids: list[str]) -> list[str]:

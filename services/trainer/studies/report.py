@@ -1,7 +1,7 @@
 """What a study found, as ``report.json``, ``metrics.csv``, ``nearest.csv`` and a page.
 
-Figures are means over draws. Their 95 % intervals are over draws and, within each, over test images
-or patients (evaluate.py); differences are paired by draw.
+Figures are means over replicates. Their 95 % intervals are over replicates and, within each, over
+test images or patients (``evaluation/metrics.py``); differences are paired by replicate.
 """
 
 from __future__ import annotations
@@ -31,7 +31,15 @@ from services.trainer.studies.recipe import (
     TRANSFER_REAL_PLUS_SYNTHETIC,
     StudySettings,
     Trial,
-    recipe_of,
+    hyperparameters_of,
+)
+from services.trainer.studies.results import (
+    ArmFigures,
+    Differences,
+    Findings,
+    Measures,
+    ReplicateFacts,
+    StudyContent,
 )
 
 Answers = Mapping[Trial, Predictions]
@@ -41,8 +49,8 @@ def study_files(
     spec: Mapping[str, Any],
     study: StudySettings,
     answers: Answers,
-    draws: Sequence[Mapping[str, Any]],
-    measures: Sequence[Mapping[str, Any]],
+    replicates: Sequence[ReplicateFacts],
+    measures: Sequence[Measures],
     source: Mapping[str, Any],
 ) -> dict[str, bytes]:
     """The files of the report by name.
@@ -50,12 +58,12 @@ def study_files(
     Args:
         spec: The job's request.
         study: Its settings.
-        answers: Of every classifier.
-        draws: Names, digests and seeds of each draw.
-        measures: Of the synthetic images of each draw (``measure_draw``); none without any.
-        source: Manifest of the dataset that all draws are of.
+        answers: Answers of every classifier.
+        replicates: Names, digests and seeds of each replicate.
+        measures: Measures of the synthetic images of each replicate; empty without any.
+        source: Manifest of the dataset that was split.
     """
-    content = study_content(spec, study, answers, draws, measures, source)
+    content = study_content(spec, study, answers, replicates, measures, source)
     gallery = measures[0]["gallery"] if measures else []
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     files = {
@@ -64,7 +72,7 @@ def study_files(
         "metrics.csv": metrics_table(content).encode(),
     }
     if measures:
-        files["nearest.csv"] = nearest_table(draws, measures).encode()
+        files["nearest.csv"] = nearest_table(replicates, measures).encode()
     return files
 
 
@@ -72,10 +80,10 @@ def study_content(
     spec: Mapping[str, Any],
     study: StudySettings,
     answers: Answers,
-    draws: Sequence[Mapping[str, Any]],
-    measures: Sequence[Mapping[str, Any]],
+    replicates: Sequence[ReplicateFacts],
+    measures: Sequence[Measures],
     source: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> StudyContent:
     """Everything that ``report.json`` says."""
     by_arm: dict[str, dict[str, list[Predictions]]] = {}
     for trial in sorted(answers, key=lambda trial: trial.replicate):
@@ -92,7 +100,7 @@ def study_content(
         }
         for model, by_key in by_arm.items()
     }
-    content = {
+    content: Findings = {
         "notice": RESEARCH_USE,
         "title": spec["title"] or f"Study: {source['body']['display_name'] or source['name']}",
         "headline_arm": headline,
@@ -118,22 +126,22 @@ def study_content(
         else None,
         "privacy": privacy_content(
             [
-                {**draw, "nearest": found["nearest"]}
-                for draw, found in zip(draws, measures, strict=True)
+                {**each, "nearest": found["nearest"]}
+                for each, found in zip(replicates, measures, strict=True)
             ]
         )
         if measures
         else None,
         "settings": study.to_dict(),
         "recipes": {
-            model: dataclasses.asdict(recipe_of(study, Trial(0, model, REAL_ONLY, 0)))
+            model: dataclasses.asdict(hyperparameters_of(study, Trial(0, model, REAL_ONLY, 0)))
             for model in study.models
         },
         "revisions": dict(spec["revisions"]),
         "dataset": dataset_facts(source["name"], dict(source)),
-        "draws": [dict(draw) for draw in draws],
+        "draws": list(replicates),
     }
-    return content | {"goals": study_goals(content)}
+    return {**content, "goals": study_goals(content)}
 
 
 def arm_key(trial: Trial) -> str:
@@ -145,11 +153,18 @@ def _family(model: str) -> str:
     return "resnet" if model.startswith("resnet") else model
 
 
-def _figures(runs: list[Predictions], patients: Mapping[str, str]) -> dict[str, Any]:
-    found = evaluate_runs(runs, resample_runs=True, patients=patients).to_dict()
+def _figures(runs: list[Predictions], patients: Mapping[str, str]) -> ArmFigures:
+    found = evaluate_runs(runs, resample_runs=True, patients=patients)
     return {
-        **found.pop("metrics"),
-        **found,
+        "macro_f1": found.metrics["macro_f1"],
+        "balanced_accuracy": found.metrics["balanced_accuracy"],
+        "top1": found.metrics["top1"],
+        "macro_auc": found.metrics["macro_auc"],
+        "ece": found.metrics["ece"],
+        "intervals": found.intervals,
+        "per_class_recall": found.per_class_recall,
+        "per_class_recall_intervals": found.per_class_recall_intervals,
+        "confusion": found.confusion.tolist(),
         "class_ids": list(runs[0].class_ids),
         "num_draws": len(runs),
         "num_tested": [len(run.labels) for run in runs],
@@ -159,7 +174,7 @@ def _figures(runs: list[Predictions], patients: Mapping[str, str]) -> dict[str, 
 
 def _difference(
     runs: list[Predictions], baseline: list[Predictions], patients: Mapping[str, str]
-) -> dict[str, Any]:
+) -> Differences:
     found = paired_difference(runs, baseline, resample_runs=True, patients=patients)
     return {
         metric: {"mean": d["difference"], "low": d["interval"][0], "high": d["interval"][1]}
@@ -167,23 +182,23 @@ def _difference(
     }
 
 
-def nearest_table(draws: Sequence[Mapping[str, Any]], measures: Sequence[Mapping[str, Any]]) -> str:
-    """CSV: of every synthetic image that classifiers learned from, the nearest training images.
+def nearest_table(replicates: Sequence[ReplicateFacts], measures: Sequence[Measures]) -> str:
+    """CSV: the training images nearest to every synthetic image that classifiers learned from.
 
     Training images are named by their digests; an image's number is that within its class of the
-    draw's ImageSet.
+    replicate's ImageSet.
     """
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
     names = ["image_set", "class_id", "number"]
     names += ["nearest_by_features", "distance", "nearest_by_hash", "bits", "flagged"]
     table.writerow(names)
-    for draw, found in zip(draws, measures, strict=True):
-        table.writerows([draw["image_set"], *row] for row in found["nearest_of_each"])
+    for each, found in zip(replicates, measures, strict=True):
+        table.writerows([each["image_set"], *row] for row in found["nearest_of_each"])
     return buffer.getvalue()
 
 
-def metrics_table(content: Mapping[str, Any]) -> str:
+def metrics_table(content: StudyContent) -> str:
     """CSV: model, arm, metric, value and 95 % interval; differences as ``difference:<metric>``.
 
     Rows of image quality have the feature space as their model, those of privacy none.
@@ -197,7 +212,7 @@ def metrics_table(content: Mapping[str, Any]) -> str:
             for metric, d in content["differences"][model].get(arm, {}).items():
                 row = [model, arm, f"difference:{metric}", d["mean"], d["low"], d["high"]]
                 table.writerow(row)
-    if content["quality"]:
+    if content["quality"] and content["privacy"]:
         table.writerows(quality_rows(content["quality"]))
         table.writerows(privacy_rows(content["privacy"]))
     return buffer.getvalue()

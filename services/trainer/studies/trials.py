@@ -26,7 +26,7 @@ from services.trainer.studies.recipe import (
     TRANSFER_REAL_ONLY,
     ZERO_SHOT,
     Trial,
-    recipe_of,
+    hyperparameters_of,
 )
 from services.trainer.studies.replicate import Replicate
 from services.trainer.studies.synthetic_images import image_plan, withheld_images
@@ -45,11 +45,11 @@ def train_trial(replicate: Replicate, trial: Trial, part: str, progress: Progres
         FailedPrecondition: If a base has seen a test image, or an arm has no images.
     """
     ctx = replicate.ctx
-    recipe = recipe_of(replicate.study, trial)
-    config, _ = classifier_config(recipe, replicate.class_ids, ctx.settings)
+    hparams = hyperparameters_of(replicate.study, trial)
+    config, _ = classifier_config(hparams, replicate.class_ids, ctx.settings)
     # Bases were found blind to the first replicate's test images; every replicate has others.
-    check_contamination({}, recipe, replicate.dataset, ctx.store, ctx.tenant, ctx.settings)
-    model = initial_model(recipe, config, ctx.settings)
+    check_contamination({}, hparams, replicate.dataset, ctx.store, ctx.tenant, ctx.settings)
+    model = initial_model(hparams, config, ctx.settings)
     if trial.arm == ZERO_SHOT:
         test = replicate.kept_images("test", config.image_size)
         return predict(model.eval(), config, test, ctx.settings, progress)
@@ -63,7 +63,7 @@ def train_trial(replicate: Replicate, trial: Trial, part: str, progress: Progres
     checkpoints = replicate.checkpoints(part)
     done = train_and_test(
         model,
-        recipe,
+        hparams,
         config,
         real,
         added,

@@ -18,7 +18,11 @@ from services.common.models.classifier_config import ClassifierConfig
 from services.common.models.classifiers import build_model, save_model
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.classifiers import job as fit_classifier
-from services.trainer.classifiers.recipe import ClassifierRecipe, preset_recipe, recipe_from_spec
+from services.trainer.classifiers.recipe import (
+    Hyperparameters,
+    hyperparameters_from_spec,
+    preset_hyperparameters,
+)
 from services.trainer.classifiers.training import (
     learning_rate,
     pick_balanced,
@@ -74,30 +78,36 @@ class ReadySynthetic:
 
 
 def fit(
-    recipe: ClassifierRecipe,
+    hparams: Hyperparameters,
     synthetic: Any = None,
     checkpoints: Any = None,
     progress: Callable[..., None] = lambda *_: None,
 ) -> str:
     """The digest of the weights, as pytest takes minutes to show where 45 MB differ."""
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(hparams.seed)
     model = build_model(ClassifierConfig("resnet18", CLASSES, 32), Path("unused"))
     train(
-        model, some_images(), synthetic, recipe, CPU, progress, checkpoints or MemoryCheckpoints()
+        model,
+        some_images(),
+        synthetic,
+        hparams,
+        CPU,
+        progress,
+        checkpoints or MemoryCheckpoints(),
     )
     return hashlib.sha256(save_model(model)["model.safetensors"]).hexdigest()
 
 
-def quick_recipe(**changes: Any) -> ClassifierRecipe:
-    recipe = preset_recipe("cpu", "resnet18")
+def quick_hparams(**changes: Any) -> Hyperparameters:
+    hparams = preset_hyperparameters("cpu", "resnet18")
     return dataclasses.replace(
-        recipe, num_steps=6, batch_size=6, synthetic_batch_size=6, image_size=32, **changes
+        hparams, num_steps=6, batch_size=6, synthetic_batch_size=6, image_size=32, **changes
     )
 
 
 def test_same_seed_gives_the_same_weights_and_another_gives_others() -> None:
-    assert fit(quick_recipe()) == fit(quick_recipe())
-    assert fit(quick_recipe()) != fit(quick_recipe(seed=1))
+    assert fit(quick_hparams()) == fit(quick_hparams())
+    assert fit(quick_hparams()) != fit(quick_hparams(seed=1))
 
 
 def test_resumed_training_ends_with_the_weights_of_an_uninterrupted_one() -> None:
@@ -108,10 +118,10 @@ def test_resumed_training_ends_with_the_weights_of_an_uninterrupted_one() -> Non
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        fit(quick_recipe(), ReadySynthetic(), checkpoints, stop_after_five)
+        fit(quick_hparams(), ReadySynthetic(), checkpoints, stop_after_five)
     assert checkpoints.state == {"step": 4}
-    assert fit(quick_recipe(), ReadySynthetic(), checkpoints) == fit(
-        quick_recipe(), ReadySynthetic()
+    assert fit(quick_hparams(), ReadySynthetic(), checkpoints) == fit(
+        quick_hparams(), ReadySynthetic()
     )
 
 
@@ -129,10 +139,10 @@ def test_both_arms_take_the_same_steps_on_the_same_real_batches(
         return batch
 
     monkeypatch.setattr(train_classifier, "draw_batch", spy)
-    fit(quick_recipe())
+    fit(quick_hparams())
     alone = [x for n, x in seen if n == 18]
     seen.clear()
-    fit(quick_recipe(), ReadySynthetic())
+    fit(quick_hparams(), ReadySynthetic())
     together = [x for n, x in seen if n == 18]
     assert len(alone) == len(together) > 6
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
@@ -140,7 +150,7 @@ def test_both_arms_take_the_same_steps_on_the_same_real_batches(
 
 
 def test_loss_weight_zero_ignores_synthetic_images() -> None:
-    assert fit(quick_recipe(loss_weight=0.0), ReadySynthetic()) == fit(quick_recipe())
+    assert fit(quick_hparams(loss_weight=0.0), ReadySynthetic()) == fit(quick_hparams())
 
 
 def test_synthetic_images_count_less_in_classes_with_many_real_ones() -> None:
@@ -148,10 +158,10 @@ def test_synthetic_images_count_less_in_classes_with_many_real_ones() -> None:
     assert synthetic_weights(labels, 4, 8).tolist() == [1, 1, 0.25, 1]
     assert synthetic_weights(labels, 4, 0).tolist() == [1, 1, 1, 1]
     # Six real images of each class: enough at three, so that all count half.
-    half = fit(quick_recipe(enough_real=3), ReadySynthetic())
-    full = fit(quick_recipe(enough_real=6), ReadySynthetic())
-    assert half != full == fit(quick_recipe(enough_real=0), ReadySynthetic())
-    assert fit(quick_recipe(enough_real=3)) == fit(quick_recipe(enough_real=6))
+    half = fit(quick_hparams(enough_real=3), ReadySynthetic())
+    full = fit(quick_hparams(enough_real=6), ReadySynthetic())
+    assert half != full == fit(quick_hparams(enough_real=0), ReadySynthetic())
+    assert fit(quick_hparams(enough_real=3)) == fit(quick_hparams(enough_real=6))
 
 
 def test_share_of_synthetic_images_grows_to_all_and_depends_on_the_step_alone() -> None:
@@ -159,7 +169,7 @@ def test_share_of_synthetic_images_grows_to_all_and_depends_on_the_step_alone() 
     assert shares[0] < 0.2 and shares[120] == 1.0
     assert shares == sorted(shares)
     source = ReadySynthetic()
-    fit(quick_recipe(), source)
+    fit(quick_hparams(), source)
     assert source.shares == [synthetic_share(step, 6) for step in range(6)]
 
 
@@ -172,9 +182,9 @@ def test_batches_hold_every_class_equally_often() -> None:
 
 
 def test_learning_rate_warms_up_then_falls() -> None:
-    recipe = dataclasses.replace(quick_recipe(), num_steps=100, warmup_steps=10)
-    rates = [learning_rate(step, recipe) for step in range(100)]
-    assert rates[9] == max(rates) == recipe.learning_rate
+    hparams = dataclasses.replace(quick_hparams(), num_steps=100, warmup_steps=10)
+    rates = [learning_rate(step, hparams) for step in range(100)]
+    assert rates[9] == max(rates) == hparams.learning_rate
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
 
 
@@ -298,14 +308,16 @@ def test_a_near_duplicate_of_a_test_image_counts_as_seen(
     ("asked", "expected"), [({}, 16), ({"batch_size": 9}, 4), ({"batch_size": 2}, 2)]
 )
 def test_a_step_adds_half_as_many_synthetic_images(asked: dict[str, int], expected: int) -> None:
-    recipe = recipe_from_spec({"settings": asked}, "")
-    assert recipe.synthetic_batch_size == expected
-    assert recipe_from_spec({"settings": {"preset": "paper"}}, "").synthetic_batch_size == 64
+    hparams = hyperparameters_from_spec({"settings": asked}, "")
+    assert hparams.synthetic_batch_size == expected
+    assert (
+        hyperparameters_from_spec({"settings": {"preset": "paper"}}, "").synthetic_batch_size == 64
+    )
 
 
 def test_weights_that_know_cells_are_tuned_with_a_lower_rate() -> None:
     scratch, tuned, asked = (
-        recipe_from_spec({"settings": {"seed": 1, **settings}}, "")
+        hyperparameters_from_spec({"settings": {"seed": 1, **settings}}, "")
         for settings in (
             {},
             {"resnet_base": "cyto-resnet"},
@@ -366,12 +378,12 @@ def test_unknown_dataset_or_adapter_is_not_found(settings: Any, store: ArtifactS
 
 
 def test_paper_preset_is_the_papers() -> None:
-    resnet = recipe_from_spec({"settings": {"preset": "paper"}}, "clip-vit-b-32")
+    resnet = hyperparameters_from_spec({"settings": {"preset": "paper"}}, "clip-vit-b-32")
     assert (resnet.architecture, resnet.image_size) == ("resnet50", 384)
     assert (resnet.batch_size, resnet.learning_rate) == (64, 1e-4)
-    clip = recipe_from_spec(
+    clip = hyperparameters_from_spec(
         {"settings": {"preset": "paper", "architecture": "clip"}}, "clip-vit-b-32"
     )
     assert clip.clip_base == "clip-vit-b-32" and not clip.lora_mlp
-    short = recipe_from_spec({"settings": {"preset": "paper", "num_steps": 100}}, "")
+    short = hyperparameters_from_spec({"settings": {"preset": "paper", "num_steps": 100}}, "")
     assert short.warmup_steps == 30

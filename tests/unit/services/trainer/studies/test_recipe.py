@@ -6,15 +6,15 @@ import dataclasses
 import json
 
 from services.trainer.studies import recipe as study_recipe
-from services.trainer.studies.recipe import ARMS, StudySettings, Trial, recipe_of
+from services.trainer.studies.recipe import ARMS, StudySettings, Trial, hyperparameters_of
 
 
 def test_only_further_real_images_always_count_in_full() -> None:
     chosen = study_recipe.PRESETS["evidence"]
-    recipes = {arm: recipe_of(chosen, Trial(0, "resnet18", arm, 200)) for arm in ARMS}
-    ceiling = recipes.pop("real_plus_further_real")
+    by_arm = {arm: hyperparameters_of(chosen, Trial(0, "resnet18", arm, 200)) for arm in ARMS}
+    ceiling = by_arm.pop("real_plus_further_real")
     assert ceiling.enough_real == 0
-    assert set(recipes.values()) == {dataclasses.replace(ceiling, enough_real=8)}
+    assert set(by_arm.values()) == {dataclasses.replace(ceiling, enough_real=8)}
 
 
 def test_the_preset_has_few_of_the_rare_classes_that_are_there() -> None:

@@ -51,9 +51,9 @@ def test_classifiers_start_from_other_cells_in_two_arms_and_from_scratch_in_the_
     started: set[tuple[str, int]] = set()
     really = trials.train_and_test
 
-    def note(model: Any, recipe: Any, config: Any, real: Any, synthetic: Any, *rest: Any) -> Any:
-        started.add((recipe.resnet_base or recipe.clip_base, bool(synthetic)))
-        return really(model, recipe, config, real, synthetic, *rest)
+    def note(model: Any, hparams: Any, config: Any, real: Any, synthetic: Any, *rest: Any) -> Any:
+        started.add((hparams.resnet_base or hparams.clip_base, bool(synthetic)))
+        return really(model, hparams, config, real, synthetic, *rest)
 
     monkeypatch.setattr(trials, "train_and_test", note)
     arms = ["real_only", "real_plus_synthetic", "transfer_real_only"]

@@ -1,0 +1,197 @@
+"""Results of a study, as ``report.json`` holds them: the keys are a public format."""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired, TypedDict
+
+
+class Difference(TypedDict):
+    """A paired difference of one metric between two arms, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+Differences = dict[str, Difference]
+"""By metric."""
+
+
+class ArmFigures(TypedDict):
+    """Figures of one arm over all replicates; metrics are means."""
+
+    macro_f1: float
+    balanced_accuracy: float
+    top1: float
+    macro_auc: float
+    ece: float
+    intervals: dict[str, tuple[float, float]]
+    per_class_recall: dict[str, float]
+    per_class_recall_intervals: dict[str, tuple[float, float]]
+    confusion: list[list[int]]
+    class_ids: list[str]
+    num_draws: int
+    num_tested: list[int]
+    per_draw_macro_f1: list[float]
+
+
+class QualityFigure(TypedDict):
+    """One measure over the replicates that have it; ``sd`` is None for one."""
+
+    mean: float
+    sd: float | None
+    num_draws: int
+    interval: NotRequired[list[float] | None]
+
+
+class QualityRow(TypedDict):
+    """All measures of one class, or of all; counts by replicate."""
+
+    n_real: list[int]
+    n_synthetic: list[int]
+    fid_comparable: bool
+    notes: list[str]
+    fid: QualityFigure | None
+    kid: QualityFigure | None
+    cmmd: QualityFigure | None
+    precision: QualityFigure | None
+    recall: QualityFigure | None
+    density: QualityFigure | None
+    coverage: QualityFigure | None
+
+
+class QualityRows(TypedDict):
+    """Measures overall and by class id."""
+
+    overall: QualityRow
+    per_class: dict[str, QualityRow]
+
+
+class Quality(QualityRows):
+    """Image quality, with the same measures between two halves of the real images."""
+
+    feature_space: dict[str, str]
+    num_draws: int
+    real_against_real: QualityRows
+
+
+class NearDuplicateCounts(TypedDict):
+    """Near-duplicates of training images; ``num_released`` is None where it was not counted."""
+
+    num_synthetic: int
+    num_redrawn: int
+    num_withheld: int
+    num_used: int
+    num_released: int | None
+
+
+class Membership(TypedDict):
+    """Membership-inference AUC of the adapters, with its 95 % interval."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    goal: float
+    reaches_goal: bool | None
+    per_draw: list[dict[str, Any] | None]
+
+
+class NearestFigures(TypedDict):
+    """Distances to training images, means over replicates."""
+
+    metric: str
+    copy_bits: int
+    copy_share: float
+    overall: dict[str, Any]
+    classes: dict[str, dict[str, Any]]
+
+
+class Privacy(TypedDict):
+    """Privacy of all replicates."""
+
+    near_copies: NearDuplicateCounts
+    membership_inference: Membership
+    nearest: NearestFigures | None
+
+
+class Goal(TypedDict):
+    """A goal and what was found; ``reached`` is None where it was not measured."""
+
+    goal: str
+    found: str
+    reached: bool | None
+    why: str
+
+
+class SynthesisFacts(TypedDict, total=False):
+    """Facts of the adapter and the synthetic images of a replicate, if any arm uses them."""
+
+    adapter: str
+    adapter_files: dict[str, str]
+    base: str
+    base_revision: str
+    image_set: str
+    num_synthetic: int
+    num_redrawn: int
+    num_withheld: int
+    membership_inference: dict[str, Any]
+
+
+class ReplicateFacts(SynthesisFacts):
+    """Names, digests and seeds that repeat a replicate."""
+
+    dataset: str
+    images_of: str
+    seed: int
+    split_digest: str
+    center_crop: float
+    notices: list[str]
+    left_out: list[str]
+    num_train: dict[str, int]
+    num_test: dict[str, int]
+    train_digests: list[str]
+
+
+class Measures(TypedDict):
+    """Measures of the synthetic images of one replicate, kept between parts of the study.
+
+    Attributes:
+        feature_space: Name and revision of the feature space.
+        quality: As ``quality_by_class`` gives it.
+        gallery: Triplets with pictures, as ``triplet_pictures`` gives them.
+        nearest: As ``memorization.compare`` gives it.
+        nearest_of_each: Of every image that was used, in the order of ``nearest.csv``: class id,
+            number, digest of the nearest training image by features, that distance, digest of the
+            nearest by hash, bits, whether flagged.
+    """
+
+    feature_space: dict[str, str]
+    quality: dict[str, Any]
+    gallery: list[dict[str, Any]]
+    nearest: dict[str, Any]
+    nearest_of_each: list[list[Any]]
+
+
+class Findings(TypedDict):
+    """What was found, before it is held against the goals."""
+
+    notice: str
+    title: str
+    headline_arm: str
+    paired_difference: dict[str, Differences]
+    paired_difference_transfer: dict[str, Differences]
+    arms: dict[str, dict[str, ArmFigures]]
+    differences: dict[str, dict[str, Differences]]
+    quality: Quality | None
+    privacy: Privacy | None
+    settings: dict[str, Any]
+    recipes: dict[str, dict[str, Any]]
+    revisions: dict[str, str]
+    dataset: dict[str, Any]
+    draws: list[ReplicateFacts]
+
+
+class StudyContent(Findings):
+    """Everything that ``report.json`` says."""
+
+    goals: list[Goal]
