@@ -37,7 +37,9 @@ JUDGE_FILE = "judge.safetensors"
 
 def train_judge(corpus: Corpus, class_ids: list[str], num_steps: int) -> ImageClassifier:
     """A ResNet-18 on ``corpus``, class-balanced and augmented as the trainer does it."""
-    recipe = hyperparameters_from_spec({"settings": {"num_steps": num_steps, "batch_size": 64}}, "")
+    hyperparameters = hyperparameters_from_spec(
+        {"settings": {"num_steps": num_steps, "batch_size": 64}}, ""
+    )
     config = ClassifierConfig("resnet18", tuple(class_ids), SIZE_PX)
     torch.manual_seed(0)
     judge = build_model(config, Path("models"))

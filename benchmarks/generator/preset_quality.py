@@ -85,7 +85,9 @@ def downstream_macro_f1(
         Answers on the test images, and their macro-F1 (0 to 1) over the tested classes.
     """
     class_ids = tuple(sorted({class_id for _, class_id in synthetic}))
-    recipe = hyperparameters_from_spec({"settings": {"num_steps": num_steps, "seed": seed}}, "")
+    hyperparameters = hyperparameters_from_spec(
+        {"settings": {"num_steps": num_steps, "seed": seed}}, ""
+    )
     torch.manual_seed(seed)
     config = ClassifierConfig(hyperparameters.architecture, class_ids, hyperparameters.image_size)
     model = build_model(config, MODELS)

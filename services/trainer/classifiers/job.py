@@ -29,7 +29,7 @@ from services.common.store.code_version import code_version
 from services.trainer.classifiers.image_sets import SyntheticPlan
 from services.trainer.classifiers.leakage import check_contamination
 from services.trainer.classifiers.pretrained import classifier_base
-from services.trainer.classifiers.recipe import MAX_SEED, Hyperparameters, hyperparameters_from_spec
+from services.trainer.classifiers.recipe import Hyperparameters, hyperparameters_from_spec
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets.leakage import training_phashes
 from services.trainer.datasets.reading import load_images, usable_classes

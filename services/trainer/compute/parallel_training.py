@@ -140,15 +140,15 @@ def run_in_processes(
                 failed(caught)
             for future in [each for each in running if each.done()]:
                 part = running.pop(future)
-                if (caught := future.exception()) is None:
+                if (problem := future.exception()) is None:
                     finished.add(part.name)
                 else:
-                    failed(caught)
+                    failed(problem)
     reader.close()
     writer.close()
     if isinstance(error, BrokenProcessPool):
-        problem = "a training process was killed, perhaps for want of memory"
-        raise Unavailable(problem, 10.0) from error
+        reason = "a training process was killed, perhaps for want of memory"
+        raise Unavailable(reason, 10.0) from error
     if error is not None:
         raise error
 
@@ -159,7 +159,7 @@ def _ready(waiting: list[Part], finished: set[str], most: int) -> list[Part]:
 
 def _received(reader: Connection) -> list[Any]:
     """Messages that came within the poll interval, oldest first."""
-    messages = []
+    messages: list[Any] = []
     seconds = _POLL_SECONDS
     while len(messages) < 1000 and reader.poll(seconds):
         messages.append(reader.recv())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.common import resource_names
 from services.common.resource_names import ADAPTERS, DATASETS, IMAGE_SETS
 from services.trainer.classifiers.image_sets import count_withheld
-from services.trainer.datasets.reading import image_home, side_digests
+from services.trainer.datasets.reading import digests_of_split, image_home
 from services.trainer.studies.recipe import SYNTHETIC_ARMS
 from services.trainer.studies.replicate import Replicate
 from services.trainer.studies.results import ReplicateFacts, SynthesisFacts
@@ -18,7 +18,7 @@ def replicate_facts(replicate: Replicate) -> ReplicateFacts:
     body = dataset["body"]
     num_train, num_test = (
         {c: len(digests[c]) for c in class_ids}
-        for digests in (side_digests(dataset, "train"), side_digests(dataset, "test"))
+        for digests in (digests_of_split(dataset, "train"), digests_of_split(dataset, "test"))
     )
     return {
         **_synthesis_facts(replicate),

@@ -11,7 +11,7 @@ from services.common.resource_names import DATASETS
 from services.common.store.artifacts import Draft
 from services.trainer.compute.training_run import ProgressFn
 from services.trainer.datasets.reading import SplitImages, load_images, usable_classes
-from services.trainer.datasets.resplitting import redraw
+from services.trainer.datasets.resplitting import resplit
 from services.trainer.jobs.context import JobContext
 from services.trainer.studies.part_checkpoints import PartCheckpoints
 from services.trainer.studies.recipe import StudySettings
@@ -104,7 +104,7 @@ def lock_split(
     source_id = resource_names.parse(DATASETS, spec["dataset"], "dataset")
     source = ctx.store.get_manifest(ctx.tenant, DATASETS, source_id)
     split = study.split(number, sorted(source["body"]["classes"]))
-    redraw(ctx.store, ctx.tenant, source_id, split, split_id(work, number), ctx.settings)
+    resplit(ctx.store, ctx.tenant, source_id, split, split_id(work, number), ctx.settings)
 
 
 def split_id(work: Draft, number: int) -> str:

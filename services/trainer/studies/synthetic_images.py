@@ -21,7 +21,7 @@ from services.trainer.adapters import job as fit_adapter
 from services.trainer.classifiers.image_sets import SyntheticPlan, read_image_set
 from services.trainer.classifiers.job import open_pool, synthetic_plan
 from services.trainer.compute.training_run import ProgressFn
-from services.trainer.datasets.reading import side_digests
+from services.trainer.datasets.reading import digests_of_split
 from services.trainer.studies.replicate import Replicate
 
 
@@ -75,7 +75,7 @@ def _withheld_path(replicate: Replicate) -> str:
 
 def _inspect(replicate: Replicate) -> dict[str, list[int]]:
     ctx, withheld = replicate.ctx, dict[str, list[int]]()
-    locked = {each for ids in side_digests(replicate.dataset, "test").values() for each in ids}
+    locked = {each for ids in digests_of_split(replicate.dataset, "test").values() for each in ids}
     most = replicate.study.num_per_class[-1]
     images = read_image_set(ctx.store, ctx.tenant, image_plan(replicate).image_set_id, most)
     num_tested, known = 0, np.zeros(0, np.uint64)

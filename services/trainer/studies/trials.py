@@ -13,7 +13,7 @@ from services.trainer.classifiers.job import open_pool
 from services.trainer.classifiers.leakage import check_contamination
 from services.trainer.classifiers.training_images import LabelledImages, labelled
 from services.trainer.compute.training_run import ProgressFn
-from services.trainer.datasets.reading import load_members, side_digests
+from services.trainer.datasets.reading import digests_of_split, load_members
 from services.trainer.datasets.resplitting import spare_digests
 from services.trainer.evaluation.metrics import Predictions
 from services.trainer.studies.arm_images import Ready, first_of_each, joined, phantom_images
@@ -89,7 +89,7 @@ def _added_images(
         return Ready(_further_real(replicate, count, image_size))
     counts = dict.fromkeys(class_ids, count)
     if trial.arm == BALANCED:
-        train = side_digests(replicate.dataset, "train")
+        train = digests_of_split(replicate.dataset, "train")
         most = max(len(train[c]) for c in class_ids)
         counts = {c: most - len(train[c]) for c in class_ids}
     ctx = replicate.with_progress(progress)

@@ -13,8 +13,8 @@ from services.common.resource_names import DATASETS
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets.center_crop import estimate_center_crop
-from services.trainer.datasets.reading import delete_dataset, load_images, side_digests
-from services.trainer.datasets.resplitting import redraw, spare_digests
+from services.trainer.datasets.reading import delete_dataset, digests_of_split, load_images
+from services.trainer.datasets.resplitting import resplit, spare_digests
 from services.trainer.datasets.splitting import SplitSettings
 from services.trainer.datasets.upload import DatasetHeader, DatasetUpload
 from tests.support.cells import cell, png

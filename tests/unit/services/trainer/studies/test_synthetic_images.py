@@ -11,7 +11,7 @@ import pytest
 from services.common.errors import FailedPrecondition
 from services.common.images.codec import center_square, encode_image
 from services.common.store.artifacts import ArtifactStore
-from services.trainer.datasets.resplitting import redraw
+from services.trainer.datasets.resplitting import resplit
 from services.trainer.studies import job as study
 from services.trainer.studies.recipe import StudySettings
 from tests.support.few_shot import (
@@ -52,7 +52,7 @@ def test_near_duplicates_of_training_images_are_withheld_and_counted(
     spec = begin(store, settings, models=["resnet18"], num_draws=1, num_per_class=[4])
     split = StudySettings.from_dict(spec["settings"]).split(0, list(CLASSES))
     source_id = spec["dataset"].split("/")[1]
-    body = redraw(store, TENANT, source_id, split, "the-same-split", settings)["body"]
+    body = resplit(store, TENANT, source_id, split, "the-same-split", settings)["body"]
     planted = body["classes"]["lymphocyte"]["train"][0]
     number = int(body["images"][planted]["file_name"].split("/")[1][:-4])
     really = FakeGenerator.__call__
