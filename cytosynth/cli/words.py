@@ -150,10 +150,16 @@ def in_words(error: CytosynthError, options: Mapping[str, str]) -> CytosynthErro
     for violation in error.field_violations:
         option = _option(violation.field, options)
         if option:
-            message = message.replace(violation.field, option)
+            message = _with_subject(message, violation.field, option)
             violation = type(violation)(option, violation.description)
         violations.append(violation)
     return error.reworded(_replaced(message, options), _replaced(error.remedy, options), violations)
+
+
+def _with_subject(text: str, field: str, option: str) -> str:
+    """``text`` with ``option`` where it is about the field, not where the word means itself."""
+    pattern = rf"(?<![\w.-]){re.escape(field)}(?=:| was | its | are )"
+    return re.sub(pattern, lambda _: option, text)
 
 
 def _option(field: str, options: Mapping[str, str]) -> str:

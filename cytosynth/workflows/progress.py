@@ -146,7 +146,9 @@ def check_folder(out: Path, options: Any) -> None:
         return
     if "options" not in before:
         raise _holds_another_run(out, [FieldViolation("options", "are an earlier version's")])
-    then, now = _flat(before["options"]), _flat(_plain(options))
+    defaults = _plain(type(options)(data=options.data, out=options.out))
+    # What an earlier version had no option for was done as by default.
+    then, now = {**_flat(defaults), **_flat(before["options"])}, _flat(_plain(options))
     differing = [
         FieldViolation(name, f"was {then.get(name)!r}, is {now.get(name)!r}")
         for name in sorted(then.keys() | now.keys())

@@ -25,7 +25,7 @@ def jobs(
     state: Annotated[
         str, typer.Option(help="Only PENDING, RUNNING, SUCCEEDED, FAILED or CANCELLED.")
     ] = "",
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most jobs to list.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most jobs to list.")] = 1000,
 ) -> None:
     """List jobs, newest first."""
     with connected() as client:

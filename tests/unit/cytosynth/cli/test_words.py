@@ -100,6 +100,8 @@ def test_fields_become_options_in_message_remedy_and_violations() -> None:
     assert told.message == "--arm: is empty"
     told = words.in_words(refused("num_steps", "no integer"), words.FIT_ADAPTER)
     assert told.message == "--adapter-steps: no integer", "as the client names it"
+    told = words.in_words(refused("name", "is 'x', not a name of adapters"), words.SYNTHESIZE)
+    assert told.message == "--adapter: is 'x', not a name of adapters"
     told = words.in_words(refused("colour", "is unknown"), words.FIT_ADAPTER)
     assert told.message == "colour: is unknown"
 

@@ -161,6 +161,19 @@ def test_other_images_in_the_same_folder_are_refused(
         run_pipeline(client, options)
 
 
+def test_an_option_that_an_earlier_version_did_not_have_was_the_default(
+    client: Client, options: PipelineOptions
+) -> None:
+    run_pipeline(client, options)
+    path = options.out / "run.json"
+    state = json.loads(path.read_text())
+    del state["options"]["sampler_preset"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(CytosynthError, match="sampler_preset was '', is 'draft'"):
+        run_pipeline(client, dataclasses.replace(options, sampler_preset="draft"))
+    run_pipeline(client, options)
+
+
 def test_the_folder_of_an_earlier_version_is_refused(
     client: Client, options: PipelineOptions
 ) -> None:
