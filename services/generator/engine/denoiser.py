@@ -199,7 +199,9 @@ class Denoiser:
         whole = evaluate(np.arange(n))
         if not _equal(evaluate(order), whole[torch.from_numpy(order).to(self.device)]):
             problem = "gives other bits to an image in another place of its batch"
-            remedy = "use float32, or another CYTOSYNTH_GENERATOR_NUM_SLOTS"
+            remedy = (
+                "set CYTOSYNTH_GENERATOR_DTYPE to float32, or another CYTOSYNTH_GENERATOR_NUM_SLOTS"
+            )
             raise FailedPrecondition("this machine", problem, remedy)
         self._exact_rows = [n]
         # In 16 bits rounding hides another order of summation from all but one comparison in a

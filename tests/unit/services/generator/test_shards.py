@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from itertools import groupby
 
 import pytest
 
 from services.common.errors import DataLoss, InvalidArgument, Unavailable
+from services.generator.config import GeneratorSettings
 from services.generator.plan import Execution, SynthesisPlan, SyntheticImage
 from services.generator.presets import PRESETS
 from services.generator.shards import FairGate, Shard, cut, stream_in_order
@@ -133,6 +135,27 @@ def test_closing_the_stream_ends_all_work_and_a_slow_reader_bounds_it() -> None:
         assert max(replicas.rendered) < 3 + 2 * 8, "two shards in flight"
         await images.aclose()
         assert replicas.open == 0
+
+    asyncio.run(run())
+
+
+def test_a_reader_that_stops_holds_back_all_but_the_shards_in_flight() -> None:
+    settings, replicas = GeneratorSettings(), Replicas()
+    plan = replace(PLAN, class_counts=(("monocyte", 5_000),), first_index=0)
+    size = settings.generator_shard_num_images
+    in_flight = settings.generator_shards_per_replica * settings.generator_max_replicas
+
+    async def run() -> None:
+        shards = cut(plan, size)
+        images = stream_in_order(shards, replicas.render, lambda error: False, in_flight, 1.0)
+        num_taken = 0
+        for num_shards_read in (0, 1, 10):
+            while num_taken <= num_shards_read * size:
+                assert (await anext(images)).index == num_taken
+                num_taken += 1
+            await asyncio.sleep(0.05)
+            assert len(replicas.rendered) == (num_shards_read + in_flight) * size
+        await images.aclose()
 
     asyncio.run(run())
 
