@@ -2,10 +2,10 @@
 
 Serve (2.60) hands the items of a streaming call on as fast as they are made: a client that stops
 reading makes the server keep everything.  Ray itself can hold a generator back until what it made
-has been read; Serve just never asks for it.  ``bound_streams`` makes it ask, in processes that
-call replicas: Serve's proxies and our fronts.  It works only where replicas run user code in
-their own event loop (``RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD=0``); in a thread of its own,
-Serve would drain it into a queue without end.
+has been read; Serve just never asks for it.  ``bound_streams`` makes it ask, in Serve's proxies.
+The generator's front needs no such bound, as it takes shards whole and few at a time.  The bound
+holds only where replicas run user code in their own event loop
+(``RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD=0``); a thread of its own drains without end.
 """
 
 from __future__ import annotations
