@@ -5,8 +5,9 @@ that sRGB holds are kept. A profile that moves no colour by more than ``SAME_COL
 for sRGB, and the pixels stay as they are. A profile that cannot be read, or is of another kind of
 image, is ignored with a warning in the log, as in browsers.
 
-A PNG without a profile may state its colours by cICP, or by gAMA and cHRM. What differs from sRGB
-there is refused. A TIFF may state primaries, which are treated alike.
+A file without a profile may state its colours otherwise: a PNG by cICP, or by gAMA and cHRM, a TIFF
+by its primaries, and a camera's JPEG by the EXIF interoperability index "R03", which is Adobe RGB.
+What differs from sRGB there is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cytosynth.image_files.errors import UnreadableImageError
@@ -33,6 +34,7 @@ _SRGB_CICP = (1, 13, 0, 1)
 _TIFF_PRIMARIES = 319
 _MODE_OF_SPACE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 GREY_MODES = ("1", "L", "LA", "La")
+_INTEROPERABILITY_INDEX, _ADOBE_RGB = 1, "R03"
 _REMEDY = "save it as sRGB"
 
 _log = logging.getLogger(__name__)
@@ -57,6 +59,8 @@ def embedded_profile(image: Image.Image, data: bytes, name: str) -> bytes | None
         return None
     if image.format == "PNG":
         _check_png(image, data)
+    if image.format in ("JPEG", "MPO"):
+        _check_exif(image)
     if isinstance(image, TiffImageFile):
         primaries = image.tag_v2.get(_TIFF_PRIMARIES)
         if primaries and not _near(primaries, _SRGB_PRIMARIES):
@@ -141,6 +145,15 @@ def _check_png(image: Image.Image, data: bytes) -> None:
     primaries = image.info.get("chromaticity")
     if primaries and not _near(primaries, (*_SRGB_WHITE, *_SRGB_PRIMARIES)):
         raise UnreadableImageError("states primary colours that are not sRGB's", _REMEDY)
+
+
+def _check_exif(image: Image.Image) -> None:
+    try:
+        index = image.getexif().get_ifd(ExifTags.IFD.Interop).get(_INTEROPERABILITY_INDEX)
+    except Exception:  # damaged EXIF says nothing about the pixels
+        return
+    if index == _ADOBE_RGB:
+        raise UnreadableImageError("states Adobe RGB in its EXIF and has no profile", _REMEDY)
 
 
 def _near(values: Sequence[float], expected: Sequence[float]) -> bool:

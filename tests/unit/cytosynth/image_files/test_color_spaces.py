@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from cytosynth.image_files.decoding import decode_rgb
 from cytosynth.image_files.errors import UnreadableImageError
@@ -167,6 +167,21 @@ def test_damaged_profile_of_a_png_is_logged(caplog: Any) -> None:
     data = png_with((b"iCCP", b"name\0\0no zlib"))
     np.testing.assert_array_equal(decode_rgb(data, "image"), COLORS)
     assert "image: its ICC profile is damaged and is ignored" in caplog.text
+
+
+@pytest.mark.parametrize(("index", "taken"), [("R98", True), ("R03", False)])
+def test_camera_file_that_states_adobe_rgb_needs_a_profile(index: str, taken: bool) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[int(ExifTags.IFD.Interop)] = {1: index, 2: b"0100"}
+    plain = read(COLORS, format="JPEG")
+    if taken:
+        np.testing.assert_array_equal(read(COLORS, format="JPEG", exif=exif), plain)
+        return
+    with pytest.raises(UnreadableImageError, match="Adobe RGB") as caught:
+        read(COLORS, format="JPEG", exif=exif)
+    assert caught.value.remedy == "save it as sRGB"
+    tagged = read(COLORS, format="JPEG", exif=exif, icc_profile=ADOBE)
+    np.testing.assert_allclose(tagged, adobe_as_srgb(plain), atol=1.5)
 
 
 def test_tiff_that_states_other_primaries_is_refused() -> None:
