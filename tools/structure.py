@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -79,7 +80,7 @@ def test_problems(texts: Mapping[PurePosixPath, str], folders: set[PurePosixPath
 
     ``tests/<kind>/<folder>/test_<topic>.py`` tests ``<folder>``.  The topic of a unit test begins
     with the name of a file or folder there or with the folder's own name, or the test imports from
-    there or names the folder's path.  Other kinds name a behaviour of the whole.
+    there or names the folder.  Other kinds name a behaviour of the whole.
     """
     names: dict[PurePosixPath, set[str]] = defaultdict(set)
     for path in [*texts, *folders]:
@@ -98,8 +99,7 @@ def test_problems(texts: Mapping[PurePosixPath, str], folders: set[PurePosixPath
             known = any(
                 f"{topic}_".startswith(f"{name}_") for name in names[folder] | {folder.name}
             )
-            dotted = ".".join(folder.parts)
-            if not known and dotted not in text and str(folder) not in text:
+            if not known and not re.search(rf"\b{folder.name}\b", text):
                 problems.append(f"{path} tests nothing of {folder}: move it to what it tests")
     return sorted(problems)
 
