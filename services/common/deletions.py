@@ -70,7 +70,7 @@ def delete_again(
         try:
             delete_artifact(store, database, deletion.tenant, kind, id)
         except NotFound:
-            # The database may be older than the deletion: it shall know of it from now on.
+            # The database may be older than the deletion, and must know of it from now on.
             database.deletions.begin(deletion.tenant, deletion.name)
             if deletion.digest:
                 database.deletions.end(deletion.tenant, asdict(deletion))

@@ -26,7 +26,7 @@ def copy_of_cyto_small(folder):
 def test_a_bespoke_solver_is_fitted_to_what_its_base_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(fit_solver, "HELD_OUT", 4)
     monkeypatch.setattr(fit_solver, "BATCH", 8)
-    clock = itertools.count()  # a second a step, so that their number hangs on no machine
+    clock = itertools.count()  # a second a step, so that their number depends on no machine
     monkeypatch.setattr(fit_solver, "time", SimpleNamespace(time=lambda: next(clock)))
     folder = copy_of_cyto_small(tmp_path)
     base = resolve_base("base", tmp_path)

@@ -59,7 +59,7 @@ def test_no_response_tells_what_a_cell_is(page: Served) -> None:
     for _, headers, body in everything:
         told = json.dumps(headers).encode() + body
         assert not [secret for secret in secrets if secret.encode() in told]
-    # A page says the same to everybody but for the name: nothing on it hangs on a cell.
+    # A page says the same to everybody but for the name: nothing on it depends on a cell.
     pages = [page.get(f"/label?reviewer={name}")[2].decode() for name in ("Ada", "Ben")]
     pages = [re.sub(r'nonce="[^"]+"', "", text) for text in pages]
     assert pages[0].replace("Ada", "Ben") == pages[1]

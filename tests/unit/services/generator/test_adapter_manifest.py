@@ -52,7 +52,7 @@ def test_digest_stands_for_the_weights(store: ArtifactStore) -> None:
 
 
 def test_digest_is_that_of_an_adapter_fitted_again(store: ArtifactStore) -> None:
-    # Its manifest holds the time of its making: images must not hang on that.
+    # Its manifest holds the time of its making: images must not depend on that.
     write(store, "one", MANIFEST | {"fitted": "on Monday"}, b"a")
     write(store, "again", MANIFEST | {"fitted": "on Tuesday"}, b"a")
     one, again = (describe_adapter(store, "local", name) for name in ("one", "again"))
