@@ -17,7 +17,7 @@ _DESCRIPTORS: dict[str, ServiceDescriptor] = {
     "trainer": trainer_pb2.DESCRIPTOR.services_by_name["TrainerService"],
 }
 SERVICES = tuple(_DESCRIPTORS)
-"""Names of the services; each is an application of that name, with a folder in ``services``."""
+"""Names of the services, of their applications and of their folders."""
 SERVICE_NAMES = tuple(service.full_name for service in _DESCRIPTORS.values())
 """Full gRPC names, in the same order."""
 

@@ -1,4 +1,4 @@
-"""Manifests that the checks must refuse: objects of the overlays, each with a small change.
+"""Manifests that the checks must refuse: overlays' objects with one mistake.
 
 ``deploy/k8s/planted.yaml`` names for each case the object, the JSON patch (RFC 6902: add, remove,
 replace) and every reason to refuse it.

@@ -44,7 +44,7 @@ def rego_problems(manifest: dict[str, Any]) -> list[str]:
 
 
 def checkov_problems(groups: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]] | None:
-    """checkov's verdicts on named groups of objects, from one run; None without checkov."""
+    """checkov's verdicts on named groups of objects; None without checkov."""
     if not CHECKOV.is_file():
         return None
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ from cytosynth.service_methods import SERVICES
 ROOT = Path(__file__).resolve().parent.parent
 KUBERNETES = "1.33"
 CRDS_VARIABLE = "MANIFEST_CRDS"
-"""Folder of KubeRay's CRDs; not CYTOSYNTH_…, which the services would take for a setting."""
+"""Environment variable with the folder of KubeRay's CRDs."""
 # Kinds of other operators whose schemas are not at hand; policies look at them all the same.
 WITHOUT_SCHEMA = ("cert-manager.io/", "monitoring.coreos.com/")
 
@@ -31,7 +31,7 @@ def crds_folder() -> Path:
 
 
 def core_problems(manifest: dict[str, Any]) -> list[str]:
-    """Against Kubernetes' own schema; unknown fields are problems."""
+    """Problems against Kubernetes' own schema, unknown fields included."""
     import kubernetes_validate
 
     try:
@@ -48,7 +48,7 @@ def core_problems(manifest: dict[str, Any]) -> list[str]:
 
 
 def ray_problems(manifest: dict[str, Any]) -> list[str]:
-    """Against the CRD of a Ray kind, made strict; empty where the CRDs are not at hand."""
+    """Problems against a Ray kind's strict CRD; empty without the CRDs."""
     validator = _ray_validator(manifest["kind"], manifest["apiVersion"].split("/")[1])
     if validator is None:
         return []
@@ -75,7 +75,7 @@ def _ray_validator(kind: str, version: str) -> Any:
 
 
 def _strict(schema: Any) -> Any:
-    """An OpenAPI schema as a JSON schema that refuses fields which it does not know."""
+    """An OpenAPI schema as a JSON schema that refuses unknown fields."""
     if isinstance(schema, list):
         return [_strict(one) for one in schema]
     if not isinstance(schema, dict):
@@ -95,7 +95,7 @@ def _strict(schema: Any) -> Any:
 
 
 def pods_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """The pods that an object makes, as Pods: of workloads, Jobs and both groups of Ray kinds."""
+    """The Pods that a workload, a Job or a Ray kind makes."""
     spec, name = manifest.get("spec", {}), manifest.get("metadata", {}).get("name", "")
     found: list[tuple[str, dict[str, Any]]] = []
     match manifest.get("kind"):
@@ -149,7 +149,7 @@ def serve_problems(manifest: dict[str, Any]) -> list[str]:
 
 
 def _unknown_keys(given: Any, model: Any, where: str = "") -> list[str]:
-    """Keys of ``given`` that the pydantic model made of it has no field for."""
+    """Keys of ``given`` without a field in its pydantic model."""
     if isinstance(given, list):
         pairs = zip(given, model, strict=False)
         return [key for one, made in pairs for key in _unknown_keys(one, made, where)]

@@ -102,7 +102,7 @@ def overlay_problems() -> list[str]:
 
 
 def _unexpected(reasons: Iterable[str], found: set[str]) -> list[str]:
-    """Compares what was found with a planted manifest's reasons; neither may be more."""
+    """Differences between a planted manifest's reasons and the problems found."""
     expected = set(reasons)
     if not manifest_policies.CHECKOV.is_file():
         expected = {line for line in expected if ": checkov: " not in line}
@@ -113,7 +113,7 @@ def _unexpected(reasons: Iterable[str], found: set[str]) -> list[str]:
 
 
 def problems_of(manifests: list[dict[str, Any]]) -> list[str]:
-    """Schemas, settings, Serve configurations and Rego, for objects and the pods they make."""
+    """Problems of objects and their pods: schemas, settings, Serve, Rego."""
     problems = []
     for manifest in manifests:
         name = f"{manifest.get('kind')}/{manifest.get('metadata', {}).get('name')}"
@@ -140,7 +140,7 @@ def problems_of(manifests: list[dict[str, Any]]) -> list[str]:
 
 
 def with_pods(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For checkov: Ray kinds, which it does not know, become the pods that they make."""
+    """The objects with Ray kinds as their pods, for checkov."""
     known = [one for one in manifests if not one.get("apiVersion", "").startswith("ray.io/")]
     rays = [one for one in manifests if one not in known]
     return known + [pod for one in rays for pod in manifest_schemas.pods_of(one)]

@@ -1,4 +1,4 @@
-"""Every expression of dashboards and alerts, and the series that an expression reads."""
+"""Expressions of dashboards and alerts, and the series they read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Light load on all three services, such that every series of interest has something to say."""
+"""Light load on all three services, so that every series has data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SEED = 5
 
 
 class Load:
-    """One adapter and one classifier, and a little traffic that goes on until it is stopped."""
+    """Traffic with one adapter and one classifier, until it is stopped."""
 
     def __init__(self, client: Client, work: Path) -> None:
         self._client, self._work = client, work

@@ -1,4 +1,4 @@
-"""Draws dashboards from a Prometheus' data, laid out as Grafana lays them out."""
+"""Plots dashboards from Prometheus' data, in Grafana's layout."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ CLASSIFIER, PROXY, RUNNER = "ServeReplica:classifier", "ProxyActor", "ray::JobRu
 _DATA_SECONDS = 240.0
 _ALERT_SECONDS = 300.0
 _PICTURE_SECONDS = 180.0
-"""Of load before the dashboards are drawn."""
+"""Seconds of load before the dashboards are plotted."""
 
 
 def main() -> int:
@@ -140,7 +140,7 @@ def _run(
 
 
 def _wait_for_data(prometheus: Prometheus, asked: dict[str, str]) -> list[str]:
-    """Places whose expression still has no data after a few minutes under load."""
+    """Places whose expression has no data after minutes under load."""
     left, deadline = list(asked), time.monotonic() + _DATA_SECONDS
     while left and time.monotonic() < deadline:
         left = [place for place in left if not prometheus.query(asked[place])]
@@ -150,7 +150,7 @@ def _wait_for_data(prometheus: Prometheus, asked: dict[str, str]) -> list[str]:
 
 
 def _break_parts(load: Load, info: StackInfo, receiver: Receiver) -> dict[str, float]:
-    """Breaks one thing after the other; returns when each was broken, by its alert."""
+    """Breaks one thing after the other; returns the times by alert."""
     wanted = {}
     load.start_long_job()
     runner = _wait_for(lambda: _processes(info, RUNNER))[0]
@@ -176,7 +176,7 @@ def _break_parts(load: Load, info: StackInfo, receiver: Receiver) -> dict[str, f
 
 
 def _wait_for(condition: Callable[[], Any]) -> Any:
-    """The condition's value as soon as it holds, or what it is after a few minutes."""
+    """The condition's value once it holds, or after a few minutes."""
     deadline = time.monotonic() + _ALERT_SECONDS
     while not (value := condition()) and time.monotonic() < deadline:
         time.sleep(1)

@@ -1,4 +1,4 @@
-"""Prometheus and Alertmanager (Debian packages) against one local stack, and where alerts go."""
+"""Prometheus and Alertmanager (Debian packages) against one local stack."""
 
 from __future__ import annotations
 
@@ -60,7 +60,10 @@ class Prometheus:
         self._url = f"http://{address}/api/v1/"
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The finite samples of an instant vector, now; the quantile of nothing is NaN."""
+        """The finite samples of an instant vector, now.
+
+        A quantile of no samples is NaN.
+        """
         samples = self._ask("query", query=expression)["result"]
         return [one for one in samples if math.isfinite(float(one["value"][1]))]
 
@@ -150,7 +153,7 @@ def _config(targets: Path, alertmanager: str) -> dict[str, Any]:
 
 
 def _routes(url: str) -> dict[str, Any]:
-    """The real routes; every receiver's address is ``url``, and nothing is held back for long."""
+    """The real routes, with ``url`` as every receiver's address and short waits."""
     config = yaml.safe_load((FOLDER / "alertmanager.yml").read_text())
     config["route"] |= {"group_wait": "1s", "group_interval": "5s"}
     for receiver in config["receivers"]:

@@ -1,4 +1,4 @@
-"""The services as the scaling benchmark loads them: the real ones, but samplers that draw nothing.
+"""The services of the scaling benchmark: generator replicas compute nothing.
 
 What reaches the generator's front is a payload whose size the request's seed names, so that the
 edge, the proxy and the front are measured at the image sizes of larger bases than a CPU can draw.

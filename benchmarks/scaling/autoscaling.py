@@ -1,4 +1,4 @@
-"""Does the front keep 64 sampler replicas busy, and does autoscaling meet its target?
+"""Measures whether the front keeps 64 replicas busy and autoscaling meets its target.
 
     python -m benchmarks.scaling.autoscaling --out out/bench
 
@@ -55,7 +55,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Scaling:
-    """One request drawn by a fixed number of replicas; efficiency is against linear."""
+    """One request on a fixed number of replicas; efficiency against linear."""
 
     replicas: int
     seconds: float
@@ -66,7 +66,7 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Autoscaled:
-    """One request from no replica and back to none; times in virtual seconds from its start.
+    """One request from no replica and back to none; virtual seconds.
 
     Attributes:
         replica_hours: Of all replicas from the decision to start to the decision to stop.
@@ -84,7 +84,11 @@ class Autoscaled:
 
 
 def fixed_fleet(request: Request, sampler: FakeSampler, replicas: int) -> tuple[float, float]:
-    """Draw a request on so many ready replicas: seconds to the first and to the last image."""
+    """Run a request on ready replicas.
+
+    Returns:
+        Seconds to the first and to the last image.
+    """
 
     async def work() -> tuple[float, float]:
         fleet = FakeFleet(sampler)
@@ -97,7 +101,7 @@ def fixed_fleet(request: Request, sampler: FakeSampler, replicas: int) -> tuple[
 def scaling(
     request: Request, sampler: FakeSampler, counts: Sequence[int] = REPLICAS
 ) -> list[Scaling]:
-    """The same request on more and more replicas; linear is that many times one replica."""
+    """The same request on more and more replicas."""
     _, alone = fixed_fleet(request, sampler, 1)
     rows = []
     for count in counts:
@@ -108,7 +112,7 @@ def scaling(
 
 
 def autoscaled(request: Request, sampler: FakeSampler, settings: AutoscaleSettings) -> Autoscaled:
-    """Draw a request with the policies in the loop, then wait until the last replica is gone.
+    """Run a request with the policies in the loop, to the last replica's end.
 
     ``settings.min_replicas`` must be 0, or that would never be.
     """
@@ -153,7 +157,10 @@ async def consume(
     max_replicas: int,
     delivered: Callable[[int], None] = lambda count: None,
 ) -> tuple[float, float]:
-    """Take every image off the front's stream and check it: seconds to the first and the last.
+    """Take and check every image of the front's stream.
+
+    Returns:
+        Seconds to the first and to the last image.
 
     Raises:
         DataLoss: If an image is missing, doubled, out of order or not its own.

@@ -1,4 +1,4 @@
-"""GPU-hours and money for many images: the formula, and the tables of docs/cost.md.
+"""GPU-hours and money for many images, for docs/cost.md.
 
     python -m benchmarks.scaling.cost [--measured out/bench/generator.json]
 
@@ -43,7 +43,7 @@ class Measured:
 
 
 def tflop_per_image(sampler: SamplerSettings) -> float:
-    """Arithmetic of one image: two UNet evaluations a step with guidance, and the decoding."""
+    """TFLOP of one image: two UNet evaluations a step, and the decoding."""
     scales = sampler.guidance_scales(sampler.num_steps)
     evaluations = sum(1 if scale is None else 2 for scale in scales)
     return evaluations * UNET_TFLOP + DECODE_TFLOP[sampler.decoder]
@@ -55,12 +55,12 @@ def assumed_images_per_second(sampler: SamplerSettings) -> float:
 
 
 def gpu_hours(num_images: int, images_per_second: float, efficiency: float = 1.0) -> float:
-    """Hours of all devices together; the rate is of one that never waits."""
+    """Hours of all devices together, at the rate of a busy one."""
     return num_images / (images_per_second * efficiency) / 3600
 
 
 def extrapolated_table() -> str:
-    """Markdown: presets, their rate, and hours and money for both numbers of images."""
+    """Markdown table of presets: rate, hours and money."""
     rows = [
         "| preset | steps | TFLOP per image | images/s per GPU "
         f"| {NUM_IMAGES_PAPER:,}: GPU-hours | USD | {NUM_IMAGES_MANY:,}: GPU-hours | USD |",
@@ -78,7 +78,7 @@ def extrapolated_table() -> str:
 
 
 def measured_table(runs: Sequence[Measured]) -> str:
-    """Markdown: what was measured, and the hours of that very device alone; no money."""
+    """Markdown table of measured rates and the hours of that device."""
     rows = [
         "| hardware | base | preset | images/s "
         f"| {NUM_IMAGES_PAPER:,}: hours | {NUM_IMAGES_MANY:,}: hours |",
@@ -92,7 +92,7 @@ def measured_table(runs: Sequence[Measured]) -> str:
 
 
 def refreshed(page: str, runs: Sequence[Measured] | None = None) -> str:
-    """The page with its tables written anew; without ``runs``, from those it holds itself."""
+    """The page with its tables renewed, from ``runs`` or its own."""
     if runs is None:
         _, raw, _ = around(page, "runs")
         runs = [Measured(**run) for run in json.loads(raw.strip("\n`json"))]
@@ -108,7 +108,7 @@ def refreshed(page: str, runs: Sequence[Measured] | None = None) -> str:
 
 
 def read_runs(path: Path) -> list[Measured]:
-    """The runs under ``"runs"`` in what the generator's benchmark wrote; more keys do no harm."""
+    """The runs in what the generator's benchmark wrote."""
     names = [field.name for field in fields(Measured)]
     return [
         Measured(**{name: run[name] for name in names})
@@ -117,7 +117,7 @@ def read_runs(path: Path) -> list[Measured]:
 
 
 def around(page: str, name: str) -> tuple[str, str, str]:
-    """The page up to a mark, what stands between it and its end, and the rest."""
+    """The page before a mark, up to the mark's end, and after."""
     start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
     before, rest = page.split(start)
     between, after = rest.split(end)

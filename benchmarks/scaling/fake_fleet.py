@@ -1,4 +1,4 @@
-"""Sampler replicas that draw nothing in a stated time, and what Serve does around them."""
+"""Fake replicas that take a stated time, and Serve's part around them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class FakeFleet:
 
     @property
     def num_ready(self) -> int:
-        """Replicas that can draw."""
+        """Replicas that are ready."""
         return sum(replica.ready for replica in self._replicas)
 
     @property
@@ -95,7 +95,7 @@ class FakeFleet:
         self._replicas += [_Replica(now, ready=True) for _ in range(count)]
 
     def scale(self, count: int) -> None:
-        """Start or stop replicas; one that stops may finish what it can in ``STOP_SECONDS``."""
+        """Start or stop replicas; a stopping one has ``STOP_SECONDS`` to finish."""
         loop = asyncio.get_running_loop()
         while len(self._replicas) > count:
             replica = self._replicas.pop()
@@ -107,7 +107,7 @@ class FakeFleet:
             loop.call_later(self.sampler.start_up_seconds, self._make_ready, self._replicas[-1])
 
     async def draw(self, shard: Shard) -> AsyncGenerator[list[SyntheticImage], None]:
-        """Stream a shard's images, each its own index as bytes, after the time that they take."""
+        """Stream a shard's images, each its index as bytes, in due time."""
         place: asyncio.Future[_Replica] = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
         self._hand_out()

@@ -1,4 +1,4 @@
-"""What one classification, image, heartbeat and replica cost: per-unit figures for docs/scaling.md.
+"""Costs of one classification, image, heartbeat and replica, for docs/scaling.md.
 
     python -m benchmarks.scaling.run --out out/bench
 
@@ -72,7 +72,7 @@ def stack(folder: Path, **variables: str) -> Iterator[local_stack.StackInfo]:
 
 
 def cpu_seconds(info: local_stack.StackInfo) -> Counter[str]:
-    """CPU time of the stack's processes so far, by part; what is not in PARTS is "other"."""
+    """CPU time of the stack's processes so far, by part."""
     files, spent = StackFiles(info.state_dir), Counter[str]()
     for process in stack_processes.stack_processes(files.token, info.pid, files.root):
         try:
@@ -94,14 +94,14 @@ def spent_by(info: local_stack.StackInfo, load: Callable[[], object]) -> dict[st
 
 
 def line(points: dict[int, float]) -> tuple[float, float]:
-    """Offset and slope through the two points ``{x: y}``; neither is below 0."""
+    """Offset and slope, at least 0, through two points ``{x: y}``."""
     (x0, y0), (x1, y1) = sorted(points.items())
     slope = max(0.0, (y1 - y0) / (x1 - x0))
     return max(0.0, y0 - slope * x0), slope
 
 
 def classifications(info: local_stack.StackInfo, folder: Path) -> dict[str, Any]:
-    """CPU seconds a call and an image, by part; a small ResNet-18 at 64 px, named by an alias."""
+    """CPU seconds a call and an image, by part, of a small ResNet-18."""
     write_classifier(folder)
     png = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 255, (IMAGE_PIXELS, IMAGE_PIXELS, 3), np.uint8)
@@ -131,7 +131,7 @@ def classifications(info: local_stack.StackInfo, folder: Path) -> dict[str, Any]
 
 
 def write_classifier(folder: Path) -> None:
-    """A random ResNet-18 in the store: what it answers does not matter here."""
+    """Stores a ResNet-18 with random weights."""
     from services.common.models.classifier_config import ClassifierConfig
     from services.common.models.classifiers import build_model, save_model
     from services.common.resource_names import CLASSIFIERS
@@ -152,7 +152,7 @@ def write_classifier(folder: Path) -> None:
 
 
 def streams(info: local_stack.StackInfo) -> dict[str, Any]:
-    """CPU seconds an image and a megabyte, by part, behind samplers that cost nothing."""
+    """CPU seconds an image and a megabyte, by part, without sampling."""
     per_image: dict[str, dict[int, float]] = {}
     with Client(info.address) as client:
 
@@ -239,7 +239,7 @@ def _tree_seconds(process: psutil.Process) -> float:
 
 
 def store_requests(folder: Path) -> dict[str, Any]:
-    """Requests to the store for a checkpoint, and for one classification by an alias."""
+    """Store requests for a checkpoint, and for a classification by alias."""
     from services.classifier.config import ClassifierSettings
     from services.classifier.models import ModelRegistry
     from services.common.database.jobs import JobDatabase, migrate

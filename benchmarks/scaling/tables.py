@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md: which part is full first, from measured per-unit figures.
+"""Tables of docs/scaling.md: which part is full first.
 
     python -m benchmarks.scaling.tables [--measured out/bench/scaling.json]
 
@@ -37,7 +37,7 @@ FULL = 0.7
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the system and how much of it is used, by the number of GPUs or of calls.
+    """One part of the system and its use at a load.
 
     Attributes:
         used: Share of its capacity per GPU (or per classification a second).
@@ -114,7 +114,7 @@ def classifier_parts(measured: dict[str, Any], images_per_call: int) -> list[Par
 
 
 def generator_table(measured: dict[str, Any]) -> str:
-    """Markdown: shares of each part's capacity by the number of GPUs, and which is full first."""
+    """Markdown table of each part's load by the number of GPUs."""
     parts = generator_parts(measured)
     head = " | ".join(f"{count:,} GPU{'s' if count > 1 else ''}" for count in GPUS)
     rows = [f"| part | there is | {head} | full at |", "|---|---|" + "--:|" * (len(GPUS) + 1)]
@@ -127,7 +127,7 @@ def generator_table(measured: dict[str, Any]) -> str:
 
 
 def classifier_table(measured: dict[str, Any]) -> str:
-    """Markdown: how many of each part the classifications of a day take at their peak."""
+    """Markdown table of the parts that a day's classifications take."""
     head = " | ".join(f"{count:,} a day" for count in PER_DAY)
     rows = [f"| images a call | part | one is | {head} |", "|--:|---|---|" + "--:|" * len(PER_DAY)]
     for images in IMAGES_PER_CALL:
@@ -187,7 +187,7 @@ def ms(seconds: float) -> str:
 
 
 def refreshed(page: str, measured: dict[str, Any] | None = None) -> str:
-    """The page with its tables written anew; without ``measured``, from what it holds itself."""
+    """The page with its tables renewed, from ``measured`` or its own."""
     if measured is None:
         measured = json.loads(around(page, "figures")[1].strip("\n`json"))
     # Through JSON, so that numbers as keys look the same at any time.

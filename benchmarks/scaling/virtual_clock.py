@@ -1,4 +1,4 @@
-"""Runs asyncio code on a clock that jumps to the next timer: hours of waiting take no time."""
+"""Runs asyncio code on a clock that jumps to the next timer."""
 
 from __future__ import annotations
 

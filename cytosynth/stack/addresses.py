@@ -26,7 +26,7 @@ def refuse_open_plaintext(host: str, tls: bool) -> None:
 
 
 def free_port(host: str) -> int:
-    """A TCP port that nobody listens on just now.
+    """A TCP port that is free now.
 
     Raises:
         StackError: the address is another machine's.
@@ -43,7 +43,7 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 def check_port(host: str, port: int) -> None:
-    """Raises PortTaken or StackError when nobody could listen there now."""
+    """Raises PortTaken or StackError unless the port is free."""
     if not 0 < port < 65536:
         raise StackError(f"Port {port} does not exist; choose one from 1024 to 65535.")
     try:

@@ -10,7 +10,7 @@ DEFAULT_TENANT = "local"
 
 
 class CertificateError(Exception):
-    """The certificates cannot be made or used; the message says why and what to do."""
+    """Certificates that cannot be made or used; the message says why."""
 
 
 @dataclass(frozen=True)

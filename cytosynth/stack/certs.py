@@ -31,7 +31,7 @@ from cytosynth.stack.certificate_files import (
 TENANT_URI = "cytosynth://tenant/"
 VALID_DAYS = 365
 RENEW_DAYS = 7
-"""Certificates with fewer days left are made anew."""
+"""Certificates with fewer days left are replaced."""
 _TENANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
@@ -113,7 +113,7 @@ def _usable(identity: Identity) -> bool:
 
 
 def _names(server: Identity) -> list[x509.GeneralName]:
-    """The edge's names in its certificate; empty if there is none that can be read."""
+    """The edge's names in its certificate; empty without a readable one."""
     try:
         certificate = x509.load_pem_x509_certificate(server.certificate.read_bytes())
     except (FileNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""One real call to each service through the edge, as a user's client would make it."""
+"""One real call to each service through the edge."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _OPTIONS = [("grpc.enable_http_proxy", 0)]
 
 
 def open_channel(info: StackInfo) -> grpc.Channel:
-    """A channel to the edge, with the development certificates if it speaks TLS."""
+    """A channel to the edge, with its development certificates for TLS."""
     if not info.tls:
         return grpc.insecure_channel(info.address, _OPTIONS)
     ca, key, certificate = (
@@ -53,7 +53,7 @@ def open_channel(info: StackInfo) -> grpc.Channel:
 
 
 def probe_services(info: StackInfo, timeout_seconds: float = 5.0) -> tuple[ServiceStatus, ...]:
-    """Calls each service once; a failed call is a service that is not ready."""
+    """Calls each service once; a failed call means not ready."""
     found = []
     with open_channel(info) as channel:
         for name in SERVICES:

@@ -13,7 +13,7 @@ from cytosynth.stack.state import TOKEN_VARIABLE, NoStack, StackFiles, StackInfo
 
 
 def stack_processes(token: str, session_id: int | None, files: Path) -> list[psutil.Process]:
-    """Every living process of the stack, whoever its parent is now.
+    """Every living process of the stack, orphans included.
 
     Args:
         token: the value of `TOKEN_VARIABLE` that the stack's processes inherit.
@@ -41,7 +41,7 @@ def stack_processes(token: str, session_id: int | None, files: Path) -> list[psu
 
 
 def memory_bytes(processes: Iterable[psutil.Process]) -> int:
-    """Proportional set size of all together: a page shared by n processes counts once.
+    """Proportional set size of all together; shared pages count once.
 
     Where the system does not tell it (macOS), the unique set size.
     """
@@ -56,7 +56,7 @@ def memory_bytes(processes: Iterable[psutil.Process]) -> int:
 
 
 def end(processes: list[psutil.Process], grace_seconds: float = 5.0) -> None:
-    """Asks the processes to end and kills those that have not after `grace_seconds`."""
+    """Asks the processes to end, and kills the rest after `grace_seconds`."""
     for process in processes:
         try:
             process.terminate()
@@ -98,7 +98,7 @@ def running_stack(files: StackFiles) -> StackInfo:
 
 
 def wait_until_gone(pid: int, timeout_seconds: float) -> bool:
-    """Waits for the end of a process that need not be a child."""
+    """Waits for the end of any process; False after the timeout."""
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
         try:
@@ -111,7 +111,7 @@ def wait_until_gone(pid: int, timeout_seconds: float) -> bool:
 
 
 def listener_of(port: int) -> str:
-    """Who listens on a TCP port, as `name (pid n)`; empty if that cannot be seen."""
+    """The listener of a TCP port, as `name (pid n)`; empty if unknown."""
     try:
         for connection in psutil.net_connections(kind="tcp"):
             if (

@@ -1,4 +1,4 @@
-"""A folder whose path is short enough for the sockets of a stack.
+"""A folder with a path short enough for sockets.
 
 The folder holds one link, ``ray``, to the stack's files in the state directory: a Unix socket's
 path may have about a hundred characters, and a state directory's may be longer.
@@ -24,7 +24,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9._/-]+")
 
 
 def make_runtime_dir(root: Path) -> Path:
-    """A new private folder: below ``root`` if that is short enough, else a temporary one.
+    """A new private folder: below ``root`` if short enough, else temporary.
 
     Raises:
         StackError: no folder is short enough and may be written.
@@ -50,7 +50,9 @@ def is_runtime_dir(path: Path) -> bool:
 
 
 def link_files(runtime_dir: Path, target: Path) -> bool:
-    """Links to ``target``, also after the folder was removed; False if the link was there.
+    """Links to ``target``; False if the link was there.
+
+    A runtime folder that was removed is made again.
 
     Raises:
         StackError: the link cannot be made.

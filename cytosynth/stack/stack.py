@@ -1,4 +1,4 @@
-"""One local Cytosynth: start it, look at it, stop it.
+"""Starts, shows and stops one local Cytosynth.
 
 `up` starts the supervisor (`python -m services.launch.local_stack`) as a process of its own and
 waits until a real call to every service has succeeded through the edge. Everything the stack
@@ -59,7 +59,7 @@ __all__ = [
 
 DEFAULT_PORT = 50051
 ProgressCallback = Callable[[str, float], None]
-"""Called with what the stack is doing now and the seconds since `up` began."""
+"""Called with the stack's activity and the seconds since `up` began."""
 _LOG_TAIL_LINES = 15
 # A job's checkpoint (20 s), the end of Ray (15 s), and some for a busy machine.
 _STOP_SECONDS = 60.0
@@ -67,7 +67,7 @@ _STOP_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class StackStatus:
-    """What is true now.
+    """The state of a stack and of its services.
 
     `state`: stopped (nothing is left), starting, running (all services answer), degraded (up, but
     a service does not answer), broken (the supervisor died and left something: run `down`).
@@ -94,7 +94,7 @@ def up(
     on_progress: ProgressCallback | None = None,
     apps: str = "services.launch.local_stack:build_apps",
 ) -> StackInfo:
-    """Starts the stack and returns when every service has answered a call through the edge.
+    """Starts the stack; returns when every service answers through the edge.
 
     Args:
         port: where the edge listens; 0 takes a free one.
@@ -170,7 +170,7 @@ def _stop(files: StackFiles, info: StackInfo | None, timeout_seconds: float) -> 
 
 
 def status(state_dir: Path | None = None) -> StackStatus:
-    """Says what is true now: the processes that exist and the services that answer."""
+    """The processes that exist and the services that answer now."""
     files = StackFiles(state_dir or default_state_dir())
     info = files.read()
     processes = stack_processes.stack_processes(files.token, info.pid if info else None, files.root)
@@ -318,7 +318,7 @@ def _refuse_undecodable(folder: Path) -> None:
 
 
 def _clean_up(files: StackFiles, info: StackInfo | None) -> bool:
-    """Ends what is left of a stack and removes what it left; False if nothing was there."""
+    """Ends a stack's processes and removes its files; False without any."""
     found = False
     for _ in range(3):  # a process may be starting another one just now
         left = stack_processes.stack_processes(files.token, info.pid if info else None, files.root)

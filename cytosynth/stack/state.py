@@ -1,4 +1,4 @@
-"""What is known of one local stack: where its files lie, where it listens, what can go wrong."""
+"""Files, addresses and errors of one local stack."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class StackFiles:
 
 
 class StackError(Exception):
-    """Something about the local stack that its user can put right; the message says how."""
+    """A fault of the local stack; the message says how to correct it."""
 
 
 class NoStack(StackError):
@@ -128,7 +128,7 @@ class NoStack(StackError):
 
 
 class AlreadyRunning(StackError):
-    """A stack with this state directory is up or starting; `info` says where."""
+    """A stack with this state directory runs already; `info` says where."""
 
     def __init__(self, info: StackInfo) -> None:
         self.info = info
@@ -141,7 +141,7 @@ class AlreadyRunning(StackError):
 
 
 class PortTaken(StackError):
-    """The port for the edge is in use by somebody else; `free_port` is one that was free."""
+    """The edge's port is in use; `free_port` was free."""
 
     def __init__(self, host: str, port: int, free_port: int, owner: str = "") -> None:
         self.host, self.port, self.free_port, self.owner = host, port, free_port, owner
@@ -162,7 +162,7 @@ class ServicesMissing(StackError):
 
 
 class StartupFailed(StackError):
-    """The stack did not become ready and was stopped again; `log_path` holds all it said."""
+    """The stack did not become ready and was stopped; see `log_path`."""
 
     def __init__(self, problem: str, log_path: Path) -> None:
         self.log_path = log_path

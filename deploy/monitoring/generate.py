@@ -1,4 +1,4 @@
-"""Writes what follows from other files: dashboards as JSON, and the rules as a PrometheusRule.
+"""Writes the dashboards as JSON and the rules as a PrometheusRule.
 
 python -m deploy.monitoring.generate
 """

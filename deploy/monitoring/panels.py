@@ -1,4 +1,4 @@
-"""One panel of a dashboard, as few words as it takes, and the Grafana dashboard made of several."""
+"""Short descriptions of panels, and the Grafana dashboards made of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deletes artifacts and keeps in the job database that it was done, also against old backups.
+"""Deletes artifacts and records that in the job database.
 
     python -m services.common.deletions export > deletions.jsonl   # keep it apart from the backups
     python -m services.common.deletions again [deletions.jsonl]    # after a restore
@@ -29,7 +29,7 @@ from services.common.store.artifacts import ArtifactStore
 def delete_artifact(
     store: ArtifactStore, database: JobDatabase, tenant: str, kind: str, id: str
 ) -> dict[str, Any]:
-    """Removes an artifact and notes it: before it begins, and the proof when it is done.
+    """Removes an artifact and keeps the proof.
 
     Where storage is too full for the note, the removal comes first: it makes the room.
 
@@ -63,7 +63,7 @@ def delete_artifact(
 def delete_again(
     store: ArtifactStore, database: JobDatabase, deletions: Iterable[Deletion]
 ) -> list[str]:
-    """Deletes what is there although it was deleted; gives ``tenant: name`` of each."""
+    """Deletes artifacts that a restore brought back; returns ``tenant: name`` of each."""
     done = []
     for deletion in deletions:
         kind, _, id = deletion.name.partition("/")

@@ -1,4 +1,4 @@
-"""What can go wrong, in the words of the domain.
+"""Domain errors, each with a field or resource and a remedy.
 
 Domain code raises these and nothing else on purpose; ``status.py`` is the one place that
 turns them into gRPC statuses.  Every message is safe to show to a client: it names what
@@ -31,7 +31,7 @@ class DomainError(Exception):
         return {"message": self.message}
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, so that a failed job can keep its error; ``from_dict`` reads it back."""
+        """JSON form, which ``from_dict`` reads, for a failed job's record."""
         return {"type": type(self).__name__, **self._fields()}
 
     @staticmethod
@@ -107,7 +107,7 @@ class NotFound(DomainError):
 
 
 class AlreadyExists(DomainError):
-    """The named resource exists and is not what the caller asks to make."""
+    """The named resource exists and differs from the request."""
 
     code = "ALREADY_EXISTS"
 
@@ -133,7 +133,10 @@ class FailedPrecondition(DomainError):
 
 
 class ResourceExhausted(DomainError):
-    """A limit or a full queue; ``retry_after_seconds`` 0 means that waiting does not help."""
+    """A limit or a full queue.
+
+    ``retry_after_seconds`` 0 means that waiting does not help.
+    """
 
     code = "RESOURCE_EXHAUSTED"
 
@@ -151,7 +154,7 @@ class ResourceExhausted(DomainError):
 
 
 class Unavailable(DomainError):
-    """Something needed is away for the moment; the same request may be tried again."""
+    """A needed part is away; the same request may be repeated."""
 
     code = "UNAVAILABLE"
 
@@ -203,7 +206,7 @@ class DataLoss(DomainError):
 
 
 def check_one_of(field: str, value: Any, allowed: Collection[str]) -> None:
-    """Refuse a value that is none of those a request field may have.
+    """Refuse a value outside those that a request field may have.
 
     Raises:
         InvalidArgument: If it is none of them, listing them.

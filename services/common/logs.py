@@ -1,4 +1,4 @@
-"""Logs as one JSON object a line, each naming the request that it belongs to."""
+"""Logs as one JSON object a line, with the request's id."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Sends the ``cytosynth`` and ``services`` loggers to stderr as JSON. Safe to call again."""
+    """Sends our loggers to stderr as JSON; safe to call again."""
     for name in ("cytosynth", "services"):
         logger = logging.getLogger(name)
         logger.setLevel(level)

@@ -62,7 +62,7 @@ def parse(kind: str, name: str, field: str) -> str:
 
 
 def parse_any(kinds: tuple[str, ...], name: str, field: str) -> tuple[str, str]:
-    """The kind and id in ``name``, which may belong to any of ``kinds``.
+    """The kind and id in ``name``, of any of ``kinds``.
 
     Raises:
         InvalidArgument: If it belongs to none of them.
@@ -76,7 +76,7 @@ def parse_any(kinds: tuple[str, ...], name: str, field: str) -> tuple[str, str]:
 
 
 def new_id(kind: str) -> str:
-    """A fresh id: 9 characters of time (sorts by creation), 6 of chance."""
+    """A new id: 9 characters of time, then 6 random ones."""
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}")
     milliseconds = time.time_ns() // 1_000_000

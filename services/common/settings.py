@@ -60,7 +60,7 @@ def sqlite_url(path: Path) -> str:
 
 
 def _state_dir(known: dict[str, Any]) -> Path:
-    """The folder among the fields read before, else that of the working folder."""
+    """The folder among the fields read before, else the default."""
     folder: Path = known.get("state_dir", Path(".cytosynth"))
     return folder.absolute()
 
@@ -82,7 +82,7 @@ class CommonSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     state_dir: Path = Field(default_factory=lambda: _state_dir({}))
-    """Folder for everything that the local stack keeps, by default also store and database."""
+    """Folder of the local stack, by default also of store and database."""
     store_uri: str = Field(default_factory=lambda known: f"file://{_state_dir(known)}/store")
     """fsspec URI of the artifact store: ``file://…``, ``s3://bucket/prefix`` or ``memory://…``."""
     database_url: str = Field(

@@ -1,4 +1,4 @@
-"""An edge pod's probe and its end: `python -m services.edge.lifecycle ready | drain`.
+"""An edge pod's probe and drain: `python -m services.edge.lifecycle ready | drain`.
 
 Envoy's admin port is on loopback, where the kubelet cannot reach it; these run in the pod.
 """
@@ -24,7 +24,7 @@ def is_ready(admin_port: int) -> bool:
 
 
 def drain(admin_port: int, notice_seconds: float, longest_seconds: float) -> int:
-    """Tells clients to go elsewhere, and waits until their calls and streams have ended.
+    """Sends clients elsewhere and waits until their calls have ended.
 
     Args:
         admin_port: Envoy's, on loopback.
@@ -60,7 +60,7 @@ def _ask(port: int, method: str, path: str) -> tuple[int, str]:
 
 
 def main() -> int:
-    """Exits with 0 if the edge is ready, or once it is drained."""
+    """Exit status: 0 if the edge is ready, or once drained."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=["ready", "drain"])
     parser.add_argument("--admin-port", type=int, default=9901)

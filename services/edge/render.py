@@ -1,4 +1,4 @@
-"""Renders the edge's Envoy configuration: one template for the local stack, tests and clusters.
+"""Renders the edge's Envoy configuration for stacks, tests and clusters.
 
 python -m services.edge.render --port 50051 --upstream generator=gen-svc:9000 ... > envoy.yaml
 """
@@ -31,7 +31,7 @@ class EdgeTls:
 
 @dataclass(frozen=True)
 class EdgeConfig:
-    """What differs from one edge to another."""
+    """Settings of one edge."""
 
     upstreams: dict[str, tuple[str, int]]
     """Service name to (host, port) of its Serve gRPC listener."""
@@ -51,7 +51,7 @@ class EdgeConfig:
     access_log_path: str = "/dev/stdout"
     max_message_bytes: int = 32 * 1024 * 1024
     calls_per_second: int = 500
-    """Calls taken before the answer is RESOURCE_EXHAUSTED; twice as many in a burst."""
+    """Rate above which calls are RESOURCE_EXHAUSTED; bursts may be double."""
     unary_timeout_seconds: int = 120
     traces_endpoint: str = ""
     """``http://host:port`` of an OTLP gRPC collector for the edge's spans; empty: none."""

@@ -1,4 +1,4 @@
-"""Whether a service answers in this container: exit status 0 if any of the three is SERVING."""
+"""Health probe of a container: exit status 0 if any service is SERVING."""
 
 from __future__ import annotations
 

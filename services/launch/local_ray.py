@@ -18,7 +18,7 @@ OBJECT_STORE_BYTES = 128 * 1024 * 1024
 LOGICAL_CPUS = 16
 """What Ray counts with. The stack is one machine's: its processes share the real cores."""
 START_TRIES = 3
-"""Ray gives its own processes 30 s to start, which a machine busy with other work can exceed."""
+"""A busy machine can exceed the 30 s that Ray waits."""
 _ESSENTIALS = {"gcs_server", "raylet"}
 _TOUCH_SECONDS = 3600.0
 _STOP_SECONDS = 15.0
@@ -30,7 +30,7 @@ class RayFailed(Exception):
 
 
 class LocalRay:
-    """One Ray whose files lie in the state directory and whose sockets have short paths.
+    """One Ray with files in the state directory and short socket paths.
 
     Args:
         files: folder of Ray's sessions.
@@ -85,7 +85,7 @@ class LocalRay:
         )
 
     def check(self) -> None:
-        """Raises RayFailed or StackError when something was lost that cannot be brought back."""
+        """Brings a removed link back; raises RayFailed or StackError if Ray is lost."""
         if not self.started:
             return
         if lost := lost_processes() & _ESSENTIALS:

@@ -1,4 +1,4 @@
-"""The supervisor of one local stack: Ray Serve with three applications, and the Envoy edge.
+"""The supervisor of one local stack: Ray Serve and the Envoy edge.
 
 Started by `cytosynth.stack.stack.up`; writes down what it is doing, and ends everything it started
 when it is told to (SIGTERM) or when a part is lost that it cannot bring back.
@@ -86,7 +86,7 @@ class Supervisor:
         self._ray = LocalRay(files.ray, info.runtime_dir)
 
     def run(self) -> None:
-        """Returns never: ends by _Stop or StackFailed."""
+        """Runs until _Stop or a failure is raised."""
         self._set_environment()
         self._tell("starting the edge")
         self._start_edge()
@@ -237,7 +237,7 @@ def _stop(signal_number: int, frame: object) -> None:
 
 
 def main() -> int:
-    """Runs the stack of a state directory until it is told to stop."""
+    """Runs the stack of a state directory until told to stop."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("state_dir", type=Path)
     parser.add_argument("--apps", default="services.launch.local_stack:build_apps")

@@ -1,4 +1,4 @@
-"""One service in one container, without KubeRay: Ray, Serve and its gRPC port.
+"""One service in one container, without KubeRay.
 
 python -m services.launch.one_service generator|classifier|trainer
 

@@ -1,4 +1,4 @@
-"""Copies database and store while they are in use: first the database, then the store.
+"""Copies database, then store, while both are in use.
 
     python -m services.operations.backup database /backup/jobs.db     # SQLite; PostgreSQL: pg_dump
     python -m services.operations.backup store file:///backup/store   # only what is not there yet
@@ -66,7 +66,7 @@ def copy_database(database_url: str, target: Path) -> None:
 
 
 def copy_store(source_uri: str, target_uri: str) -> Copied:
-    """Copies every artifact that the target lacks, its manifest last; drafts are left out."""
+    """Copies artifacts that the target lacks, manifests last, without drafts."""
     source, target = ArtifactStore(source_uri), StoreFiles(target_uri)
     from_files = StoreFiles(source_uri)
     done = Copied()

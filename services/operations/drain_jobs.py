@@ -1,4 +1,4 @@
-"""Stops the work on all jobs for a while, without losing any of it.
+"""Drains job runners without losing work.
 
     python -m services.operations.drain_jobs --reason "upgrade to 1.4"   # waits until none is run
     python -m services.operations.drain_jobs --status
@@ -27,7 +27,13 @@ _LOOK_SECONDS = 0.2
 
 
 def wait_until_drained(database: JobDatabase, seconds: float, host: str = "") -> int:
-    """Waits until no runner (of ``host``) has a job; gives how many still do after ``seconds``."""
+    """Waits until no runner holds a job; returns how many still do.
+
+    Args:
+        database: The runners' database.
+        seconds: Longest wait.
+        host: Only runners of this host; empty: all.
+    """
     deadline = time.monotonic() + seconds
     while (held := database.num_held(host)) and time.monotonic() < deadline:
         time.sleep(_LOOK_SECONDS)
@@ -35,7 +41,7 @@ def wait_until_drained(database: JobDatabase, seconds: float, host: str = "") ->
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 if what was asked is so, 1 if jobs are still worked on, 2 for bad input."""
+    """Exit status: 0 done, 1 if jobs still run, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m services.operations.drain_jobs")
     parser.add_argument("--reason", default="", help="written down for whoever asks")
     parser.add_argument("--wait-seconds", type=float, default=120.0)

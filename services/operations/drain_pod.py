@@ -1,4 +1,4 @@
-"""`python -m services.operations.drain_pod`: a Ray pod's preStop; waits until its calls have ended.
+"""A Ray pod's preStop: `python -m services.operations.drain_pod`.
 
 The pod has left its Service by then; Ray's own metrics say what still runs in it.
 """
@@ -17,12 +17,12 @@ SERIES = re.compile(
 
 
 def num_running(metrics: str) -> int:
-    """Calls and streams that this pod's proxy and replicas work on, from Prometheus's text."""
+    """Running calls and streams of this pod, from Prometheus's text."""
     return round(sum(float(value) for value in SERIES.findall(metrics)))
 
 
 def drain(port: int, notice_seconds: float, longest_seconds: float) -> int:
-    """Returns how many calls are left after `longest_seconds`, or 0 as soon as there are none.
+    """Waits for running calls; returns how many are left.
 
     Args:
         port: of Ray's metrics on this pod.

@@ -1,4 +1,4 @@
-"""Goes over artifact store and job database and says what is missing, damaged or back again.
+"""Checks artifact store and job database against each other.
 
     python -m services.operations.verify [--json]
 
@@ -27,7 +27,7 @@ _READ_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found; a note is no fault."""
+    """One fault, or a note."""
 
     tenant: str
     name: str
@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass
 class Verification:
-    """What was looked at, and what was found."""
+    """Counts of what was checked, and the findings."""
 
     num_artifacts: int = 0
     num_files: int = 0
@@ -49,12 +49,12 @@ class Verification:
 
     @property
     def faults(self) -> list[Finding]:
-        """Findings that are no mere notes."""
+        """Findings that are not notes."""
         return [finding for finding in self.findings if not finding.is_note]
 
 
 def verify(store: ArtifactStore, database: JobDatabase) -> Verification:
-    """Checks every artifact of every tenant, and every job and alias against them."""
+    """Checks every tenant's artifacts, and all jobs and aliases against them."""
     done = Verification()
     deleted = {(each.tenant, each.name) for each in database.deletions.list()}
     manifests = dict(_artifacts(store, deleted, done))

@@ -1,4 +1,4 @@
-"""Aliases: names such as ``production`` that can be pointed at another classifier and back."""
+"""Aliases, such as ``production``, that name a classifier and can roll back."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from services.common.database.tables import deletions
 
 @dataclass(frozen=True)
 class Deletion:
-    """An artifact whose deletion was asked for; ``digest`` is empty while it is not proved."""
+    """A requested deletion; ``digest`` is empty until it is proved."""
 
     tenant: str
     name: str
@@ -30,7 +30,7 @@ class Deletions:
         self._engine, self._clock = engine, clock
 
     def begin(self, tenant: str, name: str) -> None:
-        """Notes that an artifact is to be gone, before anything of it is removed."""
+        """Notes a deletion before anything is removed."""
         row = {"tenant": tenant, "name": name, "request_time": self._clock()}
         try:
             with self._engine.begin() as connection:
@@ -39,7 +39,7 @@ class Deletions:
             pass  # it was asked for before
 
     def forget(self, tenant: str, name: str) -> None:
-        """Takes a note back that was made for an artifact which does not exist."""
+        """Removes the note of an artifact that does not exist."""
         mine = self._deletion(tenant, name)
         with self._engine.begin() as connection:
             connection.execute(deletions.delete().where(*mine, deletions.c.digest == ""))

@@ -1,4 +1,4 @@
-"""Drains: while one is on, no runner takes up a job."""
+"""Drains, during which no runner leases a job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _JOBS = "jobs"
 
 @dataclass(frozen=True)
 class Drain:
-    """Since when no job is taken up, and why; seconds since 1970."""
+    """Start of a drain (seconds since 1970) and its reason."""
 
     reason: str
     create_time: float
@@ -27,7 +27,7 @@ class Drains:
         self._engine, self._clock = engine, clock
 
     def start(self, reason: str) -> Drain:
-        """Keeps jobs from being taken up; a repeated call changes nothing."""
+        """Keeps jobs from being leased; a repeated call changes nothing."""
         drain = Drain(reason, self._clock())
         row = {"name": _JOBS, "reason": reason, "create_time": drain.create_time}
         try:
@@ -38,7 +38,7 @@ class Drains:
         return self.current() or drain  # ended meanwhile
 
     def end(self) -> bool:
-        """Lets jobs be taken up again; False if there was no drain."""
+        """Lets jobs be leased again; False if there was no drain."""
         with self._engine.begin() as connection:
             return bool(connection.execute(drains.delete()).rowcount)
 
@@ -49,5 +49,5 @@ class Drains:
 
 
 def no_drain() -> sa.ColumnElement[bool]:
-    """True in a query while jobs may be taken up."""
+    """True in a query while jobs may be leased."""
     return ~sa.exists().select_from(drains)

@@ -1,4 +1,4 @@
-"""Durable jobs. A job is worked on by whoever holds its lease.
+"""Durable jobs, each run by the holder of its lease.
 
 A runner leases a job, renews the lease with ``heartbeat`` and ends it with ``succeed``,
 ``fail`` or ``cancelled``.  A lease that lapses goes to the next runner, which continues
@@ -37,7 +37,7 @@ _MAX_KEY_LENGTH = 128
 
 
 class LeaseLost(Exception):
-    """The runner no longer holds the job and must not write anything more for it."""
+    """The runner no longer holds the job and must not write."""
 
 
 class Asked(NamedTuple):
@@ -98,7 +98,9 @@ class Job:
 
 
 class JobDatabase:
-    """All tenants' jobs, and what else one database holds. Safe to share between threads.
+    """All tenants' jobs and the other stores of one database.
+
+    Safe to share between threads.
 
     Attributes:
         aliases: names of classifiers.
@@ -125,7 +127,7 @@ class JobDatabase:
     def create(
         self, tenant: str, kind: str, spec: dict[str, Any], idempotency_key: str = ""
     ) -> Job:
-        """A new PENDING job, or the one that the same key made before.
+        """A new PENDING job, or the job of the same key.
 
         The job is the work of the request that the calling thread works for.
 
@@ -198,7 +200,7 @@ class JobDatabase:
                 yield _job(row)
 
     def num_held(self, host: str = "") -> int:
-        """Jobs that a runner works on now, of all tenants; on all hosts, or on one."""
+        """Number of jobs that runners hold, on all hosts or one."""
         held = sa.and_(jobs.c.state == RUNNING, jobs.c.lease_expires >= self._clock())
         if host:
             held &= jobs.c.lease_owner.startswith(f"{host}-", autoescape=True)
@@ -209,7 +211,7 @@ class JobDatabase:
         return first_row(self._engine, self._leasable(self._clock()).limit(1)) is not None
 
     def lease(self, owner: str, seconds: float) -> Job | None:
-        """Takes up the oldest job that nobody works on, for ``seconds`` from now.
+        """Leases the oldest free job for ``seconds`` from now.
 
         While a drain is on there is nothing to do.
         A job whose runner was lost for the fifth time fails instead of going round again.
@@ -272,7 +274,7 @@ class JobDatabase:
         self._as_owner(id, owner, checkpoint=uri)
 
     def succeed(self, id: str, owner: str, result: str) -> None:
-        """Ends the job, all its steps done, with the name of what it made; raises LeaseLost."""
+        """Ends the job with its result's resource name; raises LeaseLost."""
         step = sa.case((jobs.c.total_steps > 0, jobs.c.total_steps), else_=jobs.c.step)
         self._as_owner(id, owner, state=SUCCEEDED, result=result, eta_seconds=0.0, step=step)
 
@@ -285,11 +287,11 @@ class JobDatabase:
         self._as_owner(id, owner, state=CANCELLED, eta_seconds=0.0)
 
     def release(self, id: str, owner: str) -> None:
-        """Gives the job back to be taken up by another runner; raises LeaseLost."""
+        """Releases the job for another runner; raises LeaseLost."""
         self._as_owner(id, owner, state=PENDING, lease_owner=None, lease_expires=None)
 
     def request_cancel(self, tenant: str, id: str) -> Job:
-        """Asks the job to stop; one that nobody works on stops at once.
+        """Asks the job to stop; a job without a runner stops at once.
 
         A job that is final already stays as it is.
 

@@ -1,4 +1,4 @@
-"""Brings the job database to a revision of its schema, one migration at a time.
+"""Migrates the job database to a revision of its schema.
 
     python -m services.common.database.migrate            # to the newest; a second one waits
     python -m services.common.database.migrate --check    # exit status 1 unless it is there already
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def migrate(database_url: str, revision: str = NEWEST) -> tuple[str, str]:
-    """Brings the database to a revision; several processes may call it at once.
+    """Migrates to a revision; several processes may call it at once.
 
     A database that a newer version has migrated is left as it is: its schema has all that this
     version uses.
@@ -65,7 +65,7 @@ def migrate(database_url: str, revision: str = NEWEST) -> tuple[str, str]:
 
 
 def revisions(database_url: str) -> tuple[str, str]:
-    """The database's revision, empty if it has none, and the newest that this version knows."""
+    """The database's revision (empty: none) and the newest known one."""
     from alembic.script import ScriptDirectory
 
     engine = open_engine(database_url)

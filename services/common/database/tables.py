@@ -1,4 +1,4 @@
-"""Tables of the job database and how to open it. ``migrations/`` creates them."""
+"""Tables of the job database, which ``migrations/`` creates."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def first_row(engine: sa.Engine, query: sa.Select[Any]) -> Any:
 
 
 def open_engine(database_url: str) -> sa.Engine:
-    """An engine for the job database; SQLite waits for writers instead of failing at once."""
+    """An engine for the job database; SQLite waits for other writers."""
     url = sa.make_url(database_url)
     if url.get_backend_name() != "sqlite":
         return sa.create_engine(url, pool_pre_ping=True)

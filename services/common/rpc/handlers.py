@@ -1,4 +1,4 @@
-"""Handlers of Ray Serve deployments whose domain errors reach the client as statuses.
+"""Handlers of Serve deployments; domain errors reach clients as statuses.
 
 The decorators wrap the methods of a deployment so that they read ``async def Method(self,
 request, call: Call)`` and raise domain errors, which ``status_table`` translates::
@@ -77,7 +77,7 @@ _observers: list[Callable[[CallRecord], None]] = []
 
 
 def set_observer(observer: Callable[[CallRecord], None]) -> None:
-    """Sets what is told of every finished call in this process, for metrics."""
+    """Sets the observer of every finished call of this process."""
     _observers[:] = [observer]
 
 
@@ -191,7 +191,7 @@ def request_id_of(grpc_context: Any) -> str:
 
 
 class _Run:
-    """One call while it runs: its identity, and its status once it failed."""
+    """A running call's identity, and its status once it failed."""
 
     def __init__(self, grpc_context: Any) -> None:
         self._headers = dict(grpc_context.invocation_metadata())

@@ -1,4 +1,4 @@
-"""What a gRPC tool asks any server: which services are there (reflection), are they well (health).
+"""gRPC reflection and health, answered in Serve's proxy.
 
 Both are answered by Serve's gRPC proxy itself, so they need no application and no metadata.
 """
@@ -34,7 +34,7 @@ _WATCH_SECONDS = 1.0
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """`grpc.health.v1` for the three services, and for all together under the empty name."""
+    """`grpc.health.v1` for each service, and for all under ''."""
 
     def __init__(self, running_applications: RunningApplications) -> None:
         self._running_applications = running_applications
@@ -81,7 +81,7 @@ def add_health(server: Any, running_applications: RunningApplications) -> None:
 
 
 def add_reflection(server: Any) -> None:
-    """Lets a gRPC server answer reflection v1 beside v1alpha, which Serve adds itself.
+    """Adds reflection v1; Serve adds v1alpha itself.
 
     The messages of the two are the same.
     """
@@ -98,7 +98,7 @@ def add_reflection(server: Any) -> None:
 
 
 def _answer_here(server: Any, service_name: str) -> None:
-    """Tells Serve's server not to send the calls of this service to a replica."""
+    """Keeps Serve from sending this service's calls to a replica."""
     mark = getattr(server, "add_passthrough_service", None)
     if mark is not None:
         mark(service_name)

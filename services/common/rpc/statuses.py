@@ -89,7 +89,7 @@ def _details(error: errors.DomainError, request_id: str) -> list[Message]:
 
 
 def _as_domain_error(error: BaseException) -> errors.DomainError | None:
-    """The domain error that ``error`` is, carries from another replica, or amounts to."""
+    """The domain error that ``error`` is, carries or stands for."""
     cause = getattr(error, "cause", None)  # Ray wraps what a remote replica raised
     for candidate in (cause, error):
         if isinstance(candidate, errors.DomainError):

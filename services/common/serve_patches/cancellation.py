@@ -18,7 +18,7 @@ _responses: ContextVar[list[Any] | None] = ContextVar("responses", default=None)
 def stop_with_client(
     handler: Callable[[Any, Any], AsyncIterator[bytes]],
 ) -> Callable[[Any, Any], AsyncIterator[bytes]]:
-    """Wraps a streaming handler of Serve's gRPC proxy; the RPC's end ends what it began."""
+    """Wraps a streaming handler of Serve's proxy; its end cancels replicas' responses."""
     _record_responses()
 
     async def answers(request: Any, context: Any) -> AsyncIterator[bytes]:

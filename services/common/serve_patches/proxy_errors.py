@@ -1,4 +1,4 @@
-"""What Serve's gRPC proxy says of failures that no handler of ours has seen.
+"""Statuses for failures that Serve's gRPC proxy reports itself.
 
 A replica that is killed, a full queue or a deployment that is away is reported by the proxy
 itself, with class names, pids and addresses in the message.  Serve calls ``install`` in its
@@ -28,7 +28,7 @@ _LOST_HOW = re.compile(r"died|dead|unavailable|killed|crash|lost|fail", re.IGNOR
 
 
 def install(servicer: Any, server: Any) -> None:
-    """The first of Serve's `grpc_servicer_functions`; it guards the methods of all that follow."""
+    """The first of Serve's `grpc_servicer_functions`; guards all that follow."""
     bound_streams()
     if not isinstance(server.service_handler_factory, _GuardedFactory):
         server.service_handler_factory = _GuardedFactory(server.service_handler_factory)
@@ -60,7 +60,7 @@ class _GuardedFactory:
 
 
 def tell_briefly(context: Any) -> None:
-    """Replaces a failure that carries no details of ours by one that a client may see."""
+    """Replaces a failure without our details by one for clients."""
     code = context.code()
     code = code if isinstance(code, grpc.StatusCode) else CODES.get(code, grpc.StatusCode.OK)
     trailers = tuple(context.trailing_metadata() or ())
@@ -97,4 +97,4 @@ def _status(
 
 
 class ProxyError(Exception):
-    """A failure of Serve itself; logged in full, told to the client by request id."""
+    """A failure of Serve itself; clients see the request id alone."""

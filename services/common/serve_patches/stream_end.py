@@ -1,4 +1,4 @@
-"""A failed stream ends with its status and its details, through Ray Serve.
+"""Ends a failed stream with its status and details, through Serve.
 
 Serve's proxy (2.60) sends what a replica's context holds only along with a message, and drops the
 details of a stream that raises.  ``ending`` therefore gives one more message, which stops the
@@ -32,7 +32,7 @@ def ending(set_on: Set, grpc_context: Any) -> Iterator[Any]:
 
 
 class _LastMessage:
-    """Takes the place of a response; Serve serializes it when all before it are on their way."""
+    """Takes a response's place; Serve serializes it after all before it."""
 
     def __init__(self, set_on: Set, grpc_context: Any) -> None:
         self._set_on, self._context = set_on, grpc_context

@@ -1,4 +1,4 @@
-"""Makes the dev installation's secrets, each at random, once: what exists is left as it is.
+"""Makes the dev installation's random secrets; existing ones stay.
 
 Runs in the cluster as a Job that may create and read Secrets of its namespace, and nothing else.
 """
@@ -24,7 +24,7 @@ HOSTS = ("localhost", "127.0.0.1", "edge", "edge.cytosynth", "edge.cytosynth.svc
 
 
 def all_secrets() -> dict[str, dict[str, str]]:
-    """New secrets by name: passwords, keys, and certificates for the edge and one tenant."""
+    """New secrets by name: passwords, keys and certificates."""
     database, redis, access, key = (secrets.token_hex(24) for _ in range(4))
     identity = {
         "name": "cytosynth",
@@ -96,7 +96,7 @@ def create(name: str, values: dict[str, str], server: str, namespace: str, token
 
 
 def main() -> int:
-    """Creates what is missing and says so; certificates come first and stand or fall together."""
+    """Creates missing secrets, certificates first."""
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
     namespace = (ACCOUNT / "namespace").read_text()
     token = (ACCOUNT / "token").read_text()
