@@ -38,6 +38,6 @@ def changes_nothing(method: MethodDescriptor) -> bool:
 
 
 def may_be_repeated(method: MethodDescriptor) -> bool:
-    """Whether a caller that sends an idempotency key, where there is one, may repeat a call."""
+    """Whether a caller that sends its idempotency key may repeat a call."""
     level = method.GetOptions().idempotency_level
     return bool(level != MethodOptions.IDEMPOTENCY_UNKNOWN)

@@ -126,7 +126,7 @@ def pods_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def serve_problems(manifest: dict[str, Any]) -> list[str]:
-    """Of a RayService's ``serveConfigV2``: Ray's schema, unknown keys, imports, our listeners."""
+    """Problems of a RayService's ``serveConfigV2``: schema, keys, imports, listeners."""
     from ray.serve.schema import ServeDeploySchema
 
     from services.common.rpc.reflection import GRPC_SERVICER_FUNCTIONS
@@ -175,7 +175,7 @@ def _import_problems(path: str) -> list[str]:
 
 
 def settings_problems(manifest: dict[str, Any]) -> list[str]:
-    """Of a ConfigMap: CYTOSYNTH_ keys that no service reads, or whose value does not fit."""
+    """A ConfigMap's CYTOSYNTH_ keys that are unknown or have wrong values."""
     from pydantic import ValidationError
 
     from services.launch.service_settings import settings_class
@@ -199,7 +199,7 @@ def settings_problems(manifest: dict[str, Any]) -> list[str]:
 
 
 def ray_environment_problems(manifests: list[dict[str, Any]]) -> list[str]:
-    """Where the pods' Ray settings differ from those under which the local stack is tested."""
+    """Differences between the pods' Ray settings and the local stack's."""
     from services.common.settings import CommonSettings
     from services.launch.ray_environment import ray_environment
 

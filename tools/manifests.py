@@ -77,7 +77,7 @@ def rendered_edge() -> str:
 
 
 def overlay_problems() -> list[str]:
-    """What is wrong with the overlays, and which planted manifests were not refused as they say."""
+    """Problems of overlays, and planted manifests that were not refused."""
     if _renderer() is None:
         return []
     overlays = {path.name: render(path) for path in sorted(K8S.glob("overlays/*"))}

@@ -36,7 +36,7 @@ class Load:
     def begin(self) -> None:
         """Makes adapter and classifier; returns when the traffic runs.
 
-        The adapter is fitted to what its base draws, for one step: it draws nearly the same
+        The adapter is fitted to images of its base, for one step, so it generates nearly the same
         again, which the gate for near-duplicates must withhold.
         """
         client, counts = self._client, dict.fromkeys(CLASSES, _NUM_DRAWN)
@@ -46,7 +46,7 @@ class Load:
         for number, (class_id, data) in enumerate(self._cells):
             path = folder / class_id / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            with Image.open(io.BytesIO(data)) as image:  # without the note that a model drew it
+            with Image.open(io.BytesIO(data)) as image:  # without the note that a model made it
                 Image.frombytes(image.mode, image.size, image.tobytes()).save(path)
         self._dataset = client.upload_dataset(
             folder, split=SplitSettings(shots=7), center_crop=1.0

@@ -25,7 +25,7 @@ _UNIT_PIXELS = (0.62, 0.34)
 """Inches of one unit of Grafana's grid: width, height."""
 
 
-def draw(board: Path, prometheus: Prometheus, start: float, end: float, out: Path) -> None:
+def plot(board: Path, prometheus: Prometheus, start: float, end: float, out: Path) -> None:
     """One dashboard's JSON to one PNG; seconds since 1970 bound its time."""
     content = json.loads(board.read_text())
     panels = content["panels"]

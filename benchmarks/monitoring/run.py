@@ -49,7 +49,7 @@ def main() -> int:
     """Runs it; returns the exit status."""
     parser = argparse.ArgumentParser(description="Checks dashboards and alerts on a live stack.")
     parser.add_argument("--out", type=Path, default=Path("out"))
-    parser.add_argument("--previews", type=Path, help="draw the dashboards into this folder")
+    parser.add_argument("--previews", type=Path, help="plot the dashboards into this folder")
     parser.add_argument("--port", type=int, default=52200, help="of the edge")
     parser.add_argument("--prometheus-port", type=int, default=52290)
     parser.add_argument("--alertmanager-port", type=int, default=52291)
@@ -101,9 +101,9 @@ def _run(
         time.sleep(_PICTURE_SECONDS)
     fired_before = prometheus.firing()
     for board in sorted((FOLDER / "grafana").glob("*.json")) if previews else ():
-        from benchmarks.monitoring.preview import draw  # matplotlib takes its time
+        from benchmarks.monitoring.preview import plot  # matplotlib takes its time
 
-        draw(board, prometheus, start, time.time(), previews / f"{board.stem}.png")
+        plot(board, prometheus, start, time.time(), previews / f"{board.stem}.png")
     say("breaking a runner, the classifier, the proxy and the edge")
     wanted = _break_parts(load, info, receiver)
     load.end()

@@ -1,4 +1,4 @@
-"""Measures whether the front keeps 64 replicas busy and autoscaling meets its target.
+"""Measures the front's use of 64 replicas, and autoscaling.
 
     python -m benchmarks.scaling.autoscaling --out out/bench
 
@@ -112,7 +112,7 @@ def scaling(
 
 
 def autoscaled(request: Request, sampler: FakeSampler, settings: AutoscaleSettings) -> Autoscaled:
-    """Run a request with the policies in the loop, to the last replica's end.
+    """Run a request with the policies, to the last replica's end.
 
     ``settings.min_replicas`` must be 0, or that would never be.
     """

@@ -26,7 +26,7 @@ PEAK_TFLOPS = 989.0  # bf16, dense; NVIDIA's data sheet
 SHARE_OF_PEAK = 0.34
 USD_PER_GPU_HOUR = (2.0, 4.0)
 FLEET_EFFICIENCY = 0.9
-"""Of many replicas against linear; the test of the simulation demands as much of 64 replicas."""
+"""Efficiency of many replicas; the simulation's test asks it of 64."""
 
 NUM_IMAGES_PAPER = 75_000  # 15 classes of 5,000
 NUM_IMAGES_MANY = 10_000_000
@@ -50,7 +50,7 @@ def tflop_per_image(sampler: SamplerSettings) -> float:
 
 
 def assumed_images_per_second(sampler: SamplerSettings) -> float:
-    """What one GPU would draw at the assumed share of its peak."""
+    """Images a second of one GPU at the assumed share of its peak."""
     return SHARE_OF_PEAK * PEAK_TFLOPS / tflop_per_image(sampler)
 
 

@@ -86,7 +86,7 @@ class FakeFleet:
         return len(self._waiting)
 
     def replica_seconds(self, now: float) -> float:
-        """Of all replicas, from the decision to start to the decision to stop."""
+        """Seconds of all replicas, from decision to start to decision to stop."""
         return self._past_seconds + sum(now - one.asked_for for one in self._replicas)
 
     def add_ready(self, count: int) -> None:
@@ -146,7 +146,7 @@ class FakeFleet:
 
 @dataclass
 class _Context:
-    """What our policies read of Serve's context."""
+    """The part of Serve's context that our policies read."""
 
     target_num_replicas: int
     current_time: float

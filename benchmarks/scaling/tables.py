@@ -52,7 +52,7 @@ class Part:
     per_node: bool = False
 
     def share(self, amount: float) -> float:
-        """Of its capacity, at so many GPUs or classifications a second."""
+        """Share of its capacity at a load."""
         if self.per_node:
             amount = min(amount, GPUS_PER_NODE)
         return self.fixed + self.used * amount
@@ -65,7 +65,7 @@ class Part:
 
 
 def generator_parts(measured: dict[str, Any]) -> list[Part]:
-    """What images of one GPU take of each part, streamed to clients outside."""
+    """Load of each part by images of one GPU."""
     images = assumed_images_per_second(PRESETS[PRESET]) * FLEET_EFFICIENCY
     stream, replicas = measured["stream"], measured["replicas"]
 

@@ -111,7 +111,7 @@ def wait_until_gone(pid: int, timeout_seconds: float) -> bool:
 
 
 def listener_of(port: int) -> str:
-    """The listener of a TCP port, as `name (pid n)`; empty if unknown."""
+    """A TCP port's listener as `name (pid n)`; empty if unknown."""
     try:
         for connection in psutil.net_connections(kind="tcp"):
             if (

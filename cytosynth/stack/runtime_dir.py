@@ -30,7 +30,7 @@ def make_runtime_dir(root: Path) -> Path:
         StackError: no folder is short enough and may be written.
     """
     named = os.environ.get("TMPDIR", "")
-    # The state directory first: nobody cleans it, as a system does its temporary folders.
+    # The state directory first: systems clean temporary folders only.
     for parent in (root, Path(named or "/tmp"), Path("/tmp"), Path("/var/tmp")):
         if len(str(parent)) > LONGEST_PARENT or not _PLAIN.fullmatch(str(parent)):
             continue

@@ -39,7 +39,7 @@ class StackInfo:
     """Seconds since 1970."""
     phase: Phase = "starting"
     activity: str = ""
-    """What it is doing now, in a few words."""
+    """Its current activity, in a few words."""
     runtime_dir: Path | None = None
     """Short-named folder for sockets, removed when the stack stops."""
     ca_path: Path | None = None
@@ -114,7 +114,7 @@ class StackFiles:
 
 
 class StackError(Exception):
-    """A fault of the local stack; the message says how to correct it."""
+    """A fault of the local stack, with a remedy."""
 
 
 class NoStack(StackError):

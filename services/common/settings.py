@@ -104,7 +104,7 @@ class CommonSettings(BaseSettings):
     default_clip: str = "cyto-clip"
     """CLIP base used when a request names none."""
     traces_endpoint: str = ""
-    """Where traces go: ``http://host:port`` of an OTLP gRPC collector near by; empty: nowhere.
+    """``http://host:port`` of a near OTLP gRPC collector; empty: no traces.
 
     The client, the edge, the services and the job runners all read this one setting. Empty, nothing
     of OpenTelemetry is loaded and nothing is sent (``docs/traces.md``).
@@ -152,7 +152,7 @@ class CommonSettings(BaseSettings):
 
     @classmethod
     def load_for(cls, parser: argparse.ArgumentParser) -> Self:
-        """Reads the environment for a command, which a wrong variable ends with one line."""
+        """Reads the environment; a wrong variable ends the command with one line."""
         try:
             return cls.load()
         except SettingsError as error:

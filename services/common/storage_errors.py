@@ -56,17 +56,19 @@ def storage_error(error: BaseException) -> DomainError | None:
         return ResourceExhausted(
             f"{_SUBJECT} is full",
             "delete what is no longer needed (cytosynth delete NAME) or ask the server's operator "
-            "for more space, then ask again",
+            "for more space, then repeat the call",
         )
     if any(map(_is_read_only, causes)):
         return FailedPrecondition(
-            _SUBJECT, "is read-only", "let the server's operator make it writable, then ask again"
+            _SUBJECT,
+            "is read-only",
+            "let the server's operator make it writable, then repeat the call",
         )
     if any(_number(each) in _DENIED for each in causes):
         return FailedPrecondition(
             _SUBJECT,
             "the service has no permission to use a file of its own",
-            "let the server's operator correct the owner of its folders, then ask again",
+            "let the server's operator correct the owner of its folders, then repeat the call",
         )
     if any(map(_is_failing, causes)):
         return Unavailable(f"{_SUBJECT} failed to read or write", 10.0)

@@ -38,14 +38,14 @@ class EdgeConfig:
     port: int
     host: str = "127.0.0.1"
     admin_port: int = 9901
-    """On loopback: Envoy's own statistics."""
+    """Port of Envoy's own statistics, on loopback."""
     metrics_port: int | None = None
     """A listener for Prometheus that serves ``/stats/prometheus`` and nothing else; None: none."""
     metrics_host: str = "127.0.0.1"
     internal_port: int | None = None
     """A second, plaintext listener that trusts the tenant header, for the services."""
     internal_host: str = "127.0.0.1"
-    """Where it listens. Off loopback, something else (a NetworkPolicy) must keep clients away."""
+    """Its address; off loopback, a NetworkPolicy must keep clients away."""
     tls: EdgeTls | None = None
     client_certificates: Literal["none", "optional", "required"] = "none"
     access_log_path: str = "/dev/stdout"

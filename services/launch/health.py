@@ -1,4 +1,4 @@
-"""Health probe of a container: exit status 0 if any service is SERVING."""
+"""Health probe of a container; exits with 0 if any service is SERVING."""
 
 from __future__ import annotations
 

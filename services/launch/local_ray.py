@@ -16,7 +16,7 @@ from services.common.serve_patches.ray_node import lost_processes, session_folde
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 LOGICAL_CPUS = 16
-"""What Ray counts with. The stack is one machine's: its processes share the real cores."""
+"""CPUs that Ray counts with; all processes share the machine's cores."""
 START_TRIES = 3
 """A busy machine can exceed the 30 s that Ray waits."""
 _ESSENTIALS = {"gcs_server", "raylet"}
@@ -85,7 +85,7 @@ class LocalRay:
         )
 
     def check(self) -> None:
-        """Brings a removed link back; raises RayFailed or StackError if Ray is lost."""
+        """Restores a removed link; raises RayFailed or StackError for a lost Ray."""
         if not self.started:
             return
         if lost := lost_processes() & _ESSENTIALS:

@@ -11,7 +11,7 @@ from services.common.serve_patches.proxy_setup import LISTEN_HOST_VARIABLE, LOOP
 
 
 def ray_environment(token_path: Path, listen_host: str, max_message_bytes: int) -> dict[str, str]:
-    """What a local Ray's processes inherit; writes a new token, which nobody else may read.
+    """The environment of a local Ray's processes; writes a new private token.
 
     Args:
         token_path: the file of Ray's token, which else lies in the home folder.

@@ -36,7 +36,7 @@ class BackupRefused(Exception):
 
 @dataclass
 class Copied:
-    """What a copy of a store has done; damaged artifacts are not copied."""
+    """Result of copying a store; damaged artifacts are not copied."""
 
     num_artifacts: int = 0
     num_files: int = 0

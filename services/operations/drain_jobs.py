@@ -41,12 +41,12 @@ def wait_until_drained(database: JobDatabase, seconds: float, host: str = "") ->
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 if jobs still run, 2 for bad input."""
+    """Exit status: 0 done, 1 jobs still run, 2 bad input."""
     parser = argparse.ArgumentParser(prog="python -m services.operations.drain_jobs")
-    parser.add_argument("--reason", default="", help="written down for whoever asks")
+    parser.add_argument("--reason", default="", help="shown by --status")
     parser.add_argument("--wait-seconds", type=float, default=120.0)
-    parser.add_argument("--resume", action="store_true", help="take jobs up again")
-    parser.add_argument("--status", action="store_true", help="say how it is, change nothing")
+    parser.add_argument("--resume", action="store_true", help="lease jobs again")
+    parser.add_argument("--status", action="store_true", help="show the drain, change nothing")
     parser.add_argument("--this-host", action="store_true", help="only the runners of this host")
     options = parser.parse_args(arguments)
     settings = TrainerSettings.load_for(parser)
@@ -57,11 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.this_host and settings.drain_file:
             settings.drain_file.touch()
             held = wait_until_drained(database, options.wait_seconds, socket.gethostname())
-            _say(f"drain of this host; {held} jobs are worked on")
+            _say(f"drain of this host; {held} jobs are running")
             return 1 if held else 0
         if options.resume:
             ended = database.drains.end()
-            _say("jobs are taken up again" if ended else "there was no drain")
+            _say("jobs are leased again" if ended else "there was no drain")
             return 0
         if not options.status:
             database.drains.start(options.reason)
@@ -70,11 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         database.close()
     if drain is None:
-        _say(f"no drain; {held} jobs are worked on")
+        _say(f"no drain; {held} jobs are running")
         return 0
     since = datetime.fromtimestamp(drain.create_time, UTC).isoformat(timespec="seconds")
     reason = f" ({drain.reason})" if drain.reason else ""
-    _say(f"drain since {since}{reason}; {held} jobs are worked on")
+    _say(f"drain since {since}{reason}; {held} jobs are running")
     return 1 if held else 0
 
 

@@ -250,7 +250,7 @@ class TrainerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateStudy(self, request, context):
-        """Starts a study: several draws of a dataset, each with an adapter, synthetic images and
+        """Starts a study: several replicates of a dataset's split, each with an adapter, synthetic images and
         classifiers of all arms. Its result is a report.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -41,7 +41,7 @@ class LeaseLost(Exception):
 
 
 class Asked(NamedTuple):
-    """What a job's runner is asked to do: end it for good, or give it back for a while."""
+    """Requests to a job's runner: cancel the job, or release it."""
 
     cancel: bool
     drain: bool
@@ -49,7 +49,10 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job has come; ``total_steps`` and ``eta_seconds`` are 0 while unknown."""
+    """Progress of a job.
+
+    ``total_steps`` and ``eta_seconds`` are 0 while unknown.
+    """
 
     phase: str = ""
     step: int = 0
@@ -291,7 +294,7 @@ class JobDatabase:
         self._as_owner(id, owner, state=PENDING, lease_owner=None, lease_expires=None)
 
     def request_cancel(self, tenant: str, id: str) -> Job:
-        """Asks the job to stop; a job without a runner stops at once.
+        """Asks the job to stop, which a job without runner does at once.
 
         A job that is final already stays as it is.
 

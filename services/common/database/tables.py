@@ -56,7 +56,7 @@ alias_history = sa.Table(
     sa.Column("rollback_time", sa.Double),
 )
 
-# While a row is here nobody takes up a job, and running jobs are given back (drain).
+# While a row is here no job is leased, and running jobs are released (drain).
 drains = sa.Table(
     "drains",
     metadata,

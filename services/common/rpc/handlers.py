@@ -54,7 +54,7 @@ class Call:
     Attributes:
         tenant: The caller's tenant; the edge takes it from the client certificate.
         request_id: In every log line and error of this call.
-        deadline: ``time.monotonic()`` after which nobody waits any more, or None.
+        deadline: ``time.monotonic()`` after which the caller no longer waits, or None.
     """
 
     tenant: str = DEFAULT_TENANT

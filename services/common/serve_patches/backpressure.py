@@ -1,11 +1,13 @@
 """Lets a slow reader slow its writer down, through Ray Serve.
 
-Serve (2.60) hands the items of a streaming call on as fast as they are made: a client that stops
-reading makes the server keep everything.  Ray itself can hold a generator back until what it made
-has been read; Serve just never asks for it.  ``bound_streams`` makes it ask, in Serve's proxies.
-The generator's front needs no such bound, as it takes shards whole and few at a time.  The bound
-holds only where replicas run user code in their own event loop
-(``RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD=0``); a thread of its own drains without end.
+Serve (2.60) passes the items of a streaming call on as fast as they are made.  If a client stops
+reading, the server keeps everything.  Ray can hold a generator back until its items are read, but
+Serve does not ask for that.  ``bound_streams`` makes Serve's proxies ask.  The generator's front
+needs no such bound, as it takes shards whole and few at a time.
+
+Replicas must run user code in their own event loop
+(``RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD=0``).  In a thread of its own, Serve would drain the
+generator into an unbounded queue.
 """
 
 from __future__ import annotations

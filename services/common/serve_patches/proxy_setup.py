@@ -1,4 +1,4 @@
-"""What runs inside Ray Serve's proxy: health, reflection, and listening on loopback only."""
+"""Health, reflection and a loopback listener inside Ray Serve's proxy."""
 
 from __future__ import annotations
 

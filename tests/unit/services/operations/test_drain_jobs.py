@@ -113,7 +113,7 @@ def test_a_drained_job_goes_on_without_doing_a_step_twice(
         runner.join(10)
     else:
         assert drain_jobs.main(["--reason", "upgrade", "--wait-seconds", "20"]) == 0
-        assert "(upgrade); 0 jobs are worked on" in capsys.readouterr().out
+        assert "(upgrade); 0 jobs are running" in capsys.readouterr().out
     given_back = database.get("local", job.id)
     assert (given_back.state, given_back.attempts) == ("PENDING", 1)
     assert given_back.checkpoint
@@ -152,11 +152,11 @@ def test_status_says_how_it_is_and_a_job_that_does_not_stop_is_told(
     database, settings, capsys
 ) -> None:
     assert drain_jobs.main(["--status"]) == 0
-    assert capsys.readouterr().out == "no drain; 0 jobs are worked on\n"
+    assert capsys.readouterr().out == "no drain; 0 jobs are running\n"
     database.create("local", "report", {})
     assert database.lease("deaf", 60) is not None
     assert drain_jobs.main(["--wait-seconds", "0.3"]) == 1
-    assert "1 jobs are worked on" in capsys.readouterr().out
+    assert "1 jobs are running" in capsys.readouterr().out
     assert drain_jobs.main(["--status"]) == 1
     assert drain_jobs.main(["--resume"]) == 0
     assert drain_jobs.main(["--resume"]) == 0
@@ -182,7 +182,7 @@ def test_only_the_runners_of_a_host_are_stopped_by_its_file(
     _after_steps(steps, 10)
     assert not stop.is_set()
     assert drain_jobs.main(["--this-host"]) == 0
-    assert capsys.readouterr().out == "drain of this host; 0 jobs are worked on\n"
+    assert capsys.readouterr().out == "drain of this host; 0 jobs are running\n"
     runner.join(10)
     look.join(10)
     assert not runner.is_alive() and not look.is_alive()

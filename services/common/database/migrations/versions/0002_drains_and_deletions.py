@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds both tables; those of 0001 stay as they are, so that its code goes on beside it."""
+    """Adds both tables and leaves those of 0001 to older code."""
     op.create_table(
         "drains",
         sa.Column("name", sa.String(63), primary_key=True),
