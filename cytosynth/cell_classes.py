@@ -19,7 +19,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9 _.,()/+-]*")
 
 @dataclass(frozen=True)
 class CellClass:
-    """One class: its id, its Munich code, the words for a prompt, and further names."""
+    """A class: id, Munich code, words for a prompt, further names."""
 
     class_id: str
     munich_code: str
@@ -56,17 +56,17 @@ _NARROWER = {"neutrophil": ("neutrophil_segmented", "neutrophil_band")}
 
 
 def is_class_id(text: str) -> bool:
-    """Whether ``text`` may name a class: a lower-case letter, then at most 62 of ``a-z0-9_``."""
+    """Whether a text is a lower-case letter and at most 62 of ``a-z0-9_``."""
     return _CLASS_ID.fullmatch(text) is not None
 
 
 def is_known_class(class_id: str) -> bool:
-    """Whether the bases of this package were trained on the class, or on parts of it."""
+    """Whether the package's bases know the class or parts of it."""
     return class_id in CELL_CLASSES or class_id in _NARROWER
 
 
 def resolve_class_id(name: str) -> str:
-    """The class id that a folder name or table value stands for; empty if there is none.
+    """The class id that a name stands for; empty if there is none.
 
     Understands ids, Munich codes and display names, whatever their case, separators, order of
     words or plural: ``LYT``, ``Band neutrophils``, ``neutrophil (band)``. Other names become the
@@ -89,7 +89,7 @@ def suggest_class_id(name: str) -> str:
 
 
 def similar_class(class_id: str) -> str:
-    """The known class that ``class_id`` may be short for or misspell; empty if none is close."""
+    """The known class that an id abbreviates or misspells; empty without one."""
     known = [*CELL_CLASSES, *_NARROWER]
     longer = [each for each in known if len(class_id) >= 3 and each.startswith(class_id)]
     close = difflib.get_close_matches(class_id, known, 1, 0.8)
@@ -97,13 +97,13 @@ def similar_class(class_id: str) -> str:
 
 
 def class_phrase(class_id: str) -> str:
-    """The words for a class in a prompt; ids outside the Munich list read as their own words."""
+    """The words for a class in a prompt, by default those of the id."""
     known = CELL_CLASSES.get(class_id)
     return known.phrase if known else class_id.replace("_", " ")
 
 
 def narrower_classes(class_id: str) -> tuple[str, ...]:
-    """The class itself, or those of the list that a wider one stands for, the commonest first."""
+    """The listed classes that a class stands for, the commonest first."""
     return _NARROWER.get(class_id, (class_id,))
 
 
@@ -119,7 +119,7 @@ def _words(name: str) -> list[str]:
 
 
 def _key(words: list[str]) -> frozenset[str]:
-    """What names of one class share: their words in any order, without plurals and "cell"."""
+    """The words of a name in any order, without plurals and "cell"."""
     singular = {word[:-1] if word.endswith("s") and len(word) > 3 else word for word in words}
     return frozenset(singular - {"cell"})
 

@@ -28,7 +28,7 @@ _UNKNOWN_PATIENTS = frozenset(
 
 
 class LabelsError(ValueError):
-    """The table is not as it must be; ``problem`` says what is wrong, ``remedy`` what to do."""
+    """A table that cannot be used: the problem and its remedy."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(f"{problem}; {remedy}")
@@ -62,7 +62,7 @@ class LabelsTable:
 
 
 def known_patient(text: str) -> str:
-    """A patient id without blanks around it; empty if it is a word for "unknown".
+    """A patient id, or "" for a word that says "unknown".
 
     ``NA``, ``N/A``, ``nan``, ``none``, ``null``, ``unknown``, ``-`` and the like name no patient,
     whatever their case: images that carry them are not of one patient.
@@ -72,7 +72,7 @@ def known_patient(text: str) -> str:
 
 
 def read_labels(data: bytes) -> LabelsTable:
-    """Read the table: UTF-8 (or UTF-16 with its mark), separated by comma, semicolon or tab.
+    """Read the table: UTF-8, or UTF-16 with its mark, any usual separator.
 
     Patients under another name than ``patient_id`` are refused: passed over, they would let
     images of one patient train and test.
@@ -111,7 +111,7 @@ def read_labels(data: bytes) -> LabelsTable:
 
 
 def patients_column(head: bytes) -> str:
-    """The column of a table that seems to name patients, judged by its first bytes.
+    """Name of the column of a table that seems to name patients.
 
     Args:
         head: The beginning of a text file, whole lines or not.
@@ -140,7 +140,7 @@ def _text(data: bytes) -> str:
 
 
 def _records(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and values of every row that is not blank, whatever ends the lines."""
+    """Line number and values of every row that is not blank."""
     declared = re.match(r"sep=(.)(\r\n|\r|\n)", text)  # how Excel names the separator
     text = text[declared.end() :] if declared else text
     first = re.match(r"[^\r\n]*", text.lstrip("\r\n"))
@@ -152,7 +152,7 @@ def _records(text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _separator(header: str) -> str:
-    """The separator that gives the header most of the known columns, or else most columns."""
+    """The separator that finds most known columns, or else most columns."""
 
     def found(separator: str) -> tuple[int, int]:
         names = [name.strip(' "').lower() for name in header.split(separator)]
@@ -162,7 +162,7 @@ def _separator(header: str) -> str:
 
 
 def _column_names(header: Sequence[str]) -> list[str]:
-    """The header with known columns in their own spelling; raises if it cannot be used."""
+    """The header, known columns in lower case; raises if it cannot be used."""
     written = [name.strip() for name in header]
     names = [name.lower() if name.lower() in _COLUMNS else name for name in written]
     for column in _COLUMNS:

@@ -18,7 +18,7 @@ _HEAD_BYTES = 512
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One image on disk; ``file_name`` is its path below the folder, fit to be shown and sent."""
+    """One image on disk; ``file_name`` is its printable path below the folder."""
 
     path: Path
     file_name: str
@@ -28,7 +28,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImageTree:
-    """The images of a folder, by class and name, and ``notices`` of what a user must know."""
+    """The images of a folder by class and name, and notices to the user."""
 
     images: tuple[ImageFile, ...]
     notices: tuple[str, ...]
@@ -92,7 +92,7 @@ def image_files(paths: list[Path]) -> tuple[list[Path], list[str]]:
 
 
 def read_image(path: Path, file_name: str = "") -> bytes:
-    """The bytes of an image file; raises naming the file if it is unreadable, empty or too big."""
+    """The bytes of an image file; raises naming one that cannot be sent."""
     name = file_name or printable(str(path))
     try:
         size = path.stat().st_size
@@ -113,7 +113,7 @@ def check_size(name: str, num_bytes: int) -> None:
 
 
 def _check_files(root: Path, images: tuple[FolderImage, ...]) -> None:
-    """Raise, naming all files that the trainer would refuse as far as can be seen here."""
+    """Raise, naming all files that the trainer would surely refuse."""
     problems: list[Problem] = []
     remedies: dict[str, None] = {}
     for image in images:

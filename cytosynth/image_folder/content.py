@@ -19,7 +19,7 @@ _BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"avif": "AVIF"}
 
 
 def foreign_content(head: bytes) -> str:
-    """What a file holds instead of an image that can be read; empty if that is not seen.
+    """What a file holds instead of an image; empty where unknown.
 
     Args:
         head: The first bytes of the file, at least 132 if it has as many.

@@ -1,4 +1,4 @@
-"""Joins the rows of ``labels.csv`` to the images of a tree, in time linear in both."""
+"""Joins the rows of ``labels.csv`` to images, in linear time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 @dataclass(frozen=True)
 class LabelledPath:
-    """An image's path below the folder, with slashes, its top folder and that folder's class."""
+    """An image's path below the folder, its top folder and class."""
 
     path: str
     folder: str
@@ -26,7 +26,7 @@ class LabelledPath:
 def patients_of(
     table: LabelsTable, table_name: str, images: Sequence[LabelledPath]
 ) -> dict[str, str]:
-    """Patient id by path; images without a row, or with an unknown patient, are not in it.
+    """Patient id by path, for images whose patient is known.
 
     Rows may hold backslashes, a drive, and folders above the one that is read, the same for all
     rows. Case and the form of accents count only where they tell images apart.
@@ -89,7 +89,7 @@ def patient_notices(
     images: Sequence[LabelledPath],
     patients: dict[str, str],
 ) -> list[str]:
-    """What to know about patients: who is unknown, and that sub-folders name none."""
+    """Notices about unknown patients, and sub-folders that name none."""
     notices = []
     if table is not None and table.unknown_words:
         words = ", ".join(repr(word) for word in table.unknown_words[:5])

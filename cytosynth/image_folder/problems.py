@@ -1,4 +1,4 @@
-"""What is wrong with a folder, and what of it is left out, in words of bounded length."""
+"""Messages of bounded length about folders that cannot be used as they are."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class ImageFolderError(ValueError):
 
 
 def joined_problems(texts: Sequence[str], num_problems: int) -> str:
-    """The first ``MAX_NAMED`` texts in one line, and how many of ``num_problems`` are not told."""
+    """The first ``MAX_NAMED`` texts in one line, and how many more."""
     told = texts[:MAX_NAMED]
     more = num_problems - len(told)
     return "; ".join(told) + (f"; and {more} more" if more else "")
 
 
 def named(names: Iterable[str], most: int = MAX_NAMED) -> str:
-    """The first names, separated by commas, and how many more there are."""
+    """The first names, separated by commas, and how many more."""
     listed = list(names)
     more = len(listed) - most
     return ", ".join(listed[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""Reads an ImageFolder tree: which files are images of which class, and of which patient."""
+"""Reads the images of an ImageFolder tree, their classes and patients."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class FolderImage:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The images of a folder in the order of their paths, and what a user must know of it."""
+    """The images of a folder in the order of their paths, and notices."""
 
     images: tuple[FolderImage, ...]
     notices: tuple[str, ...]
@@ -103,7 +103,7 @@ def read_image_folder(files: Files) -> ImageFolder:
 
 
 def _labels(files: Files, found: Found) -> tuple[str, LabelsTable | None]:
-    """The table's name as it is spelled, and its content; None where there is none."""
+    """The table's name as spelled, and its content or None."""
     names = [each.path for each in found.tables if each.path.lower() == LABELS_FILE]
     if not names:
         return LABELS_FILE, None
@@ -124,7 +124,7 @@ def _labels(files: Files, found: Found) -> tuple[str, LabelsTable | None]:
 
 
 def _other_tables(files: Files, found: Found, labels: str, *, has_patients: bool) -> list[str]:
-    """Notices about tables that are not read; raises where patients would be lost with one."""
+    """Notices about tables that are not read; raises where patients would be lost."""
     others = [each for each in found.tables if each.path != labels]
     with_patients = [
         Problem(printable(each.path), f"names patients in {column!r}, and is not read")

@@ -25,7 +25,7 @@ _SPECIAL = "neither a file nor a folder"
 
 @dataclass(frozen=True)
 class Entry:
-    """A file or folder as its file system lists it; ``name`` is the last part of its path."""
+    """A file or folder as listed; ``name`` is the last part of its path."""
 
     name: str
     kind: Literal["file", "folder", "link", "other"]
@@ -33,7 +33,7 @@ class Entry:
 
 
 class Files(Protocol):
-    """A folder on this machine or in a store; paths are relative, with slashes, "" the top."""
+    """A folder on any file system; paths are relative, "" is the top."""
 
     def entries(self, path: str) -> list[Entry]:
         """What lies in a folder, in any order; raises OSError."""

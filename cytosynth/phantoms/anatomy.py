@@ -74,7 +74,7 @@ class _CellOutline:
 def _fitting_shape(
     rng: np.random.Generator, sampler: Sampler, lobes: int, nc_ratio: float
 ) -> tuple[Outline, float]:
-    """A sampled outline that fits the cell at the wanted area, and its reach from its origin.
+    """A sampled outline of the wanted area, and its reach from its origin.
 
     A long chain of lobes can stick out of the cell; then the most compact of a few samples is used.
     """

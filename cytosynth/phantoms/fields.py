@@ -64,7 +64,7 @@ def smooth_step(field: Field) -> Field:
 def spots(
     x: np.ndarray, y: np.ndarray, weights: np.ndarray, radius: float, grid_size: int
 ) -> Field:
-    """Coverage 0..1 of soft discs of ``radius`` centred on (x, y), each (n,); frame widths."""
+    """Coverage 0..1 of soft discs at (x, y), each (n,), in frame widths."""
     impulses = np.zeros((grid_size + 1, grid_size + 1), dtype=np.float32)
     column = np.clip((x + 0.5) * grid_size - 0.5, 0, grid_size - 1.001)
     row = np.clip((y + 0.5) * grid_size - 0.5, 0, grid_size - 1.001)

@@ -1,4 +1,4 @@
-"""Write a hospital's phantom collection to disk as an ImageFolder tree with a label table."""
+"""Writes phantoms as an ImageFolder tree with ``labels.csv``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one class of white blood cell looks like, as distributions that a renderer samples.
+"""The look of one cell class, as distributions that a renderer samples.
 
 Lengths are in red-cell diameters (about 7.2 micrometres), areas and concentrations are ratios.
 Every ``(low, high)`` pair is the range of a bell-shaped distribution (see :func:`sample_value`).

@@ -32,7 +32,7 @@ def area_downsample(image: np.ndarray, factor: int) -> np.ndarray:
 def photograph(
     light: np.ndarray, laboratory: Laboratory, factor: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Blur and digitise ``light`` (S, S, 3): uint8 (S / factor, S / factor, 3)."""
+    """Blur and digitise ``light`` (S, S, 3) to uint8 of ``1 / factor`` its size."""
     grid_size = light.shape[0]
     sigma = laboratory.blur_sigma * grid_size
     image = area_downsample(gaussian_filter(light, (sigma, sigma, 0), truncate=3.0), factor)

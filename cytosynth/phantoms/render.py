@@ -1,4 +1,4 @@
-"""Render one phantom: a procedural photograph of a white blood cell with its ground truth."""
+"""Renders phantoms: procedural photographs of white blood cells with ground truth."""
 
 from __future__ import annotations
 

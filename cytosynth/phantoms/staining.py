@@ -101,7 +101,7 @@ def _streaks(rng: np.random.Generator, grid_size: int) -> Field:
 
 
 def _crease(rng: np.random.Generator, anatomy: Anatomy) -> Field:
-    """A fold of the nucleus: a dark curved line with a paler side, as a factor (S, S)."""
+    """A fold of the nucleus, dark with a paler side: a factor (S, S)."""
     x, y = frame_axes(anatomy.cell_distance.shape[0])
     angle, bend = rng.uniform(0, 2 * np.pi), rng.uniform(1.0, 2.5) * anatomy.cell_radius
     cx = anatomy.nucleus_centre[0] + bend * np.cos(angle)

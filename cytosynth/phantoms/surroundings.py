@@ -1,4 +1,4 @@
-"""What lies around the white cell: red cells (touching, cut by the border) and platelets."""
+"""What lies around the white cell: red cells and platelets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EDGE = 0.006  # softness of a red cell's outline, frame widths
 def place_red_cells(
     rng: np.random.Generator, cell_radius: float, laboratory: Laboratory
 ) -> list[tuple[float, float, float]]:
-    """Centres and radii (x, y, r) of red cells, frame widths; none under the white cell."""
+    """Centres and radii (x, y, r) of red cells, frame widths."""
     radius = laboratory.red_cell_diameter / 2
     wanted = int(rng.binomial(20, np.clip(laboratory.red_cell_density, 0, 1)))
     placed: list[tuple[float, float, float]] = []
@@ -68,7 +68,7 @@ def _window(centre: float, radius: float, grid_size: int) -> tuple[int, int]:
 def platelet_layer(
     rng: np.random.Generator, grid_size: int, cell_radius: float, red_cell_diameter: float
 ) -> tuple[Field, Field, int]:
-    """Body and granule coverage (S, S) of zero to two platelets, and how many there are."""
+    """Body and granule coverage (S, S) of platelets, and their number."""
     count = int(rng.choice(3, p=[0.70, 0.24, 0.06]))
     angles = rng.uniform(0, 2 * np.pi, count)
     radius = red_cell_diameter * rng.uniform(0.12, 0.2)

@@ -1,4 +1,4 @@
-"""A blinded review: haematologists label a mix of real and synthetic cells on a web page.
+"""Blinded review of real and synthetic cells by haematologists, on a web page.
 
-``draw_mix`` → page, ``answers`` → ``results`` → ``report``.
+``mix`` → page, ``answers`` → ``results`` → ``report``.
 """

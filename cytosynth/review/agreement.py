@@ -20,11 +20,11 @@ Interval = list[float] | None
 
 
 def resample(strata: NDArray[np.int64], seed: int = 0) -> Weights:
-    """How often each cell is in each resample, drawn within its stratum.
+    """How often each cell is in each resample, resampled within its stratum.
 
     Args:
         strata: (cells,), a number per stratum.
-        seed: Of the draws.
+        seed: Seed of the resamples.
 
     Returns:
         (NUM_RESAMPLES, cells); each stratum's weights add up to its size.
@@ -39,7 +39,7 @@ def resample(strata: NDArray[np.int64], seed: int = 0) -> Weights:
 
 
 def interval(values: NDArray[np.float64], num_cells: int) -> Interval:
-    """The middle 95 % of the resampled values that are defined; None for fewer than two cells."""
+    """The middle 95 % of the defined resampled values; None below two cells."""
     defined = values[np.isfinite(values)]
     if num_cells < _TOO_FEW_CELLS or not defined.size:
         return None

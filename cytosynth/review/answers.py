@@ -59,7 +59,7 @@ class Answer:
 
 
 def clean_reviewer(text: str) -> str:
-    """The pseudonym in one spelling; raises unless it is 1 to 60 letters, digits and ``- . _``."""
+    """The pseudonym in one spelling; raises unless it can be one."""
     name = " ".join(unicodedata.normalize("NFKC", text).split())
     if len(name) > MAX_NAME_LENGTH or not _NAME.fullmatch(name):
         raise invalid_argument(
@@ -72,7 +72,7 @@ def clean_reviewer(text: str) -> str:
 
 
 def read_answer(body: object, cells: set[str], class_ids: tuple[str, ...]) -> Answer:
-    """An answer from the JSON that a browser sent; raises naming the field and the remedy."""
+    """An answer from the JSON of a browser; raises naming the field."""
     if not isinstance(body, Mapping):
         raise invalid_argument("body", "is not a JSON object", f"send {{{', '.join(_FIELDS)}}}")
     unknown = sorted(set(body) - set(_FIELDS))
@@ -167,7 +167,7 @@ class Answers:
         return answers
 
     def latest(self) -> dict[str, dict[str, Answer]]:
-        """The last answer by reviewer and cell id; reviewers in the order of their first answer."""
+        """Last answer by reviewer and cell id; reviewers by their first answer."""
         found: dict[str, dict[str, Answer]] = {}
         for answer in self.history():
             found.setdefault(answer.reviewer, {})[answer.cell] = answer

@@ -1,4 +1,4 @@
-"""The page of a review: a reviewer's name, then one cell at a time, every answer kept at once.
+"""The web page of a review: one cell at a time, answers kept at once.
 
 The browser learns random cell ids, pixels, the classes to choose from and its own reviewer's
 answers; never what a cell is.
@@ -34,7 +34,7 @@ from cytosynth.review.answers import (
     clean_reviewer,
     read_answer,
 )
-from cytosynth.review.draw_mix import Mix
+from cytosynth.review.mix import Mix
 
 MAX_BODY_BYTES = 4096
 TEMPLATES = Path(__file__).with_name("templates")
@@ -99,7 +99,7 @@ class _Routes:
         return self._page("enter.html.j2", problem="", reviewer="")
 
     def label(self, request: Request) -> Response:
-        """The page on which one reviewer labels cells; the entry again if the name is no name."""
+        """The page on which one reviewer labels cells, or the entry page."""
         given = request.query_params.get("reviewer", "")
         try:
             reviewer = clean_reviewer(given)

@@ -16,7 +16,7 @@ import jinja2
 from cytosynth.client.atomic_files import write_whole
 from cytosynth.review.answers import CALLS, QUALITIES, Answers
 from cytosynth.review.charts import answers_confusion_svg, answers_svg, class_label, tile
-from cytosynth.review.draw_mix import ORIGINS, REAL, SYNTHETIC, Mix, read_mix, shown_cells
+from cytosynth.review.mix import ORIGINS, REAL, SYNTHETIC, Mix, read_mix, shown_cells
 from cytosynth.review.results import Label, labels_of, review_results
 
 _TEMPLATES = Path(__file__).with_name("templates")

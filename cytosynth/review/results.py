@@ -1,4 +1,4 @@
-"""What a review found: confusion, Cohen's κ, and how well real and synthetic were told apart."""
+"""Results of a review: confusion, Cohen's κ, telling real from synthetic."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from cytosynth.review.agreement import (
     weighted_means,
 )
 from cytosynth.review.answers import CALLS, NO_CLASS, QUALITIES, Answer
-from cytosynth.review.draw_mix import ORIGINS, REAL, SYNTHETIC, Cell, Mix
+from cytosynth.review.mix import ORIGINS, REAL, SYNTHETIC, Cell, Mix
 
 NOTICE = "Research use only. Not a medical device."
 
 
 @dataclass(frozen=True)
 class Label:
-    """One reviewer's last answer beside the truth about its cell."""
+    """One reviewer's last answer and the truth about its cell."""
 
     cell: Cell
     answer: Answer

@@ -14,7 +14,7 @@ import uvicorn
 from cytosynth.client.errors import CytosynthError, invalid_argument
 from cytosynth.file_lock import lock
 from cytosynth.review.answers import Answers
-from cytosynth.review.draw_mix import Mix, shown_cells
+from cytosynth.review.mix import Mix, shown_cells
 from cytosynth.review.page import review_app
 
 _LOCK_FILE = ".serving"
@@ -92,7 +92,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _allowed(host: str, further: Sequence[str]) -> list[str]:
-    """Names of this machine that a browser may have used, and those that were given."""
+    """Host names that a browser may have used for this machine."""
     names = {*_LOOPBACK_NAMES, _in_address(host), *(name.lower() for name in further)}
     if not is_loopback(host):
         names |= {socket.gethostname().lower(), socket.getfqdn().lower()}

@@ -20,7 +20,7 @@ from PIL import Image
 
 from cytosynth.phantoms import DEMO_HOSPITAL, REFERENCE, render_phantom
 from cytosynth.review.answers import Answers
-from cytosynth.review.draw_mix import Mix, MixOptions, open_mix, shown_cells
+from cytosynth.review.mix import Mix, MixOptions, open_mix, shown_cells
 from cytosynth.review.page import review_app
 
 CLASSES = ("lymphocyte", "monocyte")

@@ -57,7 +57,7 @@ def review(
     Any number of reviewers, each at his or her own pace; every answer is kept at once, and the
     same command again goes on. Ctrl-C ends it.
     """
-    from cytosynth.review.draw_mix import MixOptions, open_mix
+    from cytosynth.review.mix import MixOptions, open_mix
     from cytosynth.review.serve import alone, is_loopback, serve_review
 
     if not center_crop:

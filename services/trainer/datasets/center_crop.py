@@ -1,4 +1,4 @@
-"""Estimates how much of each image to keep around its cell, one share for a whole dataset.
+"""Estimates the centre crop of a dataset from the sizes of its nuclei.
 
 Laboratories cut their cells out differently: in one set the nucleus fills the image, in the next
 the cell is a quarter of it. The bases were trained on cells of one apparent size, so images are
@@ -38,10 +38,10 @@ def crop_of_files(files: Iterable[bytes], limits: ImageLimits) -> float:
 
 
 def estimate_center_crop(images: Sequence[NDArray[np.uint8]]) -> float:
-    """Share of the shorter edge to keep, ``SMALLEST_CROP`` to 1; 1 if no nucleus is found.
+    """Share of the shorter edge to keep, ``SMALLEST_CROP`` to 1.
 
     Args:
-        images: uint8 (H, W, 3) each, of any size.
+        images: uint8 (H, W, 3) each, of any size; 1 if no nucleus is found in them.
     """
     shares = [nucleus_share(image) for image in images]
     plausible = [share for share in shares if _PLAUSIBLE[0] <= share <= _PLAUSIBLE[1]]
@@ -51,7 +51,7 @@ def estimate_center_crop(images: Sequence[NDArray[np.uint8]]) -> float:
 
 
 def nucleus_share(image: NDArray[np.uint8]) -> float:
-    """Equivalent diameter of the central nucleus over the shorter edge; 0 if there is none."""
+    """Diameter of the central nucleus over the shorter edge; 0 without one."""
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

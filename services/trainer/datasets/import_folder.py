@@ -30,7 +30,7 @@ def import_folder(
     header: DatasetHeader,
     settings: TrainerSettings,
 ) -> dict[str, Any]:
-    """Imports every image below ``uri``, read as the client reads a folder that it uploads.
+    """Makes a dataset of the images below ``uri``, read as an upload is.
 
     Returns:
         The dataset's manifest; what was left out is among its notices.
@@ -80,7 +80,7 @@ def _allowed_prefix(uri: str, tenant: str, settings: TrainerSettings) -> str:
 
 
 def _check_no_way_out(fs: AbstractFileSystem, root: str, allowed: str) -> None:
-    """Refuses a folder that is reached through a link to outside of what is allowed."""
+    """Refuses a folder that a link leads to from inside what is allowed."""
     if isinstance(fs, LocalFileSystem):
         real, limit = os.path.realpath(root), os.path.realpath(allowed)
         if real != limit and not real.startswith(limit + os.sep):

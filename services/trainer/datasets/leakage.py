@@ -15,11 +15,11 @@ from services.trainer.datasets.reading import digests_of_split
 def check_blind(
     subject: str, manifest: Mapping[str, Any], dataset: Mapping[str, Any], remedy: str
 ) -> None:
-    """Makes sure that one model has not seen the locked test images of a dataset.
+    """Checks that a model has not seen locked test images.
 
     Args:
-        subject: What to call the model.
-        manifest: The model's.
+        subject: Name of the model in the error.
+        manifest: The model's manifest.
         dataset: The dataset's manifest.
         remedy: What to do instead.
 

@@ -1,4 +1,4 @@
-"""The manifest of a dataset, as an upload, an import and a further split write it."""
+"""The manifest of a dataset, written by uploads, imports and further splits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.trainer.datasets.splitting import Split, SplitSettings
 
 
 class StoredImage(TypedDict):
-    """What a manifest says of one image; ``phash`` is 16 hex digits, sizes are pixels."""
+    """One image in a manifest; ``phash`` is 16 hex digits, sizes are pixels."""
 
     class_id: str
     file_name: str

@@ -41,7 +41,7 @@ def image_path(sha256: str) -> str:
 
 
 def image_home(manifest: dict[str, Any]) -> str:
-    """Id of the dataset that holds the images: another one where the split was made anew."""
+    """Id of the dataset that holds the images of a manifest."""
     name = manifest["body"].get("images_of") or manifest["name"]
     return resource_names.parse(DATASETS, name, "dataset")
 
@@ -117,7 +117,7 @@ def load_members(
     size: int,
     settings: TrainerSettings,
 ) -> SplitImages:
-    """Reads images of a dataset by their digests, given by class id; else as ``load_images``."""
+    """As ``load_images``, for given digests by class id."""
     crop, home = manifest["body"]["center_crop"], image_home(manifest)
     arrays, class_ids, digests = [], [], []
     for class_id, chosen in members.items():

@@ -1,4 +1,4 @@
-"""Collects the images that an upload cannot take, so that one answer names them all."""
+"""Collects refused images, so that one error names them all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws another few-shot split of a dataset: a dataset of its own that borrows the images.
+"""Makes further few-shot splits of a dataset that share its images.
 
 A study needs several splits of the same images. Each is an artifact with a digest, locked before
 anything is trained on it, as an uploaded dataset's split is.
@@ -82,7 +82,7 @@ def split_of(source: Mapping[str, Any], split: SplitSettings) -> Split:
 
 
 def spare_digests(dataset: dict[str, Any]) -> dict[str, list[str]]:
-    """Images that neither train nor test, by usable class id, in the order of their digests.
+    """Digests of images that neither train nor test, by usable class id.
 
     None is of a patient with test images, or a near-duplicate of a test image.
     """

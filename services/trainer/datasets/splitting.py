@@ -30,7 +30,7 @@ _WORDING_IN_DIGESTS = ("near-duplicates", "near-" + "copies")
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One real image of a dataset; ``phash`` is the perceptual hash as 16 hex digits."""
+    """One real image; ``phash`` is the perceptual hash, 16 hex digits."""
 
     sha256: str
     class_id: str
@@ -140,7 +140,7 @@ def split_images(images: Sequence[ImageRecord], settings: SplitSettings, path: s
 
 
 def group_images(images: Iterable[ImageRecord]) -> dict[str, str]:
-    """Maps each image's SHA-256 to its group; images of one group must be in the same split."""
+    """Group by SHA-256; images of one group must be in one split."""
     ordered = sorted(images, key=lambda image: image.sha256)
     parent = {image.sha256: image.sha256 for image in ordered}
 
@@ -235,7 +235,7 @@ def _reserve(
     groups_of_class: dict[str, list[str]],
     assigned: dict[str, str],
 ) -> None:
-    """Assigns one of ``groups`` to ``split``, if none is and no class loses all its others."""
+    """Assigns one group to a split that lacks one, sparing other classes."""
     if any(assigned.get(group) == split for group in groups):
         return
     for group in groups:

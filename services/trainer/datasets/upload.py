@@ -260,7 +260,7 @@ class DatasetUpload:
         return notices
 
     def _dataset_id(self) -> str:
-        """The same id for the same key and tenant, so that a retry finds the dataset it made."""
+        """The same id for the same key and tenant, as retries need."""
         if not self._header.idempotency_key:
             return self._fresh_id
         text = f"{self._tenant}\n{self._header.idempotency_key}"

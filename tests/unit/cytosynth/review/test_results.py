@@ -24,7 +24,7 @@ from cytosynth.review.agreement import (
     resampled_kappas,
 )
 from cytosynth.review.answers import CALLS, Answer, Answers
-from cytosynth.review.draw_mix import Cell, Mix, MixOptions
+from cytosynth.review.mix import Cell, Mix, MixOptions
 from cytosynth.review.report import write_review
 from cytosynth.review.results import labels_of, review_results
 from cytosynth.review.study_section import BEGIN, END, add_to_study

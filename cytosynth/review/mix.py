@@ -1,4 +1,4 @@
-"""Draws the blinded mix of a review once and for good, and finds it again.
+"""The blinded mix of a review: sampled once, then only read.
 
 ``<out>/cells/<id>.png`` are the cells as they are shown, ``<out>/mix.json`` says what they are.
 The table is written last: a mix exists whole or not at all.
@@ -21,7 +21,7 @@ from cytosynth.client.atomic_files import write_whole
 from cytosynth.client.errors import CytosynthError, invalid_argument
 from cytosynth.client.image_tree import ImageFile, ImageTree, read_image, read_image_tree
 from cytosynth.review.answers import ANSWERS_FILE
-from cytosynth.review.cell_image import LARGEST_SIDE_PX, RgbImage, encode_cell, read_cell
+from cytosynth.review.cell_image import LARGEST_EDGE_PX, RgbImage, encode_cell, read_cell
 
 MIX_FILE = "mix.json"
 CELLS_FOLDER = "cells"
@@ -34,12 +34,12 @@ OnCell = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class MixOptions:
-    """What decides which cells are drawn.
+    """What decides which cells are sampled.
 
     Attributes:
         per_class: Cells of each class from each origin, at most.
-        center_crop: Share of a real image's shorter side that is shown, above 0, at most 1.
-        seed: Of the draw and of every reviewer's order.
+        center_crop: Share of a real image's shorter edge that is shown, above 0, at most 1.
+        seed: Seed of the sample and of every reviewer's order.
     """
 
     per_class: int = 10
@@ -52,12 +52,12 @@ class Cell:
     """One cell of the mix, with the truth about it.
 
     Attributes:
-        id: Random; all that a reviewer's browser ever learns.
+        id: Random; the only field that a reviewer's browser gets.
         origin: "real" or "synthetic".
         class_id: The class of a real cell, or the class a synthetic one was asked to be.
         file_name: Path below the folder it came from.
-        sha256: Of that file.
-        png_sha256: Of the cell as it is shown.
+        sha256: Digest of that file.
+        png_sha256: Digest of the cell as it is shown.
     """
 
     id: str
@@ -70,7 +70,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Mix:
-    """The cells of a review, sorted by origin, class and file; ``notices`` of the draw."""
+    """The cells of a review, sorted by origin, class and file, with notices."""
 
     options: MixOptions
     size_px: int
@@ -79,7 +79,7 @@ class Mix:
     notices: tuple[str, ...] = ()
 
     def order(self, reviewer: str) -> list[str]:
-        """Cell ids in the order of one reviewer, the same whenever he or she comes back."""
+        """Cell ids in the order of one reviewer, always the same."""
         key = hashlib.sha256(f"{self.options.seed}\0{reviewer.casefold()}".encode()).digest()
         shuffled = np.random.default_rng(list(key)).permutation(len(self.cells))
         return [self.cells[number].id for number in shuffled]
@@ -88,13 +88,13 @@ class Mix:
 def open_mix(
     real: Path, synthetic: Path, out: Path, options: MixOptions, on_cell: OnCell | None = None
 ) -> Mix:
-    """The mix of ``out``, drawn now if there is none.
+    """The mix of ``out``, sampled now if there is none.
 
     Args:
         real, synthetic: ImageFolder trees.
         out: Folder of the review; made if it is missing.
-        options: Of the draw.
-        on_cell: Hears of every cell that was read.
+        options: How cells are sampled.
+        on_cell: Called for every cell that was read.
 
     Raises:
         CytosynthError: A folder cannot be used, or ``out`` holds the mix of other options or of
@@ -111,7 +111,7 @@ def open_mix(
             f"{out} holds answers, but {MIX_FILE}, which says to which cells, is missing",
             remedy=f"put {MIX_FILE} back, or choose another --out",
         )
-    return _draw(trees, out, options, on_cell or _ignore)
+    return _sample(trees, out, options, on_cell or _ignore)
 
 
 def read_mix(out: Path) -> Mix:
@@ -137,7 +137,7 @@ def read_mix(out: Path) -> Mix:
 
 
 def shown_cells(mix: Mix, out: Path) -> dict[str, bytes]:
-    """PNG by cell id; raises if one is missing or is no longer what was drawn."""
+    """PNG by cell id; raises if one is missing or was changed."""
     found = {}
     for cell in mix.cells:
         path = out / CELLS_FOLDER / f"{cell.id}.png"
@@ -148,7 +148,7 @@ def shown_cells(mix: Mix, out: Path) -> dict[str, bytes]:
     return found
 
 
-def _draw(trees: dict[str, ImageTree], out: Path, options: MixOptions, on_cell: OnCell) -> Mix:
+def _sample(trees: dict[str, ImageTree], out: Path, options: MixOptions, on_cell: OnCell) -> Mix:
     chosen, notices = _choose(trees, options)
     read: list[tuple[str, ImageFile, str, RgbImage]] = []
     seen: dict[str, str] = {}
@@ -164,8 +164,8 @@ def _draw(trees: dict[str, ImageTree], out: Path, options: MixOptions, on_cell: 
         read.append((origin, file, digest, square))
         on_cell(len(read), len(chosen))
     # Sharpness tells origins apart, so all cells have the pixels of the smallest.
-    size_px = min(LARGEST_SIDE_PX, *(square.shape[0] for _, _, _, square in read))
-    for leftover in (out / CELLS_FOLDER).glob("*"):  # of a draw that was interrupted
+    size_px = min(LARGEST_EDGE_PX, *(square.shape[0] for _, _, _, square in read))
+    for leftover in (out / CELLS_FOLDER).glob("*"):  # left by a run that was interrupted
         leftover.unlink()
     cells = []
     for origin, file, digest, square in read:
@@ -185,7 +185,7 @@ def _draw(trees: dict[str, ImageTree], out: Path, options: MixOptions, on_cell: 
 def _choose(
     trees: dict[str, ImageTree], options: MixOptions
 ) -> tuple[list[tuple[str, ImageFile]], list[str]]:
-    """As many real as synthetic cells of every class that both trees have, and notices."""
+    """Equally many real and synthetic cells of every common class, and notices."""
     notices = [f"{origin}: {notice}" for origin, tree in trees.items() for notice in tree.notices]
     by_origin = {
         origin: {c: [i for i in tree.images if i.class_id == c] for c in tree.class_ids}
@@ -210,7 +210,9 @@ def _choose(
             files = by_origin[origin][class_id]
             count = min(options.per_class, *(len(by_origin[o][class_id]) for o in ORIGINS))
             if count < options.per_class and origin == REAL:
-                notices.append(f"{class_id}: {count} instead of {options.per_class} cells a side")
+                notices.append(
+                    f"{class_id}: {count} instead of {options.per_class} cells of each origin"
+                )
             rng = np.random.default_rng([options.seed, number, zlib.crc32(class_id.encode())])
             picked = sorted(rng.choice(len(files), count, replace=False))
             chosen += [(origin, files[index]) for index in picked]
@@ -220,7 +222,7 @@ def _choose(
 def _check_same(
     mix: Mix, trees: dict[str, ImageTree], out: Path, options: MixOptions, on_cell: OnCell
 ) -> None:
-    """Raise unless the options and every drawn file are what they were."""
+    """Raise unless the options and every sampled file are what they were."""
     before, now = dataclasses.asdict(mix.options), dataclasses.asdict(options)
     for name, value in before.items():
         if now[name] != value:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cytosynth.client import CytosynthError
 from cytosynth.review.answers import ANSWERS_FILE
-from cytosynth.review.draw_mix import MIX_FILE, MixOptions, open_mix, read_mix, shown_cells
+from cytosynth.review.mix import MIX_FILE, MixOptions, open_mix, read_mix, shown_cells
 from tests.support.reviews import CLASSES, SYNTHETIC_PX, phantom, small_mix, write_trees
 
 
@@ -42,7 +42,7 @@ def test_a_class_with_fewer_cells_on_one_side_has_as_few_on_the_other(tmp_path: 
     counts = Counter((cell.class_id, cell.origin) for cell in mix.cells)
     assert counts["monocyte", "real"] == counts["monocyte", "synthetic"] == 2
     assert counts["lymphocyte", "real"] == 3
-    assert "monocyte: 2 instead of 3 cells a side" in mix.notices
+    assert "monocyte: 2 instead of 3 cells of each origin" in mix.notices
     assert "basophil: left out, there are no synthetic cells of it" in mix.notices
 
 
