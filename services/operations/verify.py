@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from services.common import resource_names
-from services.common.database.jobs import Job, JobDatabase
+from services.common.database.jobs import FAILED, Job, JobDatabase
 from services.common.errors import DataLoss, NotFound
 from services.common.resource_names import ADAPTERS, ALIASES, CLASSIFIERS, JOBS, KINDS, REPORTS
 from services.common.settings import CommonSettings
@@ -159,7 +159,9 @@ def _results(jobs: list[Job], manifests: _Manifests, deleted: set[_Key]) -> Iter
 
 
 def _checkpoints(jobs: list[Job], manifests: _Manifests) -> Iterator[Finding]:
-    current = {(job.tenant, f"{JOBS}/{job.checkpoint}") for job in jobs if not job.is_final}
+    # The next job of the same request goes on from what a failed one has kept.
+    needed = [job for job in jobs if not job.is_final or job.state == FAILED]
+    current = {(job.tenant, f"{JOBS}/{job.checkpoint}") for job in needed}
     for job in jobs:
         name = f"{JOBS}/{job.checkpoint}"
         if job.checkpoint and not job.is_final and (job.tenant, name) not in manifests:

@@ -154,6 +154,15 @@ def test_a_store_older_than_the_database_is_named(site: Site, tmp_path: Path) ->
 
 
 @ON_SQLITE
+def test_a_checkpoint_is_needed_until_its_job_succeeds(site: Site) -> None:
+    (job,) = [job for job in site.database.all_jobs() if not job.is_final]
+    site.database.fail(job.id, "runner", {"type": "DomainError", "message": "the disk is full"})
+    assert site.notes() == [], "the next job of the same request goes on from it"
+    site.artifact(JOBS, f"{job.id}-c0", [])
+    assert site.notes() == [(f"jobs/{job.id}-c0", "is a checkpoint that no job needs")]
+
+
+@ON_SQLITE
 def test_a_second_copy_takes_only_what_is_new(site: Site, tmp_path: Path) -> None:
     copy = f"file://{tmp_path}/backup/store"
     assert backup.copy_store(site.store_uri, copy).num_artifacts == 4
