@@ -39,7 +39,7 @@ def tiff_file(
     planes = [array[:, :, c : c + 1] for c in range(channels)] if separate else [array]
     strips = [
         np.ascontiguousarray(plane[top : top + rows])
-        .astype(array.dtype.newbyteorder(order))
+        .astype(array.dtype.newbyteorder("<" if order == "<" else ">"))
         .tobytes()
         for plane in planes
         for top in range(0, height, rows)
