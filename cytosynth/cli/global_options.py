@@ -190,6 +190,22 @@ class GlobalGroup(TyperGroup):
         return rest
 
 
+class GlobalSubgroup(TyperGroup):
+    """A group of commands; global options between its name and the command's go to the command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Move global options behind the command's name."""
+        takes_value = {
+            name: not option.is_flag for option in _options() for name in option.opts
+        } | dict.fromkeys(RENAMED, True)
+        number = 0
+        while number < len(args) and args[number].partition("=")[0] in takes_value:
+            name, equals, _ = args[number].partition("=")
+            number += 2 if takes_value[name] and not equals else 1
+        rest: list[str] = super().parse_args(ctx, [*args[number:], *args[:number]])
+        return rest
+
+
 def _with_new_names(ctx: Any, args: list[str], renamed: Mapping[str, str]) -> list[str]:
     new: list[str] = []
     for number, arg in enumerate(args):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cytosynth.cli import show
-from cytosynth.cli.global_options import caller, command
+from cytosynth.cli.global_options import GlobalSubgroup, caller, command
 from cytosynth.cli.options import connected
 
 if TYPE_CHECKING:
@@ -21,7 +21,11 @@ Name = Annotated[str, typer.Argument(help="production, candidate, …")]
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     command(app, panel=_PANEL)(models)
-    alias = typer.Typer(help="Point names such as production at classifiers.", no_args_is_help=True)
+    alias = typer.Typer(
+        cls=GlobalSubgroup,
+        help="Point names such as production at classifiers.",
+        no_args_is_help=True,
+    )
     command(alias, "list")(alias_list)
     command(alias, "set", words={**_NAME, "model": "MODEL"})(alias_set)
     command(alias, "rollback", words=_NAME)(alias_rollback)

@@ -84,7 +84,9 @@ def fit_classifier(
     ] = "",
     per_class: Annotated[
         int | None,
-        typer.Option(help=f"Synthetic images per class, with --adapter: {_DEFAULT_PER_CLASS}."),
+        typer.Option(
+            help=f"Synthetic images per class, with --adapter; default: {_DEFAULT_PER_CLASS}."
+        ),
     ] = None,
     loss_weight: Annotated[
         float | None,

@@ -12,7 +12,7 @@ from tests.support.servers.recorded_stack import recorded_stack
 from tests.support.servers.toy_services.server import Cyto, ToyServices
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
 def test_they_work_before_the_command_and_after_it(
     toy: ToyServices, capsys: pytest.CaptureFixture[str], place: int
 ) -> None:
@@ -21,6 +21,8 @@ def test_they_work_before_the_command_and_after_it(
     if place == 1:
         given = []
         words = ["--json", "--address", toy.address, "alias", "list", "--tenant", "ward-3"]
+    if place == 3:
+        given, words = [], ["alias", *given, "list"]
     command = [*given, *words] if place < 2 else [*words, *given]
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out)[0]["name"] == "aliases/production"
