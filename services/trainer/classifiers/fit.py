@@ -1,4 +1,4 @@
-"""One classifier from images to answers: built, trained, tested. What it is kept as is another's.
+"""Builds, trains and tests one classifier; storing it is the caller's.
 
 Imports torch; the trainer's front does not load it.
 """
@@ -90,11 +90,11 @@ def train_and_test(
 
     Args:
         model: Fresh; trained in place.
-        hparams: How to train; its seed decides about everything that is drawn.
+        hparams: How to train; its seed decides about everything random.
         config: What to build.
         real: Few-shot images, uint8 (N, S, S, 3) with S ``config.image_size``.
         synthetic: Synthetic images, or None.
-        load_test: Gives the locked side, of the same size; not read before training is over.
+        load_test: Gives the locked test split, of the same size; read after the training.
         settings: Models folder and device.
         progress: Called once a step; may raise to stop.
         checkpoints: Saved to when due, and resumed from.

@@ -27,7 +27,7 @@ from services.common.seeds import MAX_SEED
 from services.common.store.artifacts import ArtifactStore
 from services.common.store.code_version import code_version
 from services.trainer.classifiers.image_sets import SyntheticPlan
-from services.trainer.classifiers.leakage import check_contamination
+from services.trainer.classifiers.leakage import check_leakage
 from services.trainer.classifiers.pretrained import classifier_base
 from services.trainer.classifiers.recipe import Hyperparameters, hyperparameters_from_spec
 from services.trainer.config import TrainerSettings
@@ -69,7 +69,7 @@ def validate(
         )
     if spec.get("synthetic"):
         synthetic_plan(spec["synthetic"], class_ids, store, tenant)
-    check_contamination(spec, hparams, dataset, store, tenant, settings)
+    check_leakage(spec, hparams, dataset, store, tenant, settings)
 
 
 def run(spec: Mapping[str, Any], ctx: JobContext) -> str:

@@ -19,7 +19,7 @@ from services.trainer.config import TrainerSettings
 from services.trainer.datasets.leakage import check_blind
 
 
-def check_contamination(
+def check_leakage(
     spec: Mapping[str, Any],
     hparams: Hyperparameters,
     dataset: Mapping[str, Any],

@@ -1,9 +1,9 @@
 """The optimisation of a classifier: one loop for real images alone and for real + synthetic.
 
-Both arms take the same number of optimizer steps, each on a real batch of the same size drawn
+Both arms take the same number of optimizer steps, each on a real batch of the same size picked
 and augmented the same way from the same seed; the second arm adds a synthetic batch to every
 step, with loss ``(1 - w) * real + w * synthetic``, where a class that has many real images
-needs its synthetic ones less (``synthetic_weights``). A step draws from a generator seeded by
+needs its synthetic ones less (``synthetic_weights``). A step uses a random generator seeded by
 (seed, step) alone, so a resumed run repeats an uninterrupted one.
 """
 
@@ -39,7 +39,7 @@ _BATCHNORM_BATCHES = 24
 
 
 def synthetic_share(step: int, num_steps: int) -> float:
-    """Share of the synthetic images that a step draws from.
+    """Share of the synthetic images that a step picks from.
 
     Training starts on the first eighth and meets every image for the last two fifths, so it
     overlaps with generation; that the share depends on the step and not on what has come so
@@ -180,7 +180,7 @@ def draw_batch(
 def pick_balanced(labels: np.ndarray, batch_size: int, generator: torch.Generator) -> np.ndarray:
     """Positions of ``batch_size`` images, every class as often as every other (give or take one).
 
-    Which classes come once more is drawn, and so is the image within a class.
+    Which classes come once more is random, and so is the image within a class.
     """
     classes = np.unique(labels)
     seed = int(torch.randint(2**62, (1,), generator=generator))

@@ -94,7 +94,7 @@ class FeatureSpace:
     ) -> NDArray[np.float32]:
         """Features of images; the same images give the same ones.
 
-        Each network resizes images to its own side. Real and synthetic images should come with
+        Each network resizes images to its own size. Real and synthetic images should come with
         the same S: an image that was made smaller before and larger again has lost detail, and
         every measure sees it (Parmar et al. 2022).
 

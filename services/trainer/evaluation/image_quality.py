@@ -9,7 +9,7 @@ what, and what a figure may be used for at its number of images:
   (Chong & Forsyth 2020; Bińkowski et al. 2018), so it ranks nothing when images are few.
 - KID and CMMD are given by their unbiased estimators: they scatter around 0 for equal
   distributions at any number of images, and are negative as often. KID is the one to quote. Far
-  below 0 they say that one side holds copies of the other's images.
+  below 0 they say that one set holds copies of the other's images.
 - Precision, recall, density and coverage depend on both numbers of images.
 
 So every comparison comes with the same one between two halves of the real images: what a perfect
@@ -41,7 +41,7 @@ _LARGEST_SUBSET = 1000
 _NEAREST_K = 5
 _CMMD_SIGMA, _CMMD_SCALE = 10.0, 1000.0
 _MOST_IMAGES = 5000
-"""Of each side, for measures over pairs; their matrices then take 200 MB each."""
+"""Images of each set, at most, in measures over pairs: their matrices then take 200 MB each."""
 
 NOTE_FEW = (
     "Fewer images than features on a side: FID is not comparable with any other, its bias is most "
@@ -67,11 +67,11 @@ def image_quality(real: Features, synthetic: Features, seed: int = 0) -> dict[st
     Returns:
         ``n_real``, ``n_synthetic``, ``num_features``; ``fid``, ``kid``, ``cmmd``, ``precision``,
         ``recall``, ``density`` and ``coverage``, None where there are too few images (fewer than 2
-        on a side for the first three, than 3 for the others), never NaN;
-        ``fid_comparable``, whether both sides have more images than features;
+        in a set for the first three, than 3 for the others), never NaN;
+        ``fid_comparable``, whether both sets have more images than features;
         for KID and CMMD (``kid_…``, ``cmmd_…``) ``std`` and ``interval`` (2.5 % and 97.5 %) over
-        random subsets of half the smaller side, which spread about as much as the figure itself
-        would over new images (delete-half jackknife; more, if the sides differ in number);
+        random subsets of half the smaller set, which spread about as much as the figure itself
+        would over new images (delete-half jackknife; more, if the sets differ in number);
         ``nearest_k``, the neighbours that precision, recall, density and coverage look at;
         ``note``, what the numbers of images mean for the figures.
 
@@ -111,7 +111,7 @@ def quality_by_class(
 ) -> dict[str, Any]:
     """All measures per class and overall, and the same between two halves of the real images.
 
-    Overall takes as many images of a class from one side as from the other, drawn at random, so
+    Overall takes as many images of a class from one set as from the other, picked at random, so
     that another mix of classes does not pass for worse images; images of the wrong class show per
     class only. The halves have as many images of a class, to within one.
 
@@ -119,7 +119,7 @@ def quality_by_class(
         real: Locked test images, which no model behind the synthetic ones has seen.
         synthetic: Of the same feature space.
         class_ids: What the labels stand for.
-        seed: Of the draws.
+        seed: Seed of what is picked at random.
 
     Returns:
         ``overall``, ``per_class`` (by class id) and ``real_against_real`` with ``overall`` and
@@ -129,7 +129,7 @@ def quality_by_class(
         ValueError: If labels do not fit the features or the class ids.
     """
     rng = np.random.default_rng(seed)
-    reals, synthetics = (_split(side, class_ids) for side in (real, synthetic))
+    reals, synthetics = (_split(labelled, class_ids) for labelled in (real, synthetic))
     shuffled = [features[rng.permutation(len(features))] for features in reals]
     first = [features[: len(features) // 2] for features in shuffled]
     second = [features[len(features) // 2 :] for features in shuffled]
@@ -144,10 +144,10 @@ def _compare(
 ) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
 
-    def mixed(side: list[Features]) -> Features:
+    def mixed(by_class: list[Features]) -> Features:
         counts = map(min, map(len, real), map(len, synthetic))
         return np.concatenate(
-            [x[rng.permutation(len(x))[:count]] for x, count in zip(side, counts, strict=True)]
+            [x[rng.permutation(len(x))[:count]] for x, count in zip(by_class, counts, strict=True)]
         )
 
     return {
@@ -159,8 +159,8 @@ def _compare(
     }
 
 
-def _split(side: Labelled, class_ids: Sequence[str]) -> list[Features]:
-    features, labels = side
+def _split(labelled: Labelled, class_ids: Sequence[str]) -> list[Features]:
+    features, labels = labelled
     if labels.shape != (len(features),):
         raise ValueError(f"{len(features)} features need as many labels, not {labels.shape}")
     if len(labels) and not (labels.min() >= 0 and labels.max() < len(class_ids)):
@@ -168,11 +168,11 @@ def _split(side: Labelled, class_ids: Sequence[str]) -> list[Features]:
     return [features[labels == label] for label in range(len(class_ids))]
 
 
-def _checked(features: Features, side: str) -> NDArray[np.float64]:
+def _checked(features: Features, name: str) -> NDArray[np.float64]:
     if features.ndim != 2 or not features.shape[1]:
-        raise ValueError(f"{side} features must be (N, D), not {features.shape}")
+        raise ValueError(f"{name} features must be (N, D), not {features.shape}")
     if not np.isfinite(features).all():
-        raise ValueError(f"{side} features must be finite")
+        raise ValueError(f"{name} features must be finite")
     return np.asarray(features, np.float64)
 
 

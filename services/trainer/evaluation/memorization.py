@@ -1,4 +1,4 @@
-"""How near synthetic images come to training images, against how near new real ones come.
+"""Distances of synthetic images to training images, against those of new real ones.
 
 Two distances to the nearest training image: in a feature space, and between perceptual hashes.
 Held-out real images say what is normal: a synthetic image that is much nearer to a training image
@@ -39,13 +39,14 @@ _QUANTILES = {"min": 0.0, "p1": 0.01, "p5": 0.05, "p25": 0.25, "median": 0.5, "p
 
 
 @dataclass(frozen=True)
-class Cells:
+class ImageFeatures:
     """Images with their places in the feature space.
 
     Attributes:
         images: uint8 (N, S, S, 3), cropped as for training.
-        features: float32 (N, D). Of training images also (N, V, D): of each image in V ways, for
-            a space that turns and mirror images change; with V = 8 as ``orientations`` has them.
+        features: float32 (N, D). Of training images also (N, V, D): of each image in V
+            orientations, for a space that rotations and mirroring change; V = 8 as in
+            ``orientations``.
         class_ids: N class ids.
     """
 
@@ -60,22 +61,24 @@ class Nearest:
 
     Attributes:
         index: By features, (N,).
-        way: In which of its V ways, (N,).
+        orientation: In which of its V orientations, (N,).
         distance: In the feature space, (N,).
         bits: Differing bits of the perceptual hash to the nearest training image by hash, in any
             of its 8 orientations, 0 to 64, (N,).
-        bits_index, bits_way: Which image and orientation that is, (N,).
+        bits_index, bits_orientation: Which image and orientation that is, (N,).
     """
 
     index: NDArray[np.int64]
-    way: NDArray[np.int64]
+    orientation: NDArray[np.int64]
     distance: NDArray[np.float64]
     bits: NDArray[np.int64]
     bits_index: NDArray[np.int64]
-    bits_way: NDArray[np.int64]
+    bits_orientation: NDArray[np.int64]
 
 
-def nearest_training(cells: Cells, training: Cells, metric: Metric = "cosine") -> Nearest:
+def nearest_training(
+    images: ImageFeatures, training: ImageFeatures, metric: Metric = "cosine"
+) -> Nearest:
     """For each image the nearest training image of any class, by features and by hash.
 
     Raises:
@@ -84,27 +87,29 @@ def nearest_training(cells: Cells, training: Cells, metric: Metric = "cosine") -
     num_training, *ways = training.features.shape[:-1]
     known = training.features.reshape(-1, training.features.shape[-1])
     search = NearestNeighbors(n_neighbors=1, metric=metric, algorithm="brute").fit(known)
-    num_ways = ways[0] if ways else 1
-    if not len(cells.images):
+    num_orientations = ways[0] if ways else 1
+    if not len(images.images):
         none = np.zeros(0, np.int64)
         return Nearest(none, none, np.zeros(0), none, none, none)
-    distance, places = search.kneighbors(cells.features)
-    index, way = np.divmod(places[:, 0].astype(np.int64), num_ways)
+    distance, places = search.kneighbors(images.features)
+    index, orientation = np.divmod(places[:, 0].astype(np.int64), num_orientations)
     assert num_training == len(training.images)
     hashes = training_hashes(np.array(_squares(training.images)))
     bits, bits_places = np.zeros(len(index), np.int64), np.zeros(len(index), np.int64)
-    for row, image in enumerate(_squares(cells.images)):
+    for row, image in enumerate(_squares(images.images)):
         between = np.bitwise_count(hashes ^ np.uint64(int(perceptual_hash(image), 16)))
         bits_places[row] = between.argmin()
         bits[row] = between[bits_places[row]]
-    bits_index, bits_way = np.divmod(bits_places, 8)
-    return Nearest(index, way, distance[:, 0].astype(float), bits, bits_index, bits_way)
+    bits_index, bits_orientation = np.divmod(bits_places, 8)
+    return Nearest(
+        index, orientation, distance[:, 0].astype(float), bits, bits_index, bits_orientation
+    )
 
 
 def compare(
-    synthetic: Cells,
-    training: Cells,
-    held_out: Cells,
+    synthetic: ImageFeatures,
+    training: ImageFeatures,
+    held_out: ImageFeatures,
     metric: Metric = "cosine",
     num_shown: int = NUM_SHOWN,
     seed: int = 0,
@@ -114,7 +119,7 @@ def compare(
     Args:
         synthetic: As the generator released them.
         training: What the adapter was fitted to.
-        held_out: Real images of the locked test side.
+        held_out: Real images of the locked test split.
         metric: Of the feature space.
         num_shown: Triplets of each kind.
         seed: Of the random triplets.
@@ -123,10 +128,10 @@ def compare(
         What JSON can hold, None where there is nothing to say: ``metric``; ``overall`` and
         ``classes`` (by class id), as ``_figures`` gives them; ``triplets``: ``kind`` ("closest" or
         "random"), ``class_id``, the numbers ``synthetic``, ``training``, ``held_out`` of the images
-        in their sets (``held_out`` None where there is none), ``way`` of the training image,
-        ``distance``, ``bits``, ``flagged``; ``each``, of every synthetic image in their order:
-        number of the training image that is nearest by features, that distance, number of the one
-        that is nearest by hash, bits, whether flagged.
+        in their sets (``held_out`` None where there is none), ``orientation`` of the training
+        image, ``distance``, ``bits``, ``flagged``; ``each``, of every synthetic image in their
+        order: number of the training image that is nearest by features, that distance, number of
+        the one that is nearest by hash, bits, whether flagged.
 
     Raises:
         ValueError: If there is no training image, or a feature is not finite.
@@ -233,8 +238,8 @@ def _rounded(value: Any) -> float:
 
 
 def _triplets(
-    synthetic: Cells,
-    held_out: Cells,
+    synthetic: ImageFeatures,
+    held_out: ImageFeatures,
     ours: Nearest,
     flagged: NDArray[np.bool_],
     metric: Metric,
@@ -251,14 +256,16 @@ def _triplets(
     found = []
     for row, kind, other in zip(rows, kinds, beside, strict=True):
         by_hash = ours.bits[row] <= NEAR_DUPLICATE_BITS
-        index, way = (ours.bits_index, ours.bits_way) if by_hash else (ours.index, ours.way)
+        index, orientation = (
+            (ours.bits_index, ours.bits_orientation) if by_hash else (ours.index, ours.orientation)
+        )
         found.append(
             {
                 "kind": kind,
                 "class_id": synthetic.class_ids[row],
                 "synthetic": row,
                 "training": int(index[row]),
-                "way": int(way[row]),
+                "orientation": int(orientation[row]),
                 "held_out": other,
                 "distance": _rounded(ours.distance[row]),
                 "bits": int(ours.bits[row]),
@@ -292,7 +299,7 @@ def triplet_pictures(
     shown = []
     for triplet in triplets:
         other = triplet["held_out"]
-        turned = orientations(training[triplet["training"]])[triplet["way"]]
+        turned = orientations(training[triplet["training"]])[triplet["orientation"]]
         pictures = {
             "synthetic": _picture(synthetic[triplet["synthetic"]]),
             "training": _picture(turned),

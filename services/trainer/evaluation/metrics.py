@@ -1,8 +1,8 @@
 """How good a classifier is on the locked test set, and how sure that figure is.
 
-Intervals are 95 % percentile bootstraps over the test images, drawn within each class, so
-that every resample has the class counts of the test set; all arms share the same draws, which
-makes the difference of two arms a paired one. Where patients are known, patients are drawn
+Intervals are 95 % percentile bootstraps over the test images, resampled within each class, so
+that every resample has the class counts of the test set; all arms share the same resamples, which
+makes the difference of two arms a paired one. Where patients are known, patients are resampled
 instead, as images of one are not independent.
 """
 
@@ -102,8 +102,8 @@ def evaluate_runs(
 
     Args:
         runs: With ``resample_runs`` each may have test images of its own.
-        resample_runs: Resamples draw runs too, so that intervals are also over what changes
-            from run to run (split, training, drawn images).
+        resample_runs: Resamples runs too, so that intervals are also over what changes from
+            run to run (split, training, synthetic images).
         patients: Patient id by image digest, where known.
 
     Raises:
@@ -117,13 +117,13 @@ def evaluate_runs(
     class_ids = runs[0].class_ids
     shares = _run_shares(len(runs)) if resample_runs else None
     exact = _mean_metrics(runs, _unit_weights(runs))
-    drawn = _mean_metrics(runs, _drawn_weights(runs, patients), shares)
-    low, high = np.percentile(drawn["recall"], [2.5, 97.5], axis=0)
+    resampled = _mean_metrics(runs, _weights_of_runs(runs, patients), shares)
+    low, high = np.percentile(resampled["recall"], [2.5, 97.5], axis=0)
     metrics = {name: float(exact[name][0]) for name in METRICS}
     order = range(len(class_ids))
     return Evaluation(
         metrics=metrics,
-        intervals={name: interval(drawn[name]) for name in METRICS},
+        intervals={name: interval(resampled[name]) for name in METRICS},
         per_class_recall={c: float(exact["recall"][0, i]) for i, c in enumerate(class_ids)},
         per_class_recall_intervals={
             c: (float(low[i]), float(high[i])) for i, c in enumerate(class_ids)
@@ -149,8 +149,8 @@ def paired_difference(
         candidate: Runs of one arm.
         baseline: Runs of the other.
         resample_runs: The runs are pairs, in the same order; each pair may have test images of
-            its own. Resamples draw pairs too, so that the interval is also over what changes from
-            run to run (split, training, drawn images).
+            its own. Pairs are resampled too, so that the interval is also over what changes from
+            run to run (split, training, synthetic images).
         patients: Patient id by image digest, where known.
 
     Returns:
@@ -171,17 +171,17 @@ def paired_difference(
         _check_same_images([*candidate, *baseline])
     exact_a, exact_b = (_mean_metrics(runs, _unit_weights(runs)) for runs in (candidate, baseline))
     shares = _run_shares(len(baseline)) if resample_runs else None
-    drawn_a = _mean_metrics(candidate, _drawn_weights(candidate, patients), shares)
-    drawn_b = _mean_metrics(baseline, _drawn_weights(baseline, patients), shares)
+    resampled_a = _mean_metrics(candidate, _weights_of_runs(candidate, patients), shares)
+    resampled_b = _mean_metrics(baseline, _weights_of_runs(baseline, patients), shares)
     exact = {name: exact_a[name] - exact_b[name] for name in exact_a}
-    drawn = {name: drawn_a[name] - drawn_b[name] for name in drawn_a}
+    resampled = {name: resampled_a[name] - resampled_b[name] for name in resampled_a}
     for number, class_id in enumerate(baseline[0].class_ids):
-        for values in (exact, drawn):
+        for values in (exact, resampled):
             values[f"recall_{class_id}"] = values["recall"][:, number]
     return {
         name: {
             "difference": float(exact[name][0]),
-            "interval": list(interval(drawn[name])),
+            "interval": list(interval(resampled[name])),
         }
         for name in exact
         if name != "recall"
@@ -189,10 +189,10 @@ def paired_difference(
 
 
 def _run_shares(num_runs: int) -> np.ndarray:
-    """What each run weighs in each resample (num_runs, NUM_RESAMPLES), runs drawn as images are."""
+    """Weight of each run in each resample (num_runs, NUM_RESAMPLES)."""
     rng = np.random.default_rng(_SEED + 1)
-    drawn = rng.multinomial(num_runs, np.full(num_runs, 1 / num_runs), size=NUM_RESAMPLES)
-    return drawn.T / num_runs
+    resampled = rng.multinomial(num_runs, np.full(num_runs, 1 / num_runs), size=NUM_RESAMPLES)
+    return resampled.T / num_runs
 
 
 def _check_same_classes(runs: list[Predictions]) -> None:
@@ -210,7 +210,7 @@ def _unit_weights(runs: list[Predictions]) -> list[np.ndarray]:
     return [np.ones((1, len(run.labels))) for run in runs]
 
 
-def _drawn_weights(
+def _weights_of_runs(
     runs: list[Predictions], patients: Mapping[str, str] | None = None
 ) -> list[np.ndarray]:
     """Resamples for each run: an image weighs the same in every run that was tested on it."""
@@ -221,10 +221,10 @@ def _drawn_weights(
     column = {digest: i for i, digest in enumerate(label_of)}
     known = {d: patients[d] for d in label_of if patients.get(d)} if patients else {}
     groups = [known.get(digest, digest) for digest in label_of] if known else None
-    drawn = resample_weights(labels, groups=groups)
+    resampled = resample_weights(labels, groups=groups)
     each = []
     for run in runs:
-        weights = drawn[:, [column[digest] for digest in run.digests]]
+        weights = resampled[:, [column[digest] for digest in run.digests]]
         for label in np.unique(run.labels):
             members = np.flatnonzero(run.labels == label)
             # A resample without any image of a class says nothing of it: it keeps them all.
@@ -251,12 +251,12 @@ def _mean_metrics(
 def resample_weights(
     labels: np.ndarray, num_resamples: int = NUM_RESAMPLES, groups: list[str] | None = None
 ) -> np.ndarray:
-    """How often each image is in each resample (num_resamples, N), drawn within the classes.
+    """How often each image is in each resample (num_resamples, N), within the classes.
 
     Args:
         labels: Class of each image (N,).
         num_resamples: How many resamples.
-        groups: Group of each image; whole groups are drawn then, whatever their classes.
+        groups: Group of each image; whole groups are resampled then, whatever their classes.
     """
     rng = np.random.default_rng(_SEED)
     if groups is not None:

@@ -39,8 +39,8 @@ _TILES = 8
 
 
 @dataclass(frozen=True)
-class Cells:
-    """What the page shows of the images.
+class CellSheets:
+    """Sheets of images that the page shows.
 
     Attributes:
         real, synthetic: A PNG sheet (data URI) by class id.
@@ -56,7 +56,7 @@ class Cells:
 
 def sample_cells(
     dataset_id: str, image_set_ids: list[str], max_searched_per_class: int, ctx: JobContext
-) -> Cells:
+) -> CellSheets:
     """Sheets of training and of synthetic cells, and a count of near-duplicates among the latter.
 
     The first images are shown, not the best.
@@ -89,7 +89,7 @@ def sample_cells(
         "max_bits": NEAR_DUPLICATE_BITS,
         "method": METHOD,
     }
-    return Cells(sheets, synthetic, num_synthetic, near_duplicates if image_set_ids else {})
+    return CellSheets(sheets, synthetic, num_synthetic, near_duplicates if image_set_ids else {})
 
 
 def sheet(arrays: list[np.ndarray]) -> str:
@@ -128,7 +128,7 @@ def page_environment() -> jinja2.Environment:
     return environment
 
 
-def render_page(content: Mapping[str, Any], cells: Cells) -> str:
+def render_page(content: Mapping[str, Any], cells: CellSheets) -> str:
     """The page as one HTML file that fetches nothing."""
     template = page_environment().get_template("report.html.j2")
     return template.render(

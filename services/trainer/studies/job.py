@@ -1,9 +1,9 @@
-"""The job ``study``: does synthesis help, over several draws of a dataset? A **Report**.
+"""The job ``study``: whether synthesis helps, over replicates of a dataset. Makes a **Report**.
 
-Each draw is a split of its own, locked before anything is trained on it; on each are trained an
-adapter and every classifier of the sweep, all arms with the same optimisation budget, the same real
-batches and the same test images. What is finished is kept file by file: a study that was killed or
-cancelled goes on with the first classifier that is missing.
+Each replicate is a split of its own, locked before anything is trained on it. An adapter and every
+classifier of the sweep are trained on each, all arms with the same optimisation budget, the same real
+batches and the same test images. Finished parts are kept file by file: a study that was killed or
+cancelled resumes with the parts that are missing, and within those that were interrupted.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def validate(
     study = dataclasses.replace(study, feature_space=study.feature_space or study.clip_base)
     dataset_id = resource_names.parse(DATASETS, spec.get("dataset", ""), "dataset")
     source = store.get_manifest(tenant, DATASETS, dataset_id)
-    drawn = split_of(source, study.split(0, sorted(source["body"]["classes"])))
-    classes = {each.class_id: dataclasses.asdict(each) for each in drawn.classes}
+    first_split = split_of(source, study.split(0, sorted(source["body"]["classes"])))
+    classes = {each.class_id: dataclasses.asdict(each) for each in first_split.classes}
     first = {"body": {**source["body"], "classes": classes}}
     class_ids = usable_classes(first)
     if len(class_ids) < 2:
@@ -95,7 +95,7 @@ def validate(
 def _bases(
     study: StudySettings, settings: TrainerSettings
 ) -> Iterator[tuple[str, str, Mapping[str, Any], str]]:
-    """Every pretrained model: what to call it, revision, manifest, what to use instead.
+    """Name, revision, manifest and remedy of every pretrained model.
 
     Raises:
         InvalidArgument: Naming the field of a base that is not there.
@@ -114,7 +114,7 @@ def _bases(
             yield subject, found.revision, found.manifest, remedy
     if set(study.arms) & set(SYNTHETIC_ARMS):
         space = resolve_feature_space(study.feature_space, settings.models_dir)
-        # It measures images and is behind no answer, so it may have seen whatever it has.
+        # A feature space measures images and is behind no answer: it may have seen test images.
         yield f"feature space {space.name}", space.revision, {}, ""
 
 
@@ -199,7 +199,7 @@ def _common_classes(dataset: str, replicates: list[Replicate]) -> tuple[str, ...
     """Classes that every replicate can train and test."""
     common = set.intersection(*(set(replicate.class_ids) for replicate in replicates))
     if len(common) < 2:
-        problem = f"every draw can train and test {len(common)} class"
+        problem = f"every replicate can train and test {len(common)} class"
         remedy = "send more patients or images of each class, or ask for fewer shots"
         raise FailedPrecondition(dataset, problem, remedy)
     return tuple(sorted(common))
@@ -208,7 +208,7 @@ def _common_classes(dataset: str, replicates: list[Replicate]) -> tuple[str, ...
 def study_id(spec: Mapping[str, Any]) -> str:
     """Id under which a study keeps its work: the same for the same request and code.
 
-    So what a job that was cancelled has finished, the next job of the same study finds.
+    The next job of the same study finds what a cancelled job has finished.
     """
     content = {"spec": {**spec, "title": ""}, "code_version": code_version()}
     return f"study-{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]}"

@@ -14,7 +14,7 @@ from services.trainer.compute.training_run import ProgressFn
 from services.trainer.datasets.reading import SplitImages
 from services.trainer.evaluation.feature_space import FeatureSource, resolve_feature_space
 from services.trainer.evaluation.image_quality import quality_by_class
-from services.trainer.evaluation.memorization import Cells, compare, triplet_pictures
+from services.trainer.evaluation.memorization import ImageFeatures, compare, triplet_pictures
 from services.trainer.studies.replicate import Replicate
 from services.trainer.studies.results import Measures
 from services.trainer.studies.synthetic_images import image_plan, withheld_images
@@ -75,9 +75,9 @@ def _measure(replicate: Replicate, progress: ProgressFn) -> Measures:
 
 
 def measured_px(source: FeatureSource, synthetic_px: int) -> int:
-    """Side at which images are measured, pixels: the space's own, or that of smaller images.
+    """Size at which images are measured, pixels: the space's own, or that of smaller images.
 
-    Real and synthetic images come with the same side, or what resizing takes from one kind alone
+    Real and synthetic images come in the same size, or what resizing takes from one kind alone
     would count as a difference between them.
     """
     own = source.clip_base.image_size_px if source.clip_base else _INCEPTION_PX
@@ -98,12 +98,12 @@ def measure_images(
 
     Args:
         source: Feature space in which distances are measured.
-        train: What the adapter was fitted to.
+        train: Images that the adapter was fitted to.
         test: Locked real images.
-        synthetic: Images, uint8 (M, S, S, 3), of the same side as the real ones, and their M
+        synthetic: Images, uint8 (M, S, S, 3), of the same size as the real ones, and their M
             class ids.
         class_ids: Classes that are compared.
-        seed: Of what is drawn.
+        seed: Seed of subsets and random triplets.
         device: torch device.
         progress: Called with images done and all; may raise to stop.
 
@@ -112,29 +112,29 @@ def measure_images(
     """
     space = source.load(device)
     images, synthetic_ids = synthetic
-    turned = np.concatenate([np.stack(orientations(image)) for image in train.images])
-    num_images = len(turned) + len(test.images) + len(images)
+    oriented = np.concatenate([np.stack(orientations(image)) for image in train.images])
+    num_images = len(oriented) + len(test.images) + len(images)
 
     def features(group: np.ndarray, num_before: int) -> np.ndarray:
         return space.features(group, lambda done, _: progress(num_before + done, num_images))
 
-    known = features(turned, 0).reshape(len(train.images), 8, -1)
-    held_out = features(test.images, len(turned))
-    ours = features(images, len(turned) + len(test.images))
+    known = features(oriented, 0).reshape(len(train.images), 8, -1)
+    held_out = features(test.images, len(oriented))
+    ours = features(images, len(oriented) + len(test.images))
     number = {class_id: i for i, class_id in enumerate(class_ids)}
-    tested, drawn = (
+    tested, generated = (
         np.array([number[each] for each in ids]) for ids in (test.class_ids, synthetic_ids)
     )
     nearest = compare(
-        Cells(images, ours, synthetic_ids),
-        Cells(train.images, known, train.class_ids),
-        Cells(test.images, held_out, test.class_ids),
+        ImageFeatures(images, ours, synthetic_ids),
+        ImageFeatures(train.images, known, train.class_ids),
+        ImageFeatures(test.images, held_out, test.class_ids),
         seed=seed,
     )
     nearest_of_each = nearest.pop("each")
     return {
         "feature_space": space.to_dict(),
-        "quality": quality_by_class((held_out, tested), (ours, drawn), class_ids, seed),
+        "quality": quality_by_class((held_out, tested), (ours, generated), class_ids, seed),
         "gallery": triplet_pictures(nearest.pop("triplets"), images, train.images, test.images),
         "nearest": nearest,
         "nearest_of_each": [

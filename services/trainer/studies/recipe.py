@@ -1,4 +1,4 @@
-"""What a study compares: arms, models, amounts of synthetic images, draws.
+"""Settings of a study: arms, models, amounts of synthetic images, replicates.
 
 Light to import: the trainer's front checks requests with it and never trains.
 """
@@ -90,22 +90,23 @@ class StudySettings:
         arms: What is compared; ``real_only`` is always one of them.
         num_per_class: Amounts of synthetic images per class, ascending; the last is the one whose
             difference is the headline.
-        num_draws: Splits, each with an adapter, synthetic images and classifiers of its own.
-        seed: Draw *k* uses ``seed + k`` for everything that is drawn.
+        num_draws: Replicates, each with its own split, adapter, synthetic images and classifiers.
+        seed: Replicate *k* uses ``seed + k`` for everything random.
         shots: Few-shot training images per class.
-        class_shots: Of single classes.
-        rare_shots: Of ``RARE_CLASSES``, those that are there; 0: as of the others. Where a request
-            says anything about shots, it says all.
+        class_shots: Few-shot training images of single classes.
+        rare_shots: Few-shot training images of those ``RARE_CLASSES`` that are there; 0: as of the
+            others, as in every request that sets shots of its own.
         max_test_per_class: Most test images per class; 0: all that remain.
         base: Diffusion base.
         clip_base: CLIP base.
         num_steps: Optimizer steps of every classifier, the same for all arms; 0: the preset's.
         adapter_steps: Optimizer steps of every adapter; 0: the preset's.
-        sampler_preset: How images are drawn.
+        sampler_preset: How images are generated.
         loss_weight: Weight of the synthetic part of the loss.
         transfer_resnet_base: ResNet base from which the ``TRANSFER_ARMS`` of ResNets start; empty:
             there are none.
-        transfer_clip_base: The same of CLIP, whose other arms start from ``clip_base``.
+        transfer_clip_base: CLIP base from which the ``TRANSFER_ARMS`` of CLIP start; empty: there are
+            none.
         feature_space: CLIP base, or ``inception``, in which image quality and nearness are
             measured; empty: ``clip_base``.
         hide_images: Whether the report shows no real image.
@@ -133,7 +134,7 @@ class StudySettings:
     hide_images: bool = False
 
     def split(self, replicate: int, class_ids: list[str]) -> SplitSettings:
-        """How draw ``draw`` of a dataset of these classes is split."""
+        """How a replicate of a dataset of these classes is split."""
         shots = dict(self.class_shots)
         if self.rare_shots:
             rare = [class_id for class_id in RARE_CLASSES if class_id in class_ids]
@@ -141,7 +142,7 @@ class StudySettings:
         return SplitSettings(self.shots, shots, self.max_test_per_class, self.seed + replicate)
 
     def trials(self, replicate: int) -> Iterator[Trial]:
-        """Everything that is trained on one draw, in the order in which it is done."""
+        """Every classifier of one replicate."""
         for model in self.models:
             for arm in self.arms:
                 if arm == ZERO_SHOT and model != "clip":
@@ -253,7 +254,7 @@ PRESETS = {
 }
 """``evidence``: a new laboratory and bases that never saw a real cell, long-tailed few-shot;
 ``informed``: a new laboratory and bases that know another's cells, few images; ``paper``: its table
-(5 draws for 5 folds, 16 shots)."""
+(5 replicates for 5 folds, 16 shots)."""
 
 
 def hyperparameters_of(study: StudySettings, trial: Trial) -> Hyperparameters:

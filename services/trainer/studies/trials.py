@@ -10,7 +10,7 @@ from services.trainer.classifiers.fit import (
     train_and_test,
 )
 from services.trainer.classifiers.job import open_pool
-from services.trainer.classifiers.leakage import check_contamination
+from services.trainer.classifiers.leakage import check_leakage
 from services.trainer.classifiers.training_images import LabelledImages, labelled
 from services.trainer.compute.training_run import ProgressFn
 from services.trainer.datasets.reading import digests_of_split, load_members
@@ -48,7 +48,7 @@ def train_trial(replicate: Replicate, trial: Trial, part: str, progress: Progres
     hparams = hyperparameters_of(replicate.study, trial)
     config, _ = classifier_config(hparams, replicate.class_ids, ctx.settings)
     # Bases were found blind to the first replicate's test images; every replicate has others.
-    check_contamination({}, hparams, replicate.dataset, ctx.store, ctx.tenant, ctx.settings)
+    check_leakage({}, hparams, replicate.dataset, ctx.store, ctx.tenant, ctx.settings)
     model = initial_model(hparams, config, ctx.settings)
     if trial.arm == ZERO_SHOT:
         test = replicate.kept_images("test", config.image_size)
@@ -103,7 +103,7 @@ def _further_real(replicate: Replicate, most: int, image_size: int) -> LabelledI
     if not any(members.values()):  # the first replicate had some; here patients fell otherwise
         problem = "has no real image that neither trains nor tests"
         remedy = "lower max_test_per_class, or leave out the arm real_plus_further_real"
-        raise FailedPrecondition(f"draw {replicate.number + 1}", problem, remedy)
+        raise FailedPrecondition(f"replicate {replicate.number + 1}", problem, remedy)
     found = load_members(
         ctx.store, ctx.tenant, replicate.dataset, members, image_size, ctx.settings
     )

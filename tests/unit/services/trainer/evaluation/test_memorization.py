@@ -12,7 +12,7 @@ from scipy.fft import dctn
 from services.common.images.near_duplicates import orientations
 from services.trainer.evaluation.memorization import (
     MIN_REFERENCE,
-    Cells,
+    ImageFeatures,
     compare,
     flag_copies,
     nearest_training,
@@ -32,13 +32,13 @@ def features_of(images: np.ndarray) -> np.ndarray:
     return coarse / np.linalg.norm(coarse, axis=1, keepdims=True)
 
 
-def cells(images: list[np.ndarray], class_ids: list[str], turned: bool = False) -> Cells:
+def cells(images: list[np.ndarray], class_ids: list[str], turned: bool = False) -> ImageFeatures:
     array = np.array(images).reshape(-1, SIZE_PX, SIZE_PX, 3).astype(np.uint8)
     if turned:
         features = np.array([features_of(np.array(orientations(each))) for each in array])
     else:
         features = features_of(array) if len(array) else np.zeros((0, 35))
-    return Cells(array, features, class_ids)
+    return ImageFeatures(array, features, class_ids)
 
 
 def texture(class_id: str, seed: int) -> np.ndarray:
@@ -48,7 +48,7 @@ def texture(class_id: str, seed: int) -> np.ndarray:
     return np.asarray(coarse.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC))
 
 
-def draw(first: int, count: int, turned: bool = False) -> Cells:
+def draw(first: int, count: int, turned: bool = False) -> ImageFeatures:
     """``count`` new images of each class."""
     class_ids = [each for each in CLASSES for _ in range(count)]
     seeds = [*range(first, first + count)] * len(CLASSES)
@@ -57,12 +57,12 @@ def draw(first: int, count: int, turned: bool = False) -> Cells:
 
 
 @pytest.fixture(scope="module")
-def training() -> Cells:
+def training() -> ImageFeatures:
     return draw(0, NUM_TRAINING, turned=True)
 
 
 @pytest.fixture(scope="module")
-def held_out() -> Cells:
+def held_out() -> ImageFeatures:
     return draw(1000, NUM_HELD_OUT)
 
 
@@ -85,7 +85,7 @@ HOW = ("turned and mirrored", "noisy", "recoloured", "blurred", "shifted")
 
 @pytest.mark.parametrize("how", HOW)
 def test_a_planted_copy_is_flagged_in_every_disguise(
-    training: Cells, held_out: Cells, how: str
+    training: ImageFeatures, held_out: ImageFeatures, how: str
 ) -> None:
     planted = [5, 17, 30]
     new = draw(2000, NUM_SYNTHETIC)
@@ -101,7 +101,7 @@ def test_a_planted_copy_is_flagged_in_every_disguise(
 
 
 def test_new_cells_are_as_far_as_held_out_ones_and_none_is_flagged(
-    training: Cells, held_out: Cells
+    training: ImageFeatures, held_out: ImageFeatures
 ) -> None:
     found = compare(draw(3000, NUM_SYNTHETIC), training, held_out)
     overall = found["overall"]
@@ -119,7 +119,7 @@ def test_new_cells_are_as_far_as_held_out_ones_and_none_is_flagged(
 
 
 def test_cells_that_lean_on_training_images_are_closer_than_held_out(
-    training: Cells, held_out: Cells
+    training: ImageFeatures, held_out: ImageFeatures
 ) -> None:
     new = draw(4000, NUM_TRAINING)
     halfway = list((new.images / 2 + training.images / 2).astype(np.uint8))
@@ -128,16 +128,16 @@ def test_cells_that_lean_on_training_images_are_closer_than_held_out(
     assert found["overall"]["share_below_min"] > 0.1
 
 
-def test_the_nearest_is_found_with_its_orientation(training: Cells) -> None:
+def test_the_nearest_is_found_with_its_orientation(training: ImageFeatures) -> None:
     turned = orientations(training.images[7])[6]
     found = nearest_training(cells([turned], ["x"]), training)
     assert (found.index[0], found.bits_index[0], found.bits[0]) == (7, 7, 0)
     assert found.distance[0] == pytest.approx(0, abs=1e-6)
-    for way in (found.way[0], found.bits_way[0]):
-        assert np.abs(orientations(training.images[7])[way].astype(int) - turned).mean() < 1
+    for orientation in (found.orientation[0], found.bits_orientation[0]):
+        assert np.abs(orientations(training.images[7])[orientation].astype(int) - turned).mean() < 1
 
 
-def test_a_class_with_few_held_out_images_is_judged_by_all(training: Cells) -> None:
+def test_a_class_with_few_held_out_images_is_judged_by_all(training: ImageFeatures) -> None:
     few = draw(5000, MIN_REFERENCE - 1)
     ours = nearest_training(draw(6000, 2), training)
     theirs = nearest_training(few, training)
@@ -148,7 +148,7 @@ def test_a_class_with_few_held_out_images_is_judged_by_all(training: Cells) -> N
     assert not flag_copies(ours, ["x"] * 6, nobody, []).any()
 
 
-def test_without_held_out_or_synthetic_images_it_says_nothing(training: Cells) -> None:
+def test_without_held_out_or_synthetic_images_it_says_nothing(training: ImageFeatures) -> None:
     new, none = draw(7000, 2), cells([], [])
     alone = compare(new, training, none)
     assert alone["overall"]["closer_than_held_out"] is None
@@ -159,7 +159,9 @@ def test_without_held_out_or_synthetic_images_it_says_nothing(training: Cells) -
     json.dumps([alone, empty], allow_nan=False)
 
 
-def test_pictures_are_of_the_images_that_were_compared(training: Cells, held_out: Cells) -> None:
+def test_pictures_are_of_the_images_that_were_compared(
+    training: ImageFeatures, held_out: ImageFeatures
+) -> None:
     new = draw(8000, 6)
     found = compare(new, training, held_out, num_shown=2)
     assert [each["kind"] for each in found["triplets"]] == ["closest"] * 2 + ["random"] * 2

@@ -169,7 +169,7 @@ def test_a_class_that_only_some_draws_can_test_is_left_out_of_all(
     page = store.read(TENANT, "reports", "job-1", "report.html").decode()
     assert "Left out: eosinophil, which" in page
     num_missing, trained_before = 2, trained.total()
-    with pytest.raises(FailedPrecondition, match="every draw can train and test 1 class"):
+    with pytest.raises(FailedPrecondition, match="every replicate can train and test 1 class"):
         study.run(spec | {"title": "another"}, job_context(store, settings, "job-2"))
     assert trained.total() == trained_before
 

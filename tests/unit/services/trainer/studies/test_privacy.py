@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.trainer.evaluation.memorization import Cells, compare, triplet_pictures
+from services.trainer.evaluation.memorization import ImageFeatures, compare, triplet_pictures
 from services.trainer.reports.page import page_environment
 from services.trainer.studies.privacy import mean_with_interval, privacy_content, privacy_rows
 
 
-def cells(first: int, count: int) -> Cells:
+def cells(first: int, count: int) -> ImageFeatures:
     rng = np.random.default_rng(first)
     images = rng.integers(0, 255, (count, 64, 64, 3)).astype(np.uint8)
     features = rng.normal(size=(count, 8)).astype(np.float32)
-    return Cells(images, features, ["basophil", "monocyte"] * (count // 2))
+    return ImageFeatures(images, features, ["basophil", "monocyte"] * (count // 2))
 
 
 SIDES = (cells(1, 6), cells(2, 8), cells(3, 10))

@@ -82,8 +82,8 @@ def test_the_page_shows_every_row_and_marks_fid_that_is_not_comparable() -> None
     quality = study_quality(draws, SPACE)
     page = page_environment().get_template("quality.html.j2").render(report={"quality": quality})
     shown = " ".join(page.split())
-    for text in ("cyto-clip", "2 draws", "Real against real", "monocyte", "basophil", "a note"):
-        assert text in shown
+    texts = ("cyto-clip", "2 replicates", "Real against real", "monocyte", "basophil", "a note")
+    assert all(text in shown for text in texts)
     assert "<td>−0.0038<small>" in shown, "KID of 0.0124 and −0.02 on average"
     assert shown.count("not comparable") == 1
     assert shown.count("<td>–</td>") == len(MEASURES), "a dash for each value that basophil lacks"
