@@ -1,9 +1,9 @@
 """The job ``study``: whether synthesis helps, over replicates of a dataset. Makes a **Report**.
 
 Each replicate is a split of its own, locked before anything is trained on it. An adapter and every
-classifier of the sweep are trained on each, all arms with the same optimisation budget, the same real
-batches and the same test images. Finished parts are kept file by file: a study that was killed or
-cancelled resumes with the parts that are missing, and within those that were interrupted.
+classifier of the sweep are trained on each replicate. All arms have the same optimisation budget,
+the same real batches and the same test images. Finished parts are kept file by file: a study that
+was killed or cancelled resumes with the parts that are missing, and within those interrupted.
 """
 
 from __future__ import annotations

@@ -105,8 +105,8 @@ class StudySettings:
         loss_weight: Weight of the synthetic part of the loss.
         transfer_resnet_base: ResNet base from which the ``TRANSFER_ARMS`` of ResNets start; empty:
             there are none.
-        transfer_clip_base: CLIP base from which the ``TRANSFER_ARMS`` of CLIP start; empty: there are
-            none.
+        transfer_clip_base: CLIP base from which the ``TRANSFER_ARMS`` of CLIP start; empty: there
+            are none.
         feature_space: CLIP base, or ``inception``, in which image quality and nearness are
             measured; empty: ``clip_base``.
         hide_images: Whether the report shows no real image.
