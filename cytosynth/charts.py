@@ -1,4 +1,4 @@
-"""Charts as SVG text for pages that fetch nothing; the page's style sheet colours them."""
+"""Charts as SVG text, coloured by the page's style sheet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def svg_chart(
     """A chart of these parts.
 
     Args:
-        name: What a screen reader calls it.
+        name: Name for screen readers.
         width: Width of its coordinates.
         height: Height of its coordinates.
         parts: SVG elements.
@@ -37,7 +37,7 @@ def titled(title: str, *shapes: str) -> str:
 def text(
     x: float, y: float, content: str, anchor: str = "", css_class: str = "", transform: str = ""
 ) -> str:
-    """A text; ``anchor`` is the end of it that lies at ``x``, the start by default."""
+    """A text whose start, or the end named by ``anchor``, lies at ``x``."""
     attributes = f' class="{css_class}"' if css_class else ""
     attributes += f' x="{_short(x)}" y="{_short(y)}"'
     attributes += f' text-anchor="{anchor}"' if anchor else ""
@@ -58,7 +58,7 @@ def confusion_svg(
     answered: str,
     scrolls: bool = False,
 ) -> str:
-    """A confusion matrix; the shade of a field is its share of the row.
+    """A confusion matrix; shade is the share of the row.
 
     Args:
         rows: True classes.

@@ -36,7 +36,7 @@ _BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class TestedClassifier:
-    """A trained model, the figures of its training and its answers on the test images."""
+    """A trained model with its training figures and test answers."""
 
     model: ImageClassifier
     figures: dict[str, float]
@@ -65,7 +65,7 @@ def classifier_config(
 def initial_model(
     hparams: Hyperparameters, config: ClassifierConfig, settings: TrainerSettings
 ) -> ImageClassifier:
-    """A fresh classifier: random weights by the preset's seed, or those of its base."""
+    """A fresh classifier: random weights of its seed, or its base's."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(hparams.seed)
         model = build_model(config, settings.models_dir)
@@ -91,7 +91,7 @@ def train_and_test(
     Args:
         model: Fresh; trained in place.
         hparams: How to train; its seed decides about everything random.
-        config: What to build.
+        config: Architecture, classes and image size.
         real: Few-shot images, uint8 (N, S, S, 3) with S ``config.image_size``.
         synthetic: Synthetic images, or None.
         load_test: Gives the locked test split, of the same size; read after the training.
@@ -111,7 +111,7 @@ def predict(
     settings: TrainerSettings,
     progress: ProgressFn,
 ) -> Predictions:
-    """Answers on the locked test images, in the arithmetic in which the classifier serves."""
+    """Answers on the locked test images, in the arithmetic of serving."""
     device, answers = torch.device(settings.torch_device()), []
     for start in range(0, len(test.images), _BATCH_SIZE):
         progress(PHASE_TEST, start, len(test.images), {})

@@ -1,4 +1,4 @@
-"""Trains one classifier: few-shot real images, alone or with synthetic ones, to a **Classifier**.
+"""The job ``fit_classifier``: makes a **Classifier** of real and synthetic images.
 
 Light to import: ``validate`` runs in the trainer's front, which holds no torch.
 """
@@ -48,7 +48,7 @@ EVALUATION_FILE = "evaluation.json"
 def validate(
     spec: Mapping[str, Any], store: ArtifactStore, tenant: str, settings: TrainerSettings
 ) -> None:
-    """Refuses a request that cannot be carried out, before a job is made of it.
+    """Refuses a request that cannot be carried out.
 
     Raises:
         InvalidArgument: Naming the field.
@@ -164,7 +164,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
 def synthetic_plan(
     synthetic: Mapping[str, Any], class_ids: list[str], store: ArtifactStore, tenant: str
 ) -> SyntheticPlan:
-    """What a request's ``synthetic`` part asks for.
+    """The synthetic images that a request asks for.
 
     Raises:
         InvalidArgument: Naming the field.
@@ -200,7 +200,7 @@ def synthetic_plan(
 
 
 def open_pool(plan: SyntheticPlan, image_size: int, ctx: JobContext) -> Any:
-    """A pool that pulls a plan's images from the generator, over gRPC, in the background."""
+    """A pool that pulls a plan's images from the generator in the background."""
     from cytosynth.client import (
         CytosynthError,
         GeneratorClient,

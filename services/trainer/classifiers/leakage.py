@@ -1,4 +1,4 @@
-"""Proof that no model behind a result was trained on an image of the locked test set.
+"""Proof that no model behind a result has seen a test image.
 
 Manifests list what a model was trained on: SHA-256 digests (``digests``), which find the same file
 again, and perceptual hashes (``phashes``), which find the same cell in another file.
@@ -27,7 +27,7 @@ def check_leakage(
     tenant: str,
     settings: TrainerSettings,
 ) -> None:
-    """Makes sure that no model behind the classifier was trained on an image of the test set.
+    """Makes sure that no model behind a classifier has seen a test image.
 
     Raises:
         FailedPrecondition: Naming the model and what to use instead.

@@ -1,4 +1,4 @@
-"""The pretrained model that a classifier starts from: a CLIP base, a ResNet base or none.
+"""The pretrained model of a classifier: a CLIP base, a ResNet base or none.
 
 Light to import: the trainer's front checks requests with it and never trains.
 """
@@ -37,7 +37,7 @@ def classifier_base(
 
 
 def describe_base(base: ClipBase | ResNetBase) -> tuple[str, str]:
-    """What errors call it, and which one to use instead if it has seen test images."""
+    """Name of a base for errors, and the remedy if it has seen test images."""
     if isinstance(base, ClipBase):
         return (
             f"CLIP base {base.name}",

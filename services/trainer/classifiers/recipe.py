@@ -1,4 +1,4 @@
-"""How a classifier is trained: the presets, and the check of what a request asks for.
+"""Hyperparameters of classifiers: presets, and checks of requests.
 
 Light to import: the trainer's front checks requests with it and never trains.
 """
@@ -18,7 +18,7 @@ from services.trainer.augmentation.settings import AugmentSettings
 
 PRESETS = ("cpu", "paper")
 _FINE_TUNING_RATE = 5e-4
-"""Peak rate from weights that know cells already: a higher one forgets them."""
+"""Peak learning rate from pretrained weights: a higher one forgets them."""
 
 
 @dataclass(frozen=True)

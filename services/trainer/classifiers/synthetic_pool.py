@@ -86,7 +86,7 @@ class SyntheticPool:
             self._file.close()
 
     def wait_for(self, share: float) -> LabelledImages:
-        """The first rounds that make up ``share`` (0 to 1) of the set, waiting for them.
+        """The first rounds that make up ``share`` (0 to 1); waits for them.
 
         Raises:
             Exception: What stopped the pull, or what ``on_wait`` raised.
@@ -129,7 +129,7 @@ class SyntheticPool:
                 self._changed.notify_all()
 
     def _receive(self, seed: int, count: int) -> tuple[list[RoundImage], Mapping[str, Any]] | None:
-        """A round's images and the generator's manifest; None if the pool is being closed."""
+        """Images of a round and the generator's manifest; None when closing."""
         stream = self._synthesize(dict.fromkeys(self._plan.class_ids, count), seed)
         images: list[RoundImage] = []
         manifest: Mapping[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The optimisation of a classifier: one loop for real images alone and for real + synthetic.
+"""The training loop of a classifier, with and without synthetic images.
 
 Both arms take the same number of optimizer steps, each on a real batch of the same size picked
 and augmented the same way from the same seed; the second arm adds a synthetic batch to every
@@ -110,7 +110,7 @@ def train(
                 )
             )
         for name, source, batch_size, weight in parts:
-            x, target = draw_batch(
+            x, target = sample_batch(
                 source, batch_size, num_classes, hparams, stains, generator, device
             )
             with mixed_precision(device):
@@ -136,12 +136,12 @@ def train(
 
 
 def synthetic_weights(labels: np.ndarray, num_classes: int, enough: int) -> torch.Tensor:
-    """How much synthetic images of each class count beside its real ones.
+    """Weight of synthetic images of each class beside its real ones.
 
     Synthetic cells of a class are never quite those of the laboratory. Where real cells are few
     they show what those do not; where there are more, what is wrong with them weighs more than
-    what is new (docs/lab-notebook.md). So they count in full up to ``enough`` real images, and in
-    inverse proportion to the real images beyond.
+    what is new (docs/lab-notebook.md). Hence they count in full up to ``enough`` real images, and
+    in inverse proportion to the real images beyond.
 
     Args:
         labels: int (N,), classes of the real images.
@@ -155,7 +155,7 @@ def synthetic_weights(labels: np.ndarray, num_classes: int, enough: int) -> torc
     return (enough / counts.clamp_min(1)).clamp(max=1) if enough else torch.ones(num_classes)
 
 
-def draw_batch(
+def sample_batch(
     source: LabelledImages,
     batch_size: int,
     num_classes: int,
@@ -164,7 +164,7 @@ def draw_batch(
     generator: torch.Generator,
     device: torch.device,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """An augmented batch, (B, 3, S, S) in 0 to 1, and its smoothed targets (B, classes)."""
+    """An augmented batch (B, 3, S, S), 0 to 1, and smoothed targets (B, classes)."""
     picked = pick_balanced(source.labels, batch_size, generator)
     pixels = torch.from_numpy(np.ascontiguousarray(source.images[picked])).to(device)
     images = pixels.permute(0, 3, 1, 2).float() / 255
@@ -178,7 +178,9 @@ def draw_batch(
 
 
 def pick_balanced(labels: np.ndarray, batch_size: int, generator: torch.Generator) -> np.ndarray:
-    """Positions of ``batch_size`` images, every class as often as every other (give or take one).
+    """Positions of ``batch_size`` images, balanced over the classes.
+
+    Class counts differ by one at most.
 
     Which classes come once more is random, and so is the image within a class.
     """
@@ -232,14 +234,14 @@ def recalibrate_batchnorm(
     calm = hparams.with_augment(plain)
     for number in range(_BATCHNORM_BATCHES):
         generator = step_generator(hparams.seed, hparams.num_steps + number)
-        x, _ = draw_batch(real, hparams.batch_size, num_classes, calm, None, generator, device)
+        x, _ = sample_batch(real, hparams.batch_size, num_classes, calm, None, generator, device)
         model.logits(x)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
 
 
 def _parameter_groups(model: nn.Module, hparams: Hyperparameters) -> list[dict[str, Any]]:
-    """Weight decay on matrices and kernels; none on norms, biases and the logit scale."""
+    """Parameter groups: weight decay on matrices and kernels alone."""
     trained = [p for p in model.parameters() if p.requires_grad]
     return [
         {

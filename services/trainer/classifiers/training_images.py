@@ -1,4 +1,4 @@
-"""Images as a classifier learns from them: pixels, and positions in its class list."""
+"""Images that a classifier learns from, with labels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SyntheticImages(Protocol):
     """Synthetic images that may still be arriving."""
 
     def wait_for(self, share: float) -> LabelledImages:
-        """The first ``share`` (0 to 1) of the images; waits until they have arrived."""
+        """The first ``share`` (0 to 1) of the images; waits for them."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Parts of a job side by side: on CPUs, each in a process that computes with one thread.
+"""Carries out parts of a job side by side, in one-thread processes.
 
 Small models gain nothing from a second core: a step of ResNet-18 at 64 px took 0.28 s on one core
 and 0.30 s on two. Processes share nothing of torch's process-wide state (random generator,
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class Part(Protocol):
-    """A piece of work that a process can be sent (pickled)."""
+    """A piece of work that can be pickled."""
 
     @property
     def name(self) -> str:
@@ -75,7 +75,7 @@ class Link:
 
 
 def num_workers(device: str) -> int:
-    """Number of parts to work on at a time: one on a GPU, else one per core of this process."""
+    """Number of parts at a time: one on a GPU, else one per core."""
     import torch
 
     return 1 if device != "cpu" else min(MAX_PROCESSES, torch.get_num_threads())
@@ -96,10 +96,10 @@ def run_in_processes(
 ) -> None:
     """Carries all parts out, ``num_processes`` at a time.
 
-    Of the parts whose predecessors are finished, the first one begins next.
+    The first part whose predecessors are finished begins next.
 
     Args:
-        parts: What to do; sent to the processes pickled, like ``begin``.
+        parts: Parts in order; pickled, like ``begin``.
         begin: Called once in each process; gives the function that carries a part out.
         num_processes: How many processes; each is used for many parts.
         supervise: Called here several times a second with the messages sent since. Returns

@@ -1,4 +1,4 @@
-"""What a training is handed: where to report progress, where to keep its state."""
+"""Progress and checkpoints, as a training is handed them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 PHASE_TRAIN_CLASSIFIER = "training classifier"
-"""Phase of progress in which a step is an optimizer step of a classifier."""
+"""Phase whose steps are optimizer steps of a classifier."""
 
 ProgressFn = Callable[[str, int, int, dict[str, float]], None]
 """``progress(phase, step, total_steps, metrics)``, at least once a step; may raise to stop."""
 
 
 class Interrupted(Exception):
-    """A training ended early because it was asked to, not because it failed."""
+    """Raised by a training that was asked to end early."""
 
 
 class Checkpoints(Protocol):
@@ -28,7 +28,7 @@ class Checkpoints(Protocol):
         ...
 
     def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
-        """Replaces the last checkpoint by this state (JSON) and these files, by path."""
+        """Replaces the last checkpoint; ``state`` is JSON, ``files`` are by path."""
         ...
 
 

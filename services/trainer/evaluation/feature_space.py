@@ -1,16 +1,16 @@
-"""Feature spaces: what distances between real and synthetic images are measured in.
+"""Feature spaces, in which distances between images are measured.
 
 A space is called by the name of a CLIP base (its image tower; Kynkäänniemi et al. 2023 show why
 CLIP), or ``inception``: the Inception-v3 of FID (Heusel et al. 2017), whose weights an operator
-has put into the folder ``inception-v3`` below the models folder. It holds either
+has put into the folder ``inception-v3`` below the models folder. The folder holds either
 ``pt_inception-2015-12-05-6726825d.pth`` (of pytorch-fid; torch-fidelity has the same file by
 another name) or ``model.safetensors`` of the same tensors, with a ``manifest.json`` whose
 ``files`` gives its SHA-256. Nothing is ever downloaded for a request.
 
-Inception's features are taken as the network gives them. Of CLIP's, training has shaped the
-direction only, and their length is whatever it is (1,000 and more in our own); all are scaled to
-the length √D. So the kernel of KID, (x·y / D + 1)³, sees their cosine, which at length 1 it would
-hardly do. CMMD is defined on length 1 and sees to that itself.
+Inception's features are taken as the network gives them. Training has shaped the direction of
+CLIP's features only; their length is arbitrary (1,000 and more in our own), and all are scaled to
+the length √D. Hence the kernel of KID, (x·y / D + 1)³, sees their cosine, which at length 1 would
+hardly count. CMMD is defined on length 1 and normalizes features itself.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class FeatureSource:
     """A feature space that is here, not loaded.
 
     Attributes:
-        name: What a request calls it.
+        name: Name in requests.
         revision: SHA-256 of its weights; of a CLIP base, its revision.
         clip_base: The base whose image tower it is; None for Inception.
         weights: File of the Inception weights; None for CLIP.
@@ -80,7 +80,7 @@ class FeatureSpace:
     """A network that turns images into features.
 
     Attributes:
-        name: What a request calls it.
+        name: Name in requests.
         revision: SHA-256 of what the network is made of.
         network: Features (B, D) of a batch, uint8 (B, 3, S, S).
     """
@@ -124,7 +124,7 @@ class FeatureSpace:
         return torch.cat(found).float().numpy()
 
     def to_dict(self) -> dict[str, str]:
-        """What a report says of it."""
+        """JSON form, for reports."""
         return {"name": self.name, "revision": self.revision}
 
 
@@ -132,7 +132,7 @@ def resolve_feature_space(name: str, models_dir: Path) -> FeatureSource:
     """The feature space of this name, without loading it (or torch).
 
     Args:
-        name: Of a CLIP base, or ``inception``.
+        name: Name of a CLIP base, or ``inception``.
         models_dir: Folder of the models.
 
     Raises:

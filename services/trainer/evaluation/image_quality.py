@@ -1,4 +1,4 @@
-"""How near synthetic images are to real ones, as distances between sets of their features.
+"""Image quality: distances between features of real and synthetic images.
 
 Per class and overall: FID (Heusel et al. 2017), KID (Bińkowski et al. 2018), CMMD (Jayasumana et
 al. 2024), precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al.
@@ -12,7 +12,7 @@ what, and what a figure may be used for at its number of images:
   below 0 they say that one set holds copies of the other's images.
 - Precision, recall, density and coverage depend on both numbers of images.
 
-So every comparison comes with the same one between two halves of the real images: what a perfect
+Hence every comparison comes with the same one between two halves of the real images: what a perfect
 generator would reach with about that many images.
 """
 
@@ -34,14 +34,14 @@ from torchmetrics.image.kid import maximum_mean_discrepancy, poly_kernel
 
 Features = NDArray[np.floating[Any]]
 Labelled = tuple[Features, NDArray[np.integer[Any]]]
-"""Features (N, D), and labels (N,) that count from 0 in the order of the class ids."""
+"""Features (N, D), and labels (N,): positions in the class ids."""
 
 _SUBSETS = 100
 _LARGEST_SUBSET = 1000
 _NEAREST_K = 5
 _CMMD_SIGMA, _CMMD_SCALE = 10.0, 1000.0
 _MOST_IMAGES = 5000
-"""Images of each set, at most, in measures over pairs: their matrices then take 200 MB each."""
+"""Most images of a set in measures over pairs (200 MB a matrix)."""
 
 NOTE_FEW = (
     "Fewer images than features on a side: FID is not comparable with any other, its bias is most "
@@ -62,7 +62,7 @@ def image_quality(real: Features, synthetic: Features, seed: int = 0) -> dict[st
     Args:
         real: Features of real images, (N, D); N may be 0.
         synthetic: Features of synthetic images, (M, D); M may be 0.
-        seed: Of the subsets that KID and CMMD are taken over.
+        seed: Seed of the subsets that KID and CMMD are taken over.
 
     Returns:
         ``n_real``, ``n_synthetic``, ``num_features``; ``fid``, ``kid``, ``cmmd``, ``precision``,
@@ -109,7 +109,7 @@ def image_quality(real: Features, synthetic: Features, seed: int = 0) -> dict[st
 def quality_by_class(
     real: Labelled, synthetic: Labelled, class_ids: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
-    """All measures per class and overall, and the same between two halves of the real images.
+    """All measures per class and overall, with a real-to-real reference.
 
     Overall takes as many images of a class from one set as from the other, picked at random, so
     that another mix of classes does not pass for worse images; images of the wrong class show per
@@ -117,8 +117,8 @@ def quality_by_class(
 
     Args:
         real: Locked test images, which no model behind the synthetic ones has seen.
-        synthetic: Of the same feature space.
-        class_ids: What the labels stand for.
+        synthetic: Synthetic images in the same feature space.
+        class_ids: Class ids of the labels.
         seed: Seed of what is picked at random.
 
     Returns:
@@ -183,7 +183,7 @@ def _some(features: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np
 
 
 class _Given(torch.nn.Module):
-    """The feature network of a metric that is given features instead of images."""
+    """A feature network for a metric that is given features."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Distances of synthetic images to training images, against those of new real ones.
+"""Memorization: how near synthetic and new real images come to training images.
 
 Two distances to the nearest training image: in a feature space, and between perceptual hashes.
 Held-out real images say what is normal: a synthetic image that is much nearer to a training image
@@ -29,11 +29,11 @@ from services.common.images.near_duplicates import (
 
 Metric: TypeAlias = Literal["cosine", "euclidean"]
 COPY_SHARE = 0.5
-"""Nearer than this share of the nearest real-to-real distance: flagged as a copy."""
+"""Share of the nearest real-to-real distance below which a copy is flagged."""
 MIN_REFERENCE = 20
-"""Held-out images that a class needs to be a reference of its own; below, all classes are."""
+"""Held-out images that a class needs to be its own reference."""
 NUM_SHOWN = 6
-"""Triplets of the nearest synthetic images to show, and of as many random ones."""
+"""Triplets to show, of the nearest and of random synthetic images."""
 TILE_PX = 96
 _QUANTILES = {"min": 0.0, "p1": 0.01, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75}
 
@@ -79,7 +79,7 @@ class Nearest:
 def nearest_training(
     images: ImageFeatures, training: ImageFeatures, metric: Metric = "cosine"
 ) -> Nearest:
-    """For each image the nearest training image of any class, by features and by hash.
+    """The nearest training image of each image, by features and hash.
 
     Raises:
         ValueError: If there is no training image, or a feature is not finite.
@@ -118,14 +118,14 @@ def compare(
 
     Args:
         synthetic: As the generator released them.
-        training: What the adapter was fitted to.
+        training: Images that the adapter was fitted to.
         held_out: Real images of the locked test split.
-        metric: Of the feature space.
+        metric: Distance of the feature space.
         num_shown: Triplets of each kind.
-        seed: Of the random triplets.
+        seed: Seed of the random triplets.
 
     Returns:
-        What JSON can hold, None where there is nothing to say: ``metric``; ``overall`` and
+        JSON, None where there is nothing to say: ``metric``; ``overall`` and
         ``classes`` (by class id), as ``_figures`` gives them; ``triplets``: ``kind`` ("closest" or
         "random"), ``class_id``, the numbers ``synthetic``, ``training``, ``held_out`` of the images
         in their sets (``held_out`` None where there is none), ``orientation`` of the training
@@ -166,11 +166,11 @@ def compare(
 def flag_copies(
     ours: Nearest, our_classes: Sequence[str], theirs: Nearest, their_classes: Sequence[str]
 ) -> NDArray[np.bool_]:
-    """Which images are probably copies, (N,).
+    """Flags of images that are probably copies, (N,).
 
-    Those whose hash is within ``NEAR_DUPLICATE_BITS`` of a training image's, and those less than
-    ``COPY_SHARE`` times as far from one as the nearest held-out image is: of their class, if that
-    has ``MIN_REFERENCE`` held-out images, else of all classes.
+    Flagged are images whose hash is within ``NEAR_DUPLICATE_BITS`` of a training image's, and those
+    less than ``COPY_SHARE`` times as far from one as the nearest held-out image is: of their class,
+    if that has ``MIN_REFERENCE`` held-out images, else of all classes.
 
     Args:
         ours: The images in question.
@@ -289,11 +289,13 @@ def triplet_pictures(
     training: np.ndarray,
     held_out: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """Triplets as ``compare`` gives them, with ``pictures``: PNG data URIs by "synthetic",
-    "training" (turned as it matches) and "held_out" (empty where there is none).
+    """Triplets with pictures.
+
+    ``pictures`` are PNG data URIs by "synthetic", "training" (in the matching orientation) and
+    "held_out" (empty where there is none).
 
     Args:
-        triplets: What to show.
+        triplets: Triplets as ``compare`` gives them.
         synthetic, training, held_out: uint8 (N, S, S, 3), the same that were compared.
     """
     shown = []

@@ -1,4 +1,4 @@
-"""How good a classifier is on the locked test set, and how sure that figure is.
+"""Test metrics with bootstrap confidence intervals.
 
 Intervals are 95 % percentile bootstraps over the test images, resampled within each class, so
 that every resample has the class counts of the test set; all arms share the same resamples, which
@@ -98,7 +98,9 @@ def evaluate_runs(
     resample_runs: bool = False,
     patients: Mapping[str, str] | None = None,
 ) -> Evaluation:
-    """Point figures and intervals of an arm: metrics are means over its runs, counts are sums.
+    """Point figures and intervals of an arm.
+
+    Metrics are means over its runs, counts are sums.
 
     Args:
         runs: With ``resample_runs`` each may have test images of its own.
@@ -213,7 +215,7 @@ def _unit_weights(runs: list[Predictions]) -> list[np.ndarray]:
 def _weights_of_runs(
     runs: list[Predictions], patients: Mapping[str, str] | None = None
 ) -> list[np.ndarray]:
-    """Resamples for each run: an image weighs the same in every run that was tested on it."""
+    """Resamples of each run; an image weighs the same in every run."""
     label_of: dict[str, int] = {}
     for run in runs:
         label_of |= dict(zip(run.digests, run.labels.tolist(), strict=True))
@@ -237,7 +239,7 @@ def _weights_of_runs(
 def _mean_metrics(
     runs: list[Predictions], weights: list[np.ndarray], shares: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Metrics per resample, each the mean over the runs; ``shares``: the runs' (N, R) weights."""
+    """Metrics per resample, means over runs weighted by ``shares`` (N, R)."""
     each = [resampled_metrics(run, w) for run, w in zip(runs, weights, strict=True)]
     if shares is None:
         return {name: np.mean([metrics[name] for metrics in each], axis=0) for name in each[0]}
@@ -251,7 +253,7 @@ def _mean_metrics(
 def resample_weights(
     labels: np.ndarray, num_resamples: int = NUM_RESAMPLES, groups: list[str] | None = None
 ) -> np.ndarray:
-    """How often each image is in each resample (num_resamples, N), within the classes.
+    """Counts of each image in each resample within classes, (num_resamples, N).
 
     Args:
         labels: Class of each image (N,).
@@ -301,7 +303,7 @@ def resampled_metrics(predictions: Predictions, weights: np.ndarray) -> dict[str
 
 
 def _auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve per resample (R,); ties count one half; 0.5 for a lone class."""
+    """Area under the ROC curve per resample (R,); 0.5 for a lone class."""
     if positive.all() or not positive.any():
         return np.full(len(weights), 0.5)
     if len(weights) == 1 and (weights == 1).all():
@@ -317,7 +319,7 @@ def _auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.nd
 
 
 def _calibration_error(predictions: Predictions, weights: np.ndarray) -> np.ndarray:
-    """Expected calibration error (Guo et al. 2017) over ten bins of the top probability, (R,)."""
+    """Expected calibration error over ten bins (R,) (Guo et al. 2017)."""
     confidence = predictions.probabilities.max(axis=1)
     right = predictions.predicted == predictions.labels
     bins = np.minimum((confidence * NUM_CALIBRATION_BINS).astype(int), NUM_CALIBRATION_BINS - 1)

@@ -37,7 +37,7 @@ def recall_svg(
     by_arm: Mapping[str, Mapping[str, Any]],
     arm_numbers: Mapping[str, int],
 ) -> str:
-    """Recall of each class, a bar per arm with its 95 % interval."""
+    """Bars of recall per class and arm, with 95 % intervals."""
     left, right, bar, gap, width = 146, 46, 13, 14, 520
     scale = width - left - right
     group = len(by_arm) * (bar + 2) + gap

@@ -136,7 +136,7 @@ Arms = dict[str, dict[str, list[Run]]]
 
 
 def read_arms(spec: Mapping[str, Any], store: ArtifactStore, tenant: str) -> Arms:
-    """Runs by model and arm, in the order of the request; an arm may have several (seeds).
+    """Runs by model and arm, in the order of the request.
 
     Raises:
         FailedPrecondition: If two classifiers were not tested on the same images.
@@ -215,7 +215,7 @@ def patient_ids(dataset: Mapping[str, Any]) -> dict[str, str]:
 
 
 def dataset_facts(name: str, dataset: dict[str, Any]) -> dict[str, Any]:
-    """Classes with their counts, what was left out and why, and the locked split."""
+    """Facts of a dataset: classes, what was left out, the locked split."""
     body = dataset["body"]
     return {
         "name": name,
@@ -258,7 +258,7 @@ def training_facts(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def metrics_table(content: Mapping[str, Any]) -> str:
-    """CSV: model, arm, metric, value, low and high end of the 95 % interval."""
+    """CSV of model, arm, metric, value and 95 % interval."""
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
     table.writerow(["model", "arm", "metric", "value", "low", "high"])

@@ -1,4 +1,4 @@
-"""The report as a page: cells side by side, confusion matrices, recall bars, the protocol."""
+"""The report as a page: cells, confusion matrices, recall, protocol."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class CellSheets:
 def sample_cells(
     dataset_id: str, image_set_ids: list[str], max_searched_per_class: int, ctx: JobContext
 ) -> CellSheets:
-    """Sheets of training and of synthetic cells, and a count of near-duplicates among the latter.
+    """Sheets of training and synthetic cells, and a count of near-duplicates.
 
     The first images are shown, not the best.
     """
@@ -93,7 +93,7 @@ def sample_cells(
 
 
 def sheet(arrays: list[np.ndarray]) -> str:
-    """A PNG of tiles in rows of four, as a data URI; empty without tiles."""
+    """A PNG of tiles in rows of four, as data URI."""
     if not arrays:
         return ""
     gap = 3
@@ -108,7 +108,7 @@ def sheet(arrays: list[np.ndarray]) -> str:
 
 
 def page_environment() -> jinja2.Environment:
-    """What all pages are written with: templates and the words for figures."""
+    """Template environment of all pages, with filters for figures."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -141,13 +141,13 @@ def render_page(content: Mapping[str, Any], cells: CellSheets) -> str:
 
 
 def arm_numbers(content: Mapping[str, Any]) -> dict[str, int]:
-    """A number per arm, from 0, the same in every figure, for its colour."""
+    """Number of each arm, from 0, for its colour in every figure."""
     names = dict.fromkeys(arm for by_arm in content["arms"].values() for arm in by_arm)
     return {arm: number for number, arm in enumerate(names)}
 
 
 def patients_unknown(dataset: Mapping[str, Any]) -> str:
-    """What must be said of a dataset some of whose images name no patient; empty if none does."""
+    """Caveat on a dataset with images without a patient; empty without."""
     unknown, num_images = dataset["num_without_patient"], dataset["num_images"]
     if not unknown:
         return ""

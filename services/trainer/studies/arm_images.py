@@ -1,4 +1,4 @@
-"""What a study's arms add to the real images: the first synthetic images, or phantoms."""
+"""Images that arms add to the real ones: synthetic images or phantoms."""
 
 from __future__ import annotations
 

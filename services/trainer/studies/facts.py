@@ -1,4 +1,4 @@
-"""What repeats a replicate: names, digests and seeds, for the report."""
+"""Facts that repeat a replicate: names, digests and seeds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def replicate_facts(replicate: Replicate) -> ReplicateFacts:
 
 
 def _synthesis_facts(replicate: Replicate) -> SynthesisFacts:
-    """Facts of its adapter and its synthetic images; empty if no arm uses any."""
+    """Facts of its adapter and synthetic images; empty without."""
     ctx, study = replicate.ctx, replicate.study
     if not set(study.arms) & set(SYNTHETIC_ARMS):
         return {}

@@ -1,4 +1,4 @@
-"""What a study set out to show, what it found, and, where a goal is missed, the best and why.
+"""Goals of a study: reached or missed, and why.
 
 Written by code from the figures of the report, so that a no is said as plainly as a yes.
 """
@@ -12,10 +12,9 @@ from services.trainer.studies.recipe import REAL_ONLY, REAL_PLUS_FURTHER_REAL
 from services.trainer.studies.results import Difference, Findings, Goal, Privacy
 
 LEAST_GAIN = 0.05
-"""Macro-F1 that synthetic images are to add where classifiers start from scratch: less is within
-what another seed changes."""
+"""Gain of macro-F1 to reach from scratch; another seed changes less."""
 _WORSE_COVERAGE = 0.9
-"""Coverage below this share of what real images reach is named as a cause."""
+"""Share of the reachable coverage below which coverage is a cause."""
 
 
 def study_goals(content: Findings) -> list[Goal]:

@@ -1,4 +1,4 @@
-"""The job ``study``: whether synthesis helps, over replicates of a dataset. Makes a **Report**.
+"""The job ``study``: measures whether synthesis helps, as a **Report**.
 
 Each replicate is a split of its own, locked before anything is trained on it. An adapter and every
 classifier of the sweep are trained on each replicate. All arms have the same optimisation budget,
@@ -206,7 +206,7 @@ def _common_classes(dataset: str, replicates: list[Replicate]) -> tuple[str, ...
 
 
 def study_id(spec: Mapping[str, Any]) -> str:
-    """Id under which a study keeps its work: the same for the same request and code.
+    """Id of a study's work folder, by request and code.
 
     The next job of the same study finds what a cancelled job has finished.
     """

@@ -75,7 +75,7 @@ def _measure(replicate: Replicate, progress: ProgressFn) -> Measures:
 
 
 def measured_px(source: FeatureSource, synthetic_px: int) -> int:
-    """Size at which images are measured, pixels: the space's own, or that of smaller images.
+    """Size in pixels at which images are measured: the smallest involved.
 
     Real and synthetic images come in the same size, or what resizing takes from one kind alone
     would count as a difference between them.
@@ -108,7 +108,7 @@ def measure_images(
         progress: Called with images done and all; may raise to stop.
 
     Returns:
-        What JSON can hold; rows of ``nearest_of_each`` begin with the digest.
+        JSON; rows of ``nearest_of_each`` begin with the digest.
     """
     space = source.load(device)
     images, synthetic_ids = synthetic

@@ -1,4 +1,4 @@
-"""A study as a page: the headline, macro-F1 against synthetic images, all arms, the protocol."""
+"""A study as a page: headline, sweep, all arms, protocol."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def shown_arms(by_arm: Mapping[str, ArmFigures], headline: str) -> dict[str, Arm
 
 
 def sweep_svg(by_arm: Mapping[str, ArmFigures], settings: Mapping[str, Any]) -> str:
-    """Macro-F1 with its interval against images per class, a line for each arm, and a legend."""
+    """Macro-F1 against images per class, a line per arm, with a legend."""
     counts = list(settings["num_per_class"])
     lines = {
         arm: [(n, by_arm[f"{arm}_{n}"]) for n in counts if f"{arm}_{n}" in by_arm]

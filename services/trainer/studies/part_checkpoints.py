@@ -1,4 +1,4 @@
-"""Checkpoints of the parts of a study: one file each, in the study's work folder."""
+"""Checkpoints of the parts of a study, one file each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PartCheckpoints:
         self._drain = drain
 
     def load(self) -> tuple[dict[str, Any], dict[str, bytes]] | None:
-        """State and files of the last checkpoint; None if there is none that can be read."""
+        """State and files of the last readable checkpoint; None without."""
         try:
             with zipfile.ZipFile(io.BytesIO(self._work.read(self._path))) as archive:
                 state: dict[str, Any] = json.loads(archive.read(_STATE))
@@ -49,13 +49,13 @@ class PartCheckpoints:
             return None
 
     def due(self) -> bool:
-        """Whether to save: the last one is old, or the job is about to be released."""
+        """Whether to save: the last one is old, or the job drains."""
         if self._drain.checkpoint_wanted():
             return True
         return time.monotonic() - self._last >= self._min_seconds
 
     def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
-        """Replaces the checkpoint; where that fails, the last one stays and the part goes on."""
+        """Replaces the checkpoint; a failure keeps the last one."""
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             archive.writestr(_STATE, json.dumps(state))

@@ -1,4 +1,4 @@
-"""The parts of a study that can be worked on side by side, and what each waits for."""
+"""Parts of a study that can run side by side, with their dependencies."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TrialPart:
 
     @property
     def label(self) -> str:
-        """What progress calls it."""
+        """Name in progress."""
         return self.trial.label
 
     @property

@@ -16,10 +16,10 @@ GOAL_AUC = 0.6
 
 
 def privacy_content(replicates: Sequence[Mapping[str, Any]]) -> Privacy:
-    """The part ``privacy`` of ``report.json``: counts and means over replicates, never NaN.
+    """The part ``privacy`` of ``report.json``; no figure is NaN.
 
     Args:
-        replicates: Of each replicate ``num_synthetic`` (images in its ImageSet), ``num_redrawn``
+        replicates: For each replicate ``num_synthetic`` (images in its ImageSet), ``num_redrawn``
             (near-duplicates that the generator withheld and replaced), ``num_withheld``
             (near-duplicates that the study found all the same and left out),
             ``membership_inference`` (of the adapter's manifest, or None) and ``nearest``
@@ -76,7 +76,7 @@ def _membership(replicates: Sequence[Mapping[str, Any]]) -> Membership:
 def mean_with_interval(
     values: Sequence[float],
 ) -> tuple[float | None, float | None, float | None]:
-    """Mean of AUCs with its 95 % interval over replicates (Student's t), within 0 and 1.
+    """Mean of AUCs with its 95 % interval over replicates (Student's t).
 
     Each replicate has an adapter and images of its own, so their spread holds the chance of both.
 
@@ -94,7 +94,7 @@ def mean_with_interval(
 
 
 def _mean(figures: Sequence[Any]) -> Any:
-    """Mean of dictionaries of numbers, entry by entry; counts ("num_…") are added up."""
+    """Means of dictionaries by key; counts ("num_…") are added up."""
     given = [each for each in figures if each is not None]
     if not given:
         return None
@@ -109,7 +109,7 @@ def _mean(figures: Sequence[Any]) -> Any:
 
 
 def privacy_rows(privacy: Privacy) -> Iterator[tuple[Any, ...]]:
-    """Rows of ``metrics.csv``: model, arm, metric, value, low and high end of the interval."""
+    """Rows of ``metrics.csv``: model, arm, metric, value, low and high."""
     for name, count in privacy["near_copies"].items():
         if count is not None:
             yield "", "privacy", f"near_copies:{name}", count, "", ""

@@ -10,7 +10,7 @@ from services.trainer.studies.recipe import ZERO_SHOT, StudySettings, Trial, hyp
 
 
 class StudyProgress:
-    """Adds up the progress of parts that may run side by side, and reports the sum."""
+    """Adds up and reports the progress of parts that run side by side."""
 
     def __init__(self, report: ProgressFn, study: StudySettings) -> None:
         """Begins at nothing done; ``report`` is the job's."""

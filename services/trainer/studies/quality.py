@@ -1,4 +1,4 @@
-"""Image quality of a study: the measures of ``image_quality.py``, as means over replicates."""
+"""Image quality of a study: measures of ``image_quality.py`` over replicates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def study_quality(
     """The part ``quality`` of ``report.json``: means over replicates.
 
     Args:
-        replicates: What ``quality_by_class`` gave for each replicate, at least one.
+        replicates: Result of ``quality_by_class`` for each replicate, at least one.
         feature_space: Name and revision (``FeatureSpace.to_dict``).
 
     Returns:

@@ -22,11 +22,10 @@ REAL_ONLY = "real_only"
 REAL_PLUS_SYNTHETIC = "real_plus_synthetic"
 SYNTHETIC_ONLY = "synthetic_only"
 BALANCED = "balanced"
-"""Real images, and of each class as many synthetic ones as it has fewer than the largest."""
+"""Real images, every class filled up with synthetic ones to the largest."""
 REAL_PLUS_PHANTOMS = "real_plus_phantoms"
 REAL_PLUS_FURTHER_REAL = "real_plus_further_real"
-"""Real images, and of each class so many further real ones, as far as the dataset has them to
-spare: what a perfect generator would bring, and so the most that synthetic images can."""
+"""Real images and further real ones: the most that a generator could bring."""
 TRANSFER_REAL_ONLY = "transfer_real_only"
 TRANSFER_REAL_PLUS_SYNTHETIC = "transfer_real_plus_synthetic"
 ZERO_SHOT = "zero_shot"
@@ -76,7 +75,7 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """What progress calls it."""
+        """Name in progress."""
         return f"{self.model}, {self.arm}" + (f" {self.num_per_class}" * bool(self.num_per_class))
 
 
@@ -87,7 +86,7 @@ class StudySettings:
     Attributes:
         preset: Name of the preset that it started from.
         models: Architectures.
-        arms: What is compared; ``real_only`` is always one of them.
+        arms: Arms to compare; ``real_only`` is always one of them.
         num_per_class: Amounts of synthetic images per class, ascending; the last is the one whose
             difference is the headline.
         num_draws: Replicates, each with its own split, adapter, synthetic images and classifiers.
@@ -158,7 +157,7 @@ class StudySettings:
                     yield Trial(replicate, model, arm, count)
 
     def transfer_base(self, model: str) -> str:
-        """Name of the base from which ``TRANSFER_ARMS`` of a model start; empty: none."""
+        """Base from which ``TRANSFER_ARMS`` of a model start; empty: none."""
         return self.transfer_clip_base if model == "clip" else self.transfer_resnet_base
 
     def to_dict(self) -> dict[str, Any]:
@@ -252,8 +251,10 @@ PRESETS = {
         sampler_preset="paper",
     ),
 }
-"""``evidence``: a new laboratory and bases that never saw a real cell, long-tailed few-shot;
-``informed``: a new laboratory and bases that know another's cells, few images; ``paper``: its table
+"""Presets of studies by name.
+
+``evidence``: a new laboratory and bases that never saw a real cell, long-tailed few-shot.
+``informed``: a new laboratory and bases that know another's cells, few images. ``paper``: its table
 (5 replicates for 5 folds, 16 shots)."""
 
 
@@ -282,7 +283,7 @@ def hyperparameters_of(study: StudySettings, trial: Trial) -> Hyperparameters:
 
 
 def phantom_classes(class_ids: list[str]) -> list[str]:
-    """The phantom that stands for each class; empty if there is a class without one."""
+    """The phantom of each class; empty if one has none."""
     names = [narrower_classes(class_id)[0] for class_id in class_ids]
     return names if set(names) <= set(CELL_TYPES) else []
 

@@ -1,4 +1,4 @@
-"""One replicate of a study: its locked split of the dataset, and the images of it."""
+"""One replicate of a study: its locked split and the images of it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Replicate:
         return self.study.seed + self.number
 
     def images(self, split: Literal["train", "test"], size: int) -> SplitImages:
-        """Real images of a split, squares of ``size`` pixels; kept for the next call."""
+        """Real images of a split, squares of ``size`` pixels; cached."""
         if (split, size) not in self._images:
             ctx = self.ctx
             self._images[split, size] = load_images(

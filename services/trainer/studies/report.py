@@ -1,4 +1,4 @@
-"""What a study found, as ``report.json``, ``metrics.csv``, ``nearest.csv`` and a page.
+"""Writes the report of a study: ``report.json``, tables and a page.
 
 Figures are means over replicates. Their 95 % intervals are over replicates and, within each, over
 test images or patients (``evaluation/metrics.py``); differences are paired by replicate.
@@ -183,7 +183,7 @@ def _difference(
 
 
 def nearest_table(replicates: Sequence[ReplicateFacts], measures: Sequence[Measures]) -> str:
-    """CSV: the training images nearest to every synthetic image that classifiers learned from.
+    """CSV of the training images nearest to every synthetic image used.
 
     Training images are named by their digests; an image's number is that within its class of the
     replicate's ImageSet.

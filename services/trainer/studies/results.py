@@ -1,4 +1,4 @@
-"""Results of a study, as ``report.json`` holds them: the keys are a public format."""
+"""Results of a study; the keys of ``report.json`` are a public format."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NotRequired, TypedDict
 
 
 class Difference(TypedDict):
-    """A paired difference of one metric between two arms, with its 95 % interval."""
+    """Paired difference of a metric between two arms, with 95 % interval."""
 
     mean: float
     low: float
@@ -36,7 +36,7 @@ class ArmFigures(TypedDict):
 
 
 class QualityFigure(TypedDict):
-    """One measure over the replicates that have it; ``sd`` is None for one."""
+    """A measure over the replicates that have it."""
 
     mean: float
     sd: float | None
@@ -68,7 +68,7 @@ class QualityRows(TypedDict):
 
 
 class Quality(QualityRows):
-    """Image quality, with the same measures between two halves of the real images."""
+    """Image quality, with a real-to-real reference."""
 
     feature_space: dict[str, str]
     num_draws: int
@@ -115,7 +115,7 @@ class Privacy(TypedDict):
 
 
 class Goal(TypedDict):
-    """A goal and what was found; ``reached`` is None where it was not measured."""
+    """A goal and the finding; ``reached`` is None if not measured."""
 
     goal: str
     found: str
@@ -124,7 +124,7 @@ class Goal(TypedDict):
 
 
 class SynthesisFacts(TypedDict, total=False):
-    """Facts of the adapter and the synthetic images of a replicate, if any arm uses them."""
+    """Facts of the adapter and the synthetic images of a replicate."""
 
     adapter: str
     adapter_files: dict[str, str]
@@ -153,14 +153,14 @@ class ReplicateFacts(SynthesisFacts):
 
 
 class Measures(TypedDict):
-    """Measures of the synthetic images of one replicate, kept between parts of the study.
+    """Measures of the synthetic images of one replicate.
 
     Attributes:
         feature_space: Name and revision of the feature space.
         quality: As ``quality_by_class`` gives it.
         gallery: Triplets with pictures, as ``triplet_pictures`` gives them.
         nearest: As ``memorization.compare`` gives it.
-        nearest_of_each: Of every image that was used, in the order of ``nearest.csv``: class id,
+        nearest_of_each: For every image used, in the order of ``nearest.csv``: class id,
             number, digest of the nearest training image by features, that distance, digest of the
             nearest by hash, bits, whether flagged.
     """
@@ -173,7 +173,7 @@ class Measures(TypedDict):
 
 
 class Findings(TypedDict):
-    """What was found, before it is held against the goals."""
+    """Findings of a study, before the goals are judged."""
 
     notice: str
     title: str

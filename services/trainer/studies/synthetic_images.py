@@ -1,4 +1,4 @@
-"""Synthetic images of a replicate: its adapter, its ImageSet, and which of them are used."""
+"""Synthetic images of a replicate: adapter, ImageSet and near-duplicates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from services.trainer.studies.replicate import Replicate
 
 
 def generate_images(replicate: Replicate, part: str, progress: ProgressFn) -> None:
-    """Fits the adapter, generates the ImageSet and inspects it; keeps what is there already.
+    """Fits the adapter, generates the ImageSet and inspects it, once.
 
     Args:
         replicate: Whose images.
@@ -48,7 +48,7 @@ def generate_images(replicate: Replicate, part: str, progress: ProgressFn) -> No
 
 
 def image_plan(replicate: Replicate) -> SyntheticPlan:
-    """The synthetic images of a replicate, of which every arm takes the first ones."""
+    """Plan of the synthetic images; every arm takes the first ones."""
     spec = {
         "adapter": resource_names.build(ADAPTERS, replicate.ctx.artifact_id),
         "num_per_class": replicate.study.num_per_class[-1],

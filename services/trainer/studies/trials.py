@@ -1,4 +1,4 @@
-"""Trains and tests the classifiers of a replicate, each arm with what it adds to real images."""
+"""Trains and tests the classifiers of a replicate."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def train_trial(replicate: Replicate, trial: Trial, part: str, progress: Progres
 def _added_images(
     replicate: Replicate, trial: Trial, image_size: int, progress: ProgressFn
 ) -> Ready | None:
-    """Images that the arm adds to the real ones; None for real images alone."""
+    """Images that the arm adds to the real ones; None without."""
     if trial.arm in (REAL_ONLY, TRANSFER_REAL_ONLY):
         return None
     count, class_ids = trial.num_per_class, replicate.class_ids

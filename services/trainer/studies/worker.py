@@ -1,4 +1,4 @@
-"""Carries out the parts of a study: in the job's own process, or in several beside it."""
+"""Carries out the parts of a study, in one process or in several."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _REPORT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class StudyRun:
-    """What every part of a study needs to know.
+    """Inputs of every part of a study.
 
     Attributes:
         study: Settings of the study.
@@ -52,10 +52,10 @@ class StudyRun:
 
 
 class StudyWorker:
-    """Carries out one part after another; keeps the images of the last replicate."""
+    """Carries out parts in turn; caches the images of one replicate."""
 
     def __init__(self, run: StudyRun, ctx: JobContext) -> None:
-        """Prepares for the parts of ``run``; its progress is given part by part."""
+        """Prepares for the parts of ``run``."""
         self._run, self._ctx = run, ctx
         self._work = ctx.store.new_draft(ctx.tenant, JOBS, run.work_id)
         self._replicate: Replicate | None = None

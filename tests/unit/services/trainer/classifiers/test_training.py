@@ -107,14 +107,14 @@ def test_both_arms_take_the_same_steps_on_the_same_real_batches(
     from services.trainer.classifiers import training as train_classifier
 
     seen: list[tuple[int, torch.Tensor]] = []
-    draw = train_classifier.draw_batch
+    draw = train_classifier.sample_batch
 
     def spy(source: Any, *rest: Any) -> Any:
         batch = draw(source, *rest)
         seen.append((len(source.labels), batch[0].clone()))
         return batch
 
-    monkeypatch.setattr(train_classifier, "draw_batch", spy)
+    monkeypatch.setattr(train_classifier, "sample_batch", spy)
     fit(quick_hparams())
     alone = [x for n, x in seen if n == 18]
     seen.clear()

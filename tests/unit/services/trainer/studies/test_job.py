@@ -19,7 +19,7 @@ from tests.support.few_shot import CLASSES, TENANT, FakeGenerator, job_context
 from tests.support.studies import begin, comparable, forget_synthesis, read_report
 
 
-def test_every_arm_of_every_draw_is_trained_once_and_compared(
+def test_every_arm_of_every_replicate_is_trained_once_and_compared(
     settings: Any, store: ArtifactStore, generator: FakeGenerator, trained: Counter[Any]
 ) -> None:
     spec = begin(store, settings)
@@ -64,7 +64,7 @@ def test_every_arm_of_every_draw_is_trained_once_and_compared(
     assert spec["dataset"] in manifest["parents"] and len(manifest["digests"]) >= 9
 
 
-def test_quality_and_privacy_of_every_draw_are_measured_and_shown(
+def test_quality_and_privacy_of_every_replicate_are_measured_and_shown(
     settings: Any, store: ArtifactStore, generator: FakeGenerator
 ) -> None:
     some = {"models": ["resnet18"], "arms": ["real_only", "synthetic_only"], "num_per_class": [4]}
@@ -146,7 +146,7 @@ def test_its_page_and_its_table_hold_the_figures(
     assert float(row["value"]) == content["paired_difference"]["clip"]["macro_f1"]["mean"]
 
 
-def test_a_class_that_only_some_draws_can_test_is_left_out_of_all(
+def test_a_class_that_only_some_replicates_can_test_is_left_out_of_all(
     settings: Any,
     store: ArtifactStore,
     generator: FakeGenerator,

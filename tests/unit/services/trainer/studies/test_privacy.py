@@ -1,4 +1,4 @@
-"""What the report says of privacy is the sum of its draws, and it says it plainly."""
+"""What the report says of privacy is the sum of its replicates, and it says it plainly."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def page(content: dict[str, Any], show_images: bool = True) -> str:
     return shown
 
 
-def test_draws_are_counted_together_and_their_figures_averaged() -> None:
+def test_replicates_are_counted_together_and_their_figures_averaged() -> None:
     content = privacy_content([draw(audited(0.5)), draw(audited(0.6)), draw(audited(0.58))])
     assert content["near_copies"] == {
         "num_synthetic": 300,
@@ -84,7 +84,7 @@ def test_what_was_not_measured_is_none_and_not_zero() -> None:
     assert [row[2] for row in privacy_rows(content)] == [f"near_copies:{each}" for each in names]
 
 
-def test_an_interval_is_student_s_over_draws() -> None:
+def test_an_interval_is_student_s_over_replicates() -> None:
     found = mean_with_interval([0.5, 0.52, 0.54, 0.56, 0.58])
     assert found == pytest.approx((0.54, 0.5007, 0.5793), abs=2e-4)
     assert mean_with_interval([0.7]) == (0.7, None, None)
@@ -98,7 +98,7 @@ def test_the_page_says_plainly_what_is_traded() -> None:
     good, bad = (page(privacy_content([draw(audited(auc))] * 2)) for auc in (0.55, 0.8))
     assert "Within the goal of 0.6" in good and "What is traded" not in good
     assert "What is traded" in bad and "0.800" in bad and "not adapters" in bad
-    assert "6 withheld and drawn again by the generator, 2 found by the study" in good
+    assert "6 withheld and generated again by the generator, 2 found by the study" in good
     assert "http" not in good, "it fetches nothing"
 
 

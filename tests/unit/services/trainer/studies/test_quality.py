@@ -1,4 +1,4 @@
-"""A study's image quality is the mean over its draws, in the report, the table and the page."""
+"""A study's image quality is the mean over its replicates, wherever it is told."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def draw(value: float, **by_class: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_figures_are_means_over_the_draws_that_have_them() -> None:
+def test_figures_are_means_over_the_replicates_that_have_them() -> None:
     draws = [
         draw(2.0, monocyte=row(3.0), basophil=row(None, 1)),
         draw(4.0, monocyte=row(5.0, 31, fid_comparable=False, note="few"), basophil=row(7.0)),
@@ -58,10 +58,10 @@ def test_figures_are_means_over_the_draws_that_have_them() -> None:
     assert found["real_against_real"]["per_class"]["basophil"]["cmmd"]["mean"] == 0.25
 
 
-def test_a_class_that_one_draw_lacks_has_the_figures_of_the_others() -> None:
+def test_a_class_that_one_replicate_lacks_has_the_figures_of_the_others() -> None:
     found = study_quality([draw(2.0), draw(4.0, monocyte=row(5.0))], SPACE)
     assert found["per_class"]["monocyte"]["fid"] == {"mean": 5.0, "sd": None, "num_draws": 1}
-    with pytest.raises(ValueError, match="at least one draw"):
+    with pytest.raises(ValueError, match="at least one replicate"):
         study_quality([], SPACE)
 
 
