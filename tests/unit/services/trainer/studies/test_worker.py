@@ -24,6 +24,7 @@ from tests.support.studies import (
 SMALL = {"models": ["resnet18"], "num_per_class": [2], "num_draws": 2}
 
 
+@pytest.mark.timeout(900)  # four processes import torch
 def test_processes_give_the_same_report_and_one_that_is_killed_costs_its_own_part(
     settings: Any,
     store: ArtifactStore,
@@ -60,6 +61,7 @@ def test_processes_give_the_same_report_and_one_that_is_killed_costs_its_own_par
     assert steps == sorted(steps), "progress never goes back"
 
 
+@pytest.mark.timeout(900)  # four processes import torch
 def test_a_drained_study_resumes_within_its_classifiers(
     settings: Any,
     store: ArtifactStore,
