@@ -11,6 +11,7 @@ from cytosynth.image_folder.content import foreign_content
 from cytosynth.image_folder.problems import ImageFolderError, Problem, printable
 from cytosynth.image_folder.reader import FolderImage, read_image_folder
 from cytosynth.image_folder.walk import walk
+from cytosynth.labels_table import LABELS_FILE
 
 MAX_IMAGE_BYTES = 20_000_000
 _HEAD_BYTES = 512
@@ -63,7 +64,7 @@ def read_image_tree(folder: str | Path) -> ImageTree:
         ImageFile(root / image.path, image.file_name, image.class_id, image.patient_id)
         for image in found.images
     )
-    return ImageTree(images, found.notices)
+    return ImageTree(images, (*found.notices, *_table_above(root)))
 
 
 def image_files(paths: list[Path]) -> tuple[list[Path], list[str]]:
@@ -110,6 +111,16 @@ def check_size(name: str, num_bytes: int) -> None:
     fault = _size_fault(num_bytes)
     if fault is not None:
         raise invalid_argument(name, *fault)
+
+
+def _table_above(root: Path) -> list[str]:
+    """A notice about the table of a folder around this one, which is not read."""
+    if any(each.name.lower() == LABELS_FILE for each in root.iterdir()):
+        return []
+    table = root.resolve().parent / LABELS_FILE
+    if not table.is_file():
+        return []
+    return [f"{printable(str(table))} is not read; copy the rows of this folder into {root}"]
 
 
 def _check_files(root: Path, images: tuple[FolderImage, ...]) -> None:

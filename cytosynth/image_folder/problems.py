@@ -70,7 +70,9 @@ def printable(name: str) -> str:
     Bytes that are not UTF-8, control characters and line ends are written as escapes. The
     beginning of an over-long path is cut off.
     """
-    text = "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in name
-    )
+    text = name
+    if not name.isprintable():
+        text = "".join(
+            each if each.isprintable() else each.encode("unicode_escape").decode() for each in name
+        )
     return text if len(text) <= MAX_FILE_NAME else "…" + text[1 - MAX_FILE_NAME :]

@@ -127,3 +127,13 @@ def test_files_to_classify_are_found_below_folders(cells: Path) -> None:
         f"{cells}: monocyte/.hidden.png: left out, hidden or a file of the system",
         f"{cells}: 2 left out, not an image by its name: monocyte/notes.txt, table.csv",
     ]
+
+
+def test_a_table_around_the_folder_is_told(cells: Path) -> None:
+    (cells / "labels.csv").write_text("file,patient_id\ntrain/monocyte/0.png,p1\n")
+    (cells / "train").mkdir()
+    (cells / "monocyte").rename(cells / "train/monocyte")
+    (notice,) = read_image_tree(cells / "train").notices
+    assert notice.startswith(f"{cells / 'labels.csv'} is not read; copy the rows of this folder")
+    (cells / "labels.csv").rename(cells / "train/labels.csv")
+    assert {image.patient_id for image in read_image_tree(cells / "train").images} == {"p1", ""}
