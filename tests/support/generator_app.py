@@ -1,4 +1,4 @@
-"""The generator's real Serve app on a tiny base, and a client's view of it."""
+"""The generator's Serve app on a tiny base, and a client."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ def running_generator(root: Path, **settings: Any) -> Iterator[Running]:
 
 
 def small_batches(root: Path) -> AbstractContextManager[Running]:
-    """The generator with shards as small as its batch, so that small requests have several."""
+    """The generator with shards as small as its batch."""
     return running_generator(root, generator_shard_num_images=BATCH, generator_recovery_seconds=600)
 
 
 def write_adapters(store: ArtifactStore, base_folder: Path, revision: str) -> None:
-    """Adapters ``mixed`` (one LoRA for all), ``split`` (one per class), and three misfits."""
+    """Write ``mixed`` (one LoRA), ``split`` (one per class), and three misfits."""
     known = list(CLASSES[:2])
     weights = {c: fakes.random_lora(base_folder, seed) for seed, c in enumerate(("shared", *known))}
     cases: list[tuple[str, str, list[str], dict[str, str]]] = [
@@ -118,7 +118,7 @@ def pixels(response: Any) -> np.ndarray:
 
 
 def series_of(tenant: str) -> Counter[str]:
-    """The generator's series as Prometheus would scrape them from Ray, summed over the rest."""
+    """The tenant's series as Prometheus scrapes them from Ray, summed."""
     import ray
 
     [node] = ray.nodes()
@@ -134,7 +134,7 @@ def series_of(tenant: str) -> Counter[str]:
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Seconds that the work takes."""
     started = time.monotonic()
     work()
     return time.monotonic() - started

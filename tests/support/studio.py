@@ -42,7 +42,7 @@ def make_lora(base: Base, spec: lora.LoraSpec, seed: int, scale: float = 0.2) ->
 def bytes_of(
     base: Base, data: bytes, dtype: torch.dtype = torch.float32, num_classes: int = len(CLASSES)
 ) -> int:
-    """Memory that the cache needs for a LoRA file with the prompts of so many classes."""
+    """Memory of a LoRA file with the prompts of its classes."""
     pipeline = load_pipeline(base)
     batched = BatchedLora(pipeline.unet.to(dtype), 1, pipeline.tokenizer.model_max_length)
     pairs = {name: LoraPair(*pair) for name, pair in lora.read_lora(pipeline, data).items()}
@@ -58,7 +58,7 @@ def weights_of(adapter: str | None, loras: dict[str, bytes], class_id: str = CLA
 
 @dataclass(eq=False)
 class Reader:
-    """What came of a stream."""
+    """Images and errors of a stream."""
 
     num_wanted: int
     images: dict[int, np.ndarray] = field(default_factory=dict)
@@ -158,7 +158,7 @@ class Studio:
         return sum(entry.num_references for entry in self.engine.adapter_cache._entries.values())
 
     def leaks(self) -> tuple[int, int, int]:
-        """States and references in use, and streams; all zero when there is nothing to do."""
+        """States, references and streams in use; zero when idle."""
         self.settle()
         states = self.num_states - len(set(self.engine._states._free))
         return states, self.num_references(), self.engine.num_streams

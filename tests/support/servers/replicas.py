@@ -1,4 +1,4 @@
-"""Two shard renderers over one store, as two replicas of the generator have them."""
+"""Two shard renderers over one store, as in two replicas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kills, cancels and disconnects while streams run: what survives is whole and exact."""
+"""Kills, cancels and disconnects while streams run: survivors are exact."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Survivor(threading.Thread):
 
 
 def kill(name: str, chance: random.Random) -> bool:
-    """kill -9 of one process of a deployment; False if none runs just now."""
+    """kill -9 of a deployment's process; False if none runs now."""
     running = replica_processes(name)
     if running:
         chance.choice(running).send_signal(signal.SIGKILL)
@@ -79,7 +79,7 @@ def kill(name: str, chance: random.Random) -> bool:
 
 
 def leave(address: str, chance: random.Random) -> bool:
-    """A client that goes away in the middle: cancels its stream, or closes its channel."""
+    """A client that cancels its stream or closes its channel midway."""
     with GeneratorClient(address) as client:
         settings = SynthesisSettings(
             seed=chance.randrange(99), sampler=SamplerSettings(num_steps=30)

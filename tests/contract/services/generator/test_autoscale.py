@@ -1,4 +1,4 @@
-"""Autoscaling in a real Serve: toy samplers follow the backlog that a toy front reports."""
+"""Autoscaling in a real Serve: toy samplers follow a toy front."""
 
 from __future__ import annotations
 

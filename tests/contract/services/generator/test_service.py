@@ -1,4 +1,4 @@
-"""The generator's contract, over a real channel to the real Serve app on a tiny base."""
+"""The generator's contract, over a channel to the real Serve app."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reader that stops holds the samplers back, at the generator's own settings."""
+"""A reader that stops holds the samplers back at default settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.generator_app import Running, ask, running_generator, series_
 
 NUM_IMAGES = 20_000
 IN_TRANSIT = 4_000
-"""Images at most, of 3 kB each, in the buffers of Serve's proxy, HTTP/2 and the client."""
+"""Images of 3 kB, at most, in buffers of proxy and client."""
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -24,7 +24,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def sampled_when_still(tenant: str) -> int:
-    """Images that the samplers have delivered, once that number stays the same for 15 s."""
+    """Images delivered by samplers, once constant for 15 s."""
     number, since = 0, time.monotonic()
     until = since + 180
     while number == 0 or time.monotonic() - since < 15:

@@ -1,4 +1,4 @@
-"""The generator's streams: cancelled, slow, side by side and after a kill, over a real channel."""
+"""The generator's streams: cancelled, slow, side by side, after a kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The GPU benchmark from end to end, on a CPU, with a model small enough for one."""
+"""The GPU benchmark from end to end, tiny and on a CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images on another kind of processor: not the same bits, and hardly another image.
+"""Images on another kind of processor: other bits, the same image.
 
 Another kind is emulated: torch and oneDNN are told to leave the newer instructions of this one
 alone, so that other kernels sum in other orders.

@@ -1,4 +1,4 @@
-"""The GPU benchmark: its model is the one it names, and nothing that failed is hidden."""
+"""The GPU benchmark: the named model, and no failure hidden."""
 
 from __future__ import annotations
 

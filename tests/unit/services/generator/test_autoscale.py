@@ -1,4 +1,4 @@
-"""How many replicas a backlog wants, and what the policies make of what Serve tells them."""
+"""Number of replicas for a backlog, and the policies' use of reports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Context:
 
 
 def reports(metric: str, *replicas: list[float]) -> dict[str, dict[str, list[Any]]]:
-    """What Serve keeps of a metric: a series per replica."""
+    """A metric as Serve keeps it: a series per replica."""
     series = {f"r{i}": [SimpleNamespace(value=v) for v in one] for i, one in enumerate(replicas)}
     return {metric: series}
 

@@ -37,7 +37,7 @@ def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
 
 
 def plant(replicas: Replicas, adapter_id: str, *images: np.ndarray) -> NearDuplicateHashes:
-    """Stores adapter "one" again, as if it had been fitted to these images."""
+    """Stores adapter "one" again, as if fitted to these images."""
     hashes = NearDuplicateHashes.of(np.stack(images).astype(np.uint8))
     replicas.write(adapter_id, "shared", {"shared": replicas.loras[0]}, hashes)
     return hashes
@@ -55,7 +55,7 @@ def is_copy(image: SyntheticImage, hashes: NearDuplicateHashes) -> bool:
 
 @pytest.fixture(scope="module")
 def gated(replicas: Replicas) -> tuple[SynthesisPlan, NearDuplicateHashes, list[SyntheticImage]]:
-    """A plan with a planted copy, lying on its side, and what comes in the end."""
+    """A plan with a planted, rotated copy, its hashes and its images."""
     planted = np.rot90(pixels(free(replicas)[PLANTED]))
     hashes = plant(replicas, "gated", planted)
     plan = replicas.plan("gated")

@@ -1,4 +1,4 @@
-"""Plans: what an image depends on, how a request is cut, what is refused."""
+"""Plans: dependencies of an image, shards of a request, refusals."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_shards_cover_the_request_once_in_order(
 
 
 def guided(num_steps: int = 10, scale: float = 2.0, **interval: float) -> list[bool]:
-    """Which steps are guided."""
+    """Whether each step is guided."""
     scales = SamplerSettings(num_steps, scale, "ddim", **interval).guidance_scales(num_steps)
     assert len(scales) == num_steps and set(scales) <= {None, scale}
     return [scale is not None for scale in scales]

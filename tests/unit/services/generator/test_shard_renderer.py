@@ -1,4 +1,4 @@
-"""Shard renderers: diffusers' images, from any cut and replica; failures to their reader."""
+"""Shard renderers: diffusers' images from any cut; failures to their reader."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ PLAN = SynthesisPlan(
 
 
 def by_four(images: list[SyntheticImage]) -> list[list[SyntheticImage]]:
-    """Images as they come: those whose index divided by four is the same, together."""
+    """Images as they come: four indices together."""
     return [list(group) for _, group in groupby(images, lambda image: image.index // 4)]
 
 

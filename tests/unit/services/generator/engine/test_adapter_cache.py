@@ -1,4 +1,4 @@
-"""The adapter cache: the least recently used is evicted, entries in use stay, misfits fail."""
+"""Adapter cache: LRU eviction, entries in use stay, misfits fail."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class Shelf:
 
     @property
     def num_bytes(self) -> int:
-        """What is loaded takes, measured."""
+        """Memory of what is loaded, measured."""
         return self.lora.adapters.num_bytes + self.lora.prompts.num_bytes
 
     def use(self, key: str) -> bool:
-        """Use once, loading first where needed, and release; says whether it was there."""
+        """Acquire, loading where needed, and release; says whether it was there."""
         weights = self.weights(key)
         there = self.cache.acquire(weights, CLASSES[0]) is not None
         if not there:

@@ -1,4 +1,4 @@
-"""Mixed LoRA: every row of a batch is what its adapter alone makes of it in diffusers and peft."""
+"""Batched LoRA: every row is what diffusers and peft give alone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def noise_of(num_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def added(pipeline, pooled: torch.Tensor | None) -> dict:
-    """What SDXL's UNet is told besides the tokens."""
+    """Inputs of SDXL's UNet besides the tokens."""
     if pooled is None:
         return {}
     side = image_size(pipeline)

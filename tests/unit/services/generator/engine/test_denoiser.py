@@ -1,4 +1,4 @@
-"""The denoiser: an image is its seed's, whoever shares its batch, bit for bit."""
+"""Denoiser: images do not depend on their batch, bit for bit."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Wish:
 
 
 class Studios:
-    """A studio for mixed batches, another one for cuts, and one that samples images alone."""
+    """Studios for mixed batches, for cuts, and for single images."""
 
     def __init__(self, base: Base, dtype: torch.dtype) -> None:
         self.loras = {

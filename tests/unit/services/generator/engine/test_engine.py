@@ -1,4 +1,4 @@
-"""The engine: nothing leaks; bad images and broken steps end what they must."""
+"""Engine: nothing leaks; bad images and broken steps end their streams."""
 
 from __future__ import annotations
 

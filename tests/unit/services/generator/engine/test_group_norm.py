@@ -1,4 +1,4 @@
-"""Group normalisation in float32 of small images, in 16 bits on a CPU."""
+"""Group normalisation of small images in 16 bits on a CPU."""
 
 from __future__ import annotations
 

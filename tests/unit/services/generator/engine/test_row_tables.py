@@ -1,4 +1,4 @@
-"""Row tables: every row holds its entry, whatever was there before; places are kept."""
+"""Row tables: every row holds its entry; places are kept."""
 
 from __future__ import annotations
 

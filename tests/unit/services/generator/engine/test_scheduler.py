@@ -1,4 +1,4 @@
-"""Step scheduler: batches fit, interactive first, equal shares, no credit for idle time."""
+"""Step scheduler: batches fit, interactive first, equal shares, no idle credit."""
 
 from __future__ import annotations
 

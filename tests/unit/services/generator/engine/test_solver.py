@@ -1,4 +1,4 @@
-"""Solvers as matrices: diffusers' own steps, for every scheduler and number of steps."""
+"""Solvers as matrices: diffusers' steps for every scheduler and number."""
 
 from __future__ import annotations
 
