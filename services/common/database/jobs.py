@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -336,13 +336,7 @@ def _unheld(now: float) -> sa.ColumnElement[bool]:
 
 
 def _columns(progress: Progress) -> dict[str, Any]:
-    return {
-        "phase": progress.phase,
-        "step": progress.step,
-        "total_steps": progress.total_steps,
-        "eta_seconds": progress.eta_seconds,
-        "metrics": progress.metrics,
-    }
+    return asdict(progress)
 
 
 def _job(row: Any) -> Job:
