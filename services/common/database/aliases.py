@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -106,7 +106,7 @@ class Aliases:
             names = sorted(connection.scalars(query))
         return [self.get(tenant, name) for name in names]
 
-    def _history(self, tenant: str, alias: str) -> list[Any]:
+    def _history(self, tenant: str, alias: str) -> Sequence[Any]:
         columns = alias_history.c
         query = (
             sa.select(alias_history)
@@ -117,11 +117,11 @@ class Aliases:
             return list(connection.execute(query))
 
 
-def _current(history: list[Any]) -> list[Any]:
+def _current(history: Sequence[Any]) -> Sequence[Any]:
     return [row for row in history if row.rollback_time is None]
 
 
-def _alias(alias: str, history: list[Any]) -> Alias:
+def _alias(alias: str, history: Sequence[Any]) -> Alias:
     current = _current(history)
     times = [t for row in history for t in (row.create_time, row.rollback_time) if t is not None]
     return Alias(

@@ -301,7 +301,8 @@ def _sample_class(
 
 
 def _digest(classes: Sequence[ClassSplit], settings: SplitSettings) -> str:
-    content = {"classes": [asdict(each) for each in classes], "settings": asdict(settings)}
-    for each in content["classes"]:
+    described = [asdict(each) for each in classes]
+    for each in described:
         each["left_out_reason"] = each["left_out_reason"].replace(*_WORDING_IN_DIGESTS)
+    content = {"classes": described, "settings": asdict(settings)}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
