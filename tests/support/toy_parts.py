@@ -33,14 +33,14 @@ class ToyPart:
     do: str = ""
 
 
-def begin(folder: Path) -> Callable[[ToyPart, Link], None]:
+def begin(folder: Path, link: Link) -> Callable[[ToyPart], None]:
     """For a worker process: carries toy parts out, and notes them in a file."""
 
     def note(text: str) -> None:
         with open(folder / "notes", "a") as file:
             file.write(f"{text} {os.getpid()}\n")
 
-    def carry_out(part: ToyPart, link: Link) -> None:
+    def carry_out(part: ToyPart) -> None:
         note(f"begin {part.name}")
         link.send(part.name)
         if part.do == "refuse":

@@ -90,7 +90,7 @@ def compute_with_one_thread() -> None:
 
 def run_in_processes(
     parts: Sequence[Part],
-    begin: Callable[[], Callable[[Any, Link], None]],
+    begin: Callable[[Link], Callable[[Any], None]],
     num_processes: int,
     supervise: Callable[[list[Any]], bool],
 ) -> None:
@@ -171,12 +171,12 @@ _work: Callable[[Any], None]
 """In a worker process: carries a part out."""
 
 
-def _begin_process(link: Link, begin: Callable[[], Callable[[Any, Link], None]]) -> None:
+def _begin_process(link: Link, begin: Callable[[Link], Callable[[Any], None]]) -> None:
     global _work
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     # Ctrl-C reaches every process of a terminal; the parent decides what becomes of the parts.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _work = partial(_reporting, begin(), link)
+    _work = partial(_reporting, begin(link), link)
 
 
 def _end_with_parent() -> None:
@@ -191,10 +191,10 @@ def _carry_out(part: Part) -> None:
     _work(part)
 
 
-def _reporting(work: Callable[[Any, Link], None], link: Link, part: Part) -> None:
+def _reporting(work: Callable[[Any], None], link: Link, part: Part) -> None:
     link.check()
     try:
-        work(part, link)
+        work(part)
     except (DomainError, Interrupted):
         raise
     except Exception as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -51,7 +50,6 @@ class JobCheckpoints:
         self._current = job.checkpoint or inherited
         self._least_seconds, self._last = least_seconds, time.monotonic()
         self._on_missed = on_missed or (lambda: None)
-        self._saving = threading.Lock()
 
     def due(self) -> bool:
         """Whether to save: long after the last save, or before draining."""
@@ -76,8 +74,6 @@ class JobCheckpoints:
     def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
         """Replaces the checkpoint; where that fails, the previous one stays.
 
-        Of parts of a job that run side by side, the checkpoint of the last one stays.
-
         Args:
             state: Anything that JSON can hold.
             files: Bytes by path.
@@ -85,18 +81,17 @@ class JobCheckpoints:
         Raises:
             LeaseLost: If another runner has taken the job over.
         """
-        with self._saving:
-            try:
-                self._replace(state, files)
-            except LeaseLost:
-                raise
-            except Exception:
-                # A checkpoint saves time, its loss must not cost the job: a full disk passes.
-                log.exception("jobs/%s: a checkpoint could not be written", self._job.id)
-                self._on_missed()
-            # Also where it failed: a draining job must not wait for room on a full disk.
-            self._last = time.monotonic()
-            self._drain.saved()
+        try:
+            self._replace(state, files)
+        except LeaseLost:
+            raise
+        except Exception:
+            # A checkpoint saves time, its loss must not cost the job: a full disk passes.
+            log.exception("jobs/%s: a checkpoint could not be written", self._job.id)
+            self._on_missed()
+        # Also where it failed: a draining job must not wait for room on a full disk.
+        self._last = time.monotonic()
+        self._drain.saved()
 
     def _replace(self, state: dict[str, Any], files: dict[str, bytes]) -> None:
         id = f"{self._job.id}-{secrets.token_hex(6)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from services.common.store.artifacts import ArtifactStore
@@ -26,6 +27,7 @@ class JobContext:
     progress: ProgressFn
     checkpoints: Checkpoints
     drain: DrainRequest = field(default_factory=DrainRequest)
+    count_missed_checkpoint: Callable[[], None] = lambda: None
 
     @property
     def artifact_id(self) -> str:

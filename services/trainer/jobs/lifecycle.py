@@ -128,6 +128,7 @@ def _run(
                     heartbeat.progress,
                     checkpoints,
                     heartbeat.drain,
+                    heartbeat.count_missed_checkpoint,
                 )
                 artifact_id = importlib.import_module(module).run(job.spec, context)
             else:  # a runner was lost after the last write

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 from services.common.errors import NotFound
@@ -22,7 +23,14 @@ log = logging.getLogger(__name__)
 class PartCheckpoints:
     """Where one part of a study continues from."""
 
-    def __init__(self, work: Draft, part: str, min_seconds: float, drain: DrainRequest) -> None:
+    def __init__(
+        self,
+        work: Draft,
+        part: str,
+        min_seconds: float,
+        drain: DrainRequest,
+        on_missed: Callable[[], None] = lambda: None,
+    ) -> None:
         """Opens the checkpoint of a part.
 
         Args:
@@ -30,10 +38,11 @@ class PartCheckpoints:
             part: Name of the part.
             min_seconds: Time between two checkpoints.
             drain: Asks for a checkpoint before its time.
+            on_missed: Called for every checkpoint that could not be written.
         """
         self._work, self._path = work, f"checkpoints/{part}.zip"
         self._min_seconds, self._last = min_seconds, time.monotonic()
-        self._drain = drain
+        self._drain, self._on_missed = drain, on_missed
 
     def load(self) -> tuple[dict[str, Any], dict[str, bytes]] | None:
         """State and files of the last readable checkpoint; None without."""
@@ -66,6 +75,7 @@ class PartCheckpoints:
         except Exception:
             # A checkpoint saves time, its loss must not cost the job: a full disk passes.
             log.exception("%s could not be written", self._path)
+            self._on_missed()
         self._last = time.monotonic()
         self._drain.saved()
 

@@ -88,8 +88,9 @@ class Replicate:
 
     def checkpoints(self, part: str) -> PartCheckpoints:
         """Checkpoints of one part of this replicate."""
-        seconds = self.ctx.settings.checkpoint_seconds
-        return PartCheckpoints(self.work, part, seconds, self.ctx.drain)
+        ctx = self.ctx
+        seconds, missed = ctx.settings.checkpoint_seconds, ctx.count_missed_checkpoint
+        return PartCheckpoints(self.work, part, seconds, ctx.drain, missed)
 
 
 def lock_split(

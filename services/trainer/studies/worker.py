@@ -99,6 +99,11 @@ def carry_out_here(
 
 
 @dataclass(frozen=True)
+class _MissedCheckpoint:
+    """Sent by a worker process that could not write a checkpoint."""
+
+
+@dataclass(frozen=True)
 class _Message:
     """Sent by a worker process; ``phase`` None: the part is finished."""
 
@@ -125,10 +130,12 @@ def carry_out_in_processes(
 
     reported = 0.0
 
-    def supervise(messages: list[_Message]) -> bool:
+    def supervise(messages: list[_Message | _MissedCheckpoint]) -> bool:
         nonlocal reported
         for message in messages:
-            if message.phase is None:
+            if isinstance(message, _MissedCheckpoint):
+                ctx.count_missed_checkpoint()
+            elif message.phase is None:
                 overall.finished(message.part)
             else:
                 overall.note(message.part, message.phase, message.step, dict(message.metrics or {}))
@@ -160,7 +167,7 @@ class _About:
     traceparent: str
 
 
-def begin_process(run: StudyRun, about: _About) -> Callable[[StudyPart, Link], None]:
+def begin_process(run: StudyRun, about: _About, link: Link) -> Callable[[StudyPart], None]:
     """Prepares a worker process; gives the function that carries a part out."""
     compute_with_one_thread()
     configure_logging()
@@ -177,10 +184,11 @@ def begin_process(run: StudyRun, about: _About) -> Callable[[StudyPart, Link], N
         _no_progress,
         NoCheckpoints(),
         drain,
+        lambda: link.send(_MissedCheckpoint()),
     )
     worker = StudyWorker(run, ctx)
 
-    def carry_out(part: StudyPart, link: Link) -> None:
+    def carry_out(part: StudyPart) -> None:
         if link.drain_wanted():
             raise Drained
 

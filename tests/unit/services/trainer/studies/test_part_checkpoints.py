@@ -55,8 +55,8 @@ def test_a_drain_asks_for_a_checkpoint_before_its_time(work: Draft) -> None:
 def test_a_full_disk_costs_no_part_its_last_checkpoint(
     work: Draft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drain = DrainRequest()
-    checkpoints = PartCheckpoints(work, "a", 0, drain)
+    drain, missed = DrainRequest(), list[int]()
+    checkpoints = PartCheckpoints(work, "a", 0, drain, lambda: missed.append(1))
     checkpoints.save(STATE, FILES)
 
     def full(*_: object) -> None:
@@ -65,6 +65,7 @@ def test_a_full_disk_costs_no_part_its_last_checkpoint(
     monkeypatch.setattr(work, "write", full)
     drain.ask()
     checkpoints.save({"step": 9}, {})
+    assert missed == [1]
     assert checkpoints.load() == (STATE, FILES)
     with pytest.raises(Drained):
         drain.check()
