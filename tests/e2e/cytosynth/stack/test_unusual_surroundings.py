@@ -52,17 +52,18 @@ def test_it_starts_and_keeps_its_files_together(stack: local_stack.StackInfo) ->
     assert local_stack.status(stack.state_dir).state == "running"
     files = StackFiles(stack.state_dir)
     assert stack.state_dir == Path.cwd() / ".cytosynth"
-    assert files.access_log.read_text().count("\n") >= 3
+    assert '"listener":"edge"' in files.access_log.read_text()
     assert {path.name for path in Path.cwd().parent.iterdir()} == {NAME}
     assert {path.name for path in Path.cwd().iterdir()} == {".cytosynth"}
 
 
 def test_a_cleaned_temporary_folder_is_made_again(stack: local_stack.StackInfo) -> None:
     assert stack.runtime_dir is not None
-    shutil.rmtree(stack.runtime_dir)
     link = stack.runtime_dir / LINK
+    before = link.lstat().st_ctime_ns
+    shutil.rmtree(stack.runtime_dir, ignore_errors=True)  # the supervisor may be quicker
     deadline = time.monotonic() + 30
-    while not link.is_dir():
+    while not link.is_dir() or link.lstat().st_ctime_ns == before:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert os.path.samefile(link, StackFiles(stack.state_dir).ray)
