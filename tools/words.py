@@ -27,6 +27,8 @@ _EXEMPT = {
     PurePosixPath("tools/words.py"),
     PurePosixPath("tests/unit/tools/test_words.py"),
 }
+# Values of report.json stay as they are.
+_FROZEN = re.compile("No near-copy of a training image is released")
 _ANY = re.compile(rf"\b(?:{'|'.join(f'(?:{phrase})' for phrase in REPLACED)})(?!\w)", re.I)
 
 
@@ -44,7 +46,7 @@ def word_problems(texts: Mapping[PurePosixPath, str]) -> list[str]:
     problems = []
     for path, text in texts.items():
         for number, line in enumerate(text.splitlines(), start=1):
-            for found in _ANY.finditer(line):
+            for found in _ANY.finditer(_FROZEN.sub("", line)):
                 instead = next(
                     better
                     for phrase, better in REPLACED.items()

@@ -26,7 +26,6 @@ from services.trainer.datasets.leakage import check_blind
 from services.trainer.datasets.reading import usable_classes
 from services.trainer.datasets.resplitting import spare_digests, split_of
 from services.trainer.evaluation.feature_space import resolve_feature_space
-from services.trainer.studies.parts import replicate_parts
 from services.trainer.studies.recipe import (
     REAL_PLUS_FURTHER_REAL,
     REAL_PLUS_PHANTOMS,
@@ -36,6 +35,7 @@ from services.trainer.studies.recipe import (
     hyperparameters_of,
     phantom_classes,
 )
+from services.trainer.studies.workers.parts import replicate_parts
 
 if TYPE_CHECKING:
     from services.trainer.jobs.context import JobContext
@@ -132,10 +132,14 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     from services.trainer.evaluation.metrics import Predictions
     from services.trainer.studies.facts import replicate_facts
     from services.trainer.studies.measures import read_measures
-    from services.trainer.studies.progress import StudyProgress
     from services.trainer.studies.replicate import Replicate, lock_split
     from services.trainer.studies.report import study_files
-    from services.trainer.studies.worker import StudyRun, carry_out_here, carry_out_in_processes
+    from services.trainer.studies.workers.progress import StudyProgress
+    from services.trainer.studies.workers.worker import (
+        StudyRun,
+        carry_out_here,
+        carry_out_in_processes,
+    )
 
     study = StudySettings.from_dict(spec["settings"])
     revisions = {subject: revision for subject, revision, *_ in _bases(study, ctx.settings)}

@@ -13,8 +13,8 @@ from services.trainer.compute.training_run import ProgressFn
 from services.trainer.datasets.reading import SplitImages, load_images, usable_classes
 from services.trainer.datasets.resplitting import resplit
 from services.trainer.jobs.context import JobContext
-from services.trainer.studies.part_checkpoints import PartCheckpoints
 from services.trainer.studies.recipe import StudySettings
+from services.trainer.studies.workers.part_checkpoints import PartCheckpoints
 
 
 class Replicate:

@@ -30,7 +30,13 @@ def test_a_replaced_phrase_is_found_with_what_to_write(line: str, instead: str) 
 
 @pytest.mark.parametrize(
     "line",
-    ["A marshalled message.", "Half of latency.", "The hanger on the wall.", "Shallow copy."],
+    [
+        "A marshalled message.",
+        "Half of latency.",
+        "The hanger on the wall.",
+        "Shallow copy.",
+        '"goal": "No near-copy of a training image is released"',
+    ],
 )
 def test_ordinary_english_is_no_problem(line: str) -> None:
     assert words.word_problems({PAGE: line}) == []

@@ -25,12 +25,12 @@ from services.trainer.config import TrainerSettings
 from services.trainer.jobs.context import JobContext
 from services.trainer.jobs.draining import Drained, DrainRequest
 from services.trainer.studies.measures import measure_replicate
-from services.trainer.studies.parts import StudyPart, SyntheticImagesPart, TrialPart
-from services.trainer.studies.progress import StudyProgress
 from services.trainer.studies.recipe import StudySettings
 from services.trainer.studies.replicate import Replicate
 from services.trainer.studies.synthetic_images import generate_images
 from services.trainer.studies.trials import train_trial
+from services.trainer.studies.workers.parts import StudyPart, SyntheticImagesPart, TrialPart
+from services.trainer.studies.workers.progress import StudyProgress
 
 #: Time between two reports while nothing is heard of the parts; a cancel is noticed then.
 _REPORT_SECONDS = 1.0

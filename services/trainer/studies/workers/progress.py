@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from services.trainer.compute.training_run import PHASE_TRAIN_CLASSIFIER, ProgressFn
-from services.trainer.studies.parts import StudyPart, TrialPart
 from services.trainer.studies.recipe import ZERO_SHOT, StudySettings, Trial, hyperparameters_of
+from services.trainer.studies.workers.parts import StudyPart, TrialPart
 
 
 class StudyProgress:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from services.trainer.studies.parts import (
+from services.trainer.studies.recipe import Trial
+from services.trainer.studies.workers.parts import (
     MeasuresPart,
     SyntheticImagesPart,
     TrialPart,
     replicate_parts,
 )
-from services.trainer.studies.recipe import Trial
 
 REAL = Trial(1, "resnet18", "real_only", 0)
 MIXED = Trial(1, "resnet18", "real_plus_synthetic", 200)

@@ -9,7 +9,7 @@ import pytest
 from services.common.store.artifacts import ArtifactStore
 from services.common.store.drafts import Draft
 from services.trainer.jobs.draining import Drained, DrainRequest
-from services.trainer.studies.part_checkpoints import PartCheckpoints
+from services.trainer.studies.workers.part_checkpoints import PartCheckpoints
 
 STATE, FILES = {"step": 3}, {"model.safetensors": b"\x00\x01", "folder/other": b""}
 
