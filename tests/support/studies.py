@@ -14,8 +14,9 @@ import pytest
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.classifiers import training
 from services.trainer.studies import job as study
-from services.trainer.studies import recipe, trials, worker
+from services.trainer.studies import recipe, trials
 from services.trainer.studies.recipe import ARMS, REAL_PLUS_FURTHER_REAL
+from services.trainer.studies.workers import worker
 from tests.support.few_shot import TENANT, FakeGenerator, serve_images, upload_dataset
 
 QUICK = {
