@@ -20,6 +20,7 @@ import manifests
 import monitoring
 import repository
 import structure
+import words
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -48,6 +49,8 @@ STEPS: dict[str, Step] = {
     "dockerfile": dockerfile.problems,
     "tree": repository.tree_problems,
     "imports": lambda: structure.import_problems(_sources()),
+    "sizes": lambda: structure.size_problems(_sources()),
+    "words": lambda: words.word_problems(words.prose(ROOT, repository.tracked_files())),
     "tests' places": lambda: structure.test_problems(_sources(), _folders()),
     "docs": repository.docs_problems,
     "edge manifest": manifests.edge_problems,
