@@ -26,7 +26,7 @@ NUM_PER_CLASS = 100
 NUM_STEPS = 160
 """Phantoms of one laboratory are learned in a third of the steps that real cells take."""
 SEED = 2026
-CELLS_SHOWN = 5
+CELLS_SHOWN = 4
 """Cells of each class in the picture, real and synthetic."""
 
 

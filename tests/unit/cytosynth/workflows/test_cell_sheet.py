@@ -31,7 +31,7 @@ def test_each_class_has_a_row_with_real_cells_before_synthetic_ones(tmp_path: Pa
         pixels = sheet.convert("RGB")
     rows = []
     for y in range(pixels.height):
-        colors = [pixels.getpixel((x, y)) for x in range(150, pixels.width)]
+        colors = [pixels.getpixel((x, y)) for x in range(160, pixels.width)]
         found = list(dict.fromkeys(c for c in colors if c in (red, green, blue, grey)))
         if found and (not rows or rows[-1] != found):
             rows.append(found)
