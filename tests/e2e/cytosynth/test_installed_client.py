@@ -35,7 +35,7 @@ def test_a_client_from_the_wheel_classifies_on_a_running_stack(
 
     try:
         dataset = cytosynth("upload", cells, "--shots", 4)
-        classifier = cytosynth("fit-classifier", dataset["name"], "--steps", 2)
+        classifier = cytosynth("fit-classifier", dataset["name"], "--classifier-steps", 2)
         image = next(cells.glob("monocyte/*.png"))
         answer = cytosynth("classify", image, "--model", classifier["result"])
     finally:

@@ -84,7 +84,7 @@ def test_results_name_the_settings(study: str, data: str) -> None:
     of_preset = json.loads(json.dumps(PRESETS[settings["preset"]].to_dict()))
     asked = {"class_shots", "feature_space"}  # the second is filled in
     if settings["models"] != of_preset["models"]:
-        assert f"--models {','.join(settings['models'])} " in command
+        assert f"--architectures {','.join(settings['models'])} " in command
         asked.add("models")
     if settings["sampler_preset"] != of_preset["sampler_preset"]:
         assert f"--sampler-preset {settings['sampler_preset']} " in command
