@@ -24,6 +24,7 @@ hypothesis.settings.load_profile("no deadline")
 
 LONGEST = (
     "tests/contract",
+    "tests/unit/services/trainer/studies/workers/test_worker.py",
     "tests/unit/services/trainer/studies/test_job.py",
     "tests/unit/pretraining/test_pretraining.py",
     "tests/unit/services/trainer/studies/test_page.py",
