@@ -65,6 +65,18 @@ def probabilities(model: ImageClassifier, images: np.ndarray, device: torch.devi
         images: uint8 (N, image_size, image_size, 3), RGB.
         device: Device of the model.
     """
+    _, logits = features_and_logits(model, images, device)
+    return torch.softmax(torch.from_numpy(logits).double(), dim=1).numpy()
+
+
+@torch.no_grad()
+def features_and_logits(
+    model: ImageClassifier, images: np.ndarray, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, D) and logits (N, classes), float32, of a batch.
+
+    Args and units are those of ``probabilities``.
+    """
     pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-    logits = model.logits(pixels.permute(0, 3, 1, 2).float() / 255)
-    return torch.softmax(logits.double(), dim=1).cpu().numpy()
+    features, logits = model.features_and_logits(pixels.permute(0, 3, 1, 2).float() / 255)
+    return features.float().cpu().numpy(), logits.float().cpu().numpy()

@@ -159,16 +159,18 @@ class ClipClassifier(ImageClassifier):
     def _encode_text(self) -> torch.Tensor:
         return F.normalize(self.clip.encode_text(self.tokens).float(), dim=-1)
 
-    def logits(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+    def features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         x = self.normalize(images_BCHW, self._mean, self._std)
-        image_features = F.normalize(self.clip.encode_image(x).float(), dim=-1)
+        return F.normalize(self.clip.encode_image(x).float(), dim=-1)
+
+    def head(self, features_BD: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled():
             text_features = self._encode_text()
         else:
             if self._text_features is None:
                 self._text_features = self._encode_text()
             text_features = self._text_features
-        return self.clip.logit_scale.exp().clamp(max=100.0) * image_features @ text_features.T
+        return self.clip.logit_scale.exp().clamp(max=100.0) * features_BD @ text_features.T
 
     def learned_state(self) -> dict[str, torch.Tensor]:
         trained = {n for n, p in self.named_parameters() if p.requires_grad}

@@ -15,9 +15,22 @@ class ImageClassifier(nn.Module):
 
     config: ClassifierConfig
 
+    def features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """Features (B, D), before the last layer, of RGB images (B, 3, H, W) from 0 to 1."""
+        raise NotImplementedError
+
+    def head(self, features_BD: torch.Tensor) -> torch.Tensor:
+        """Logits (B, classes), float32, of ``features``."""
+        raise NotImplementedError
+
     def logits(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """Logits (B, classes) of RGB images (B, 3, H, W) from 0 to 1."""
-        raise NotImplementedError
+        return self.head(self.features(images_BCHW))
+
+    def features_and_logits(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (B, D) and logits (B, classes) in one pass."""
+        features_BD = self.features(images_BCHW)
+        return features_BD, self.head(features_BD)
 
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """Logits, see ``logits``."""

@@ -80,9 +80,16 @@ class ResNetClassifier(ImageClassifier):
         # Channels last is the layout of the fast convolutions, on CPUs and on GPUs.
         self.net = self.net.to(memory_format=torch.channels_last)
 
-    def logits(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+    def features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         x = self.normalize(images_BCHW, _IMAGENET_MEAN, _IMAGENET_STD)
-        return self.net(x.contiguous(memory_format=torch.channels_last)).float()
+        x = x.contiguous(memory_format=torch.channels_last)
+        for name, layer in self.net.named_children():
+            if name != "fc":
+                x = layer(x)
+        return torch.flatten(x, 1)
+
+    def head(self, features_BD: torch.Tensor) -> torch.Tensor:
+        return self.net.fc(features_BD).float()
 
 
 def load_initial_weights(model: ImageClassifier, base: ResNetBase) -> None:

@@ -12,7 +12,13 @@ from torchvision import models as torchvision_models
 
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.common.models.classifier_config import ClassifierConfig
-from services.common.models.classifiers import build_model, load_model, probabilities, save_model
+from services.common.models.classifiers import (
+    build_model,
+    features_and_logits,
+    load_model,
+    probabilities,
+    save_model,
+)
 from services.common.models.clip_bases import list_clip_bases, resolve_clip_base
 from services.common.models.clip_classifier import _SplitAttention
 from services.common.models.resnet_classifier import ResNetClassifier, SmallMapConv2d
@@ -198,3 +204,25 @@ def test_resnet_starts_from_the_weights_that_torchvision_samples(architecture: s
     assert sum(isinstance(m, SmallMapConv2d) for m in ours.modules()) == (
         4 if architecture == "resnet18" else 3
     )
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "clip"])
+def test_features_and_logits_of_one_pass_are_those_of_the_classifier(
+    architecture: str, models_dir: Path
+) -> None:
+    model = build_model(config_of(architecture, models_dir), models_dir).eval()
+    features, logits = features_and_logits(model, some_images(), CPU)
+    assert features.shape[0] == len(some_images()) and features.shape[1] > logits.shape[1]
+    softmaxed = torch.softmax(torch.from_numpy(logits).double(), dim=1).numpy()
+    np.testing.assert_array_equal(softmaxed, probabilities(model, some_images(), CPU))
+    again = model.head(torch.from_numpy(features)).detach().numpy()
+    np.testing.assert_allclose(again, logits, rtol=1e-4, atol=1e-5)
+
+
+def test_resnet_answers_to_the_bit_as_torchvision(models_dir: Path) -> None:
+    model = build_model(config_of("resnet18", models_dir), models_dir).eval()
+    x = torch.rand(4, 3, 32, 32)
+    normal = model.normalize(x, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    with torch.no_grad():
+        expected = model.net(normal.contiguous(memory_format=torch.channels_last))
+        assert torch.equal(model.logits(x), expected)
