@@ -41,6 +41,7 @@ FIT_CLASSIFIER = {
     "settings.architecture": "--architecture",
     "settings.clip_base": "--clip-base",
     "settings.resnet_base": "--resnet-base",
+    "settings.num_calibration_folds": "--calibration-folds",
     "settings.num_steps": "--classifier-steps",
     "settings.batch_size": "--batch-size",
     "settings.learning_rate": "--learning-rate",

@@ -66,6 +66,8 @@ class ClassifierSettings:
         weight_decay: Weight decay.
         image_size: Width and height of the input, pixels, 32 to 1024.
         seed: Seed, 0 to 2^63 - 1.
+        num_calibration_folds: Parts of the training images that are held out in turn to calibrate
+            answers, 2 to 10; 0: no calibration. None: 3.
     """
 
     architecture: str = ""
@@ -78,6 +80,7 @@ class ClassifierSettings:
     weight_decay: float | None = None
     image_size: int | None = None
     seed: int | None = None
+    num_calibration_folds: int | None = None
 
 
 @dataclass(frozen=True)

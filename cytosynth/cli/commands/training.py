@@ -105,6 +105,10 @@ def fit_classifier(
     image_size: Annotated[
         int | None, typer.Option(help="Width and height of the input, pixels.")
     ] = None,
+    calibration_folds: Annotated[
+        int | None,
+        typer.Option(help="Parts held out to calibrate answers; default: 3. 0: none."),
+    ] = None,
     seed: OptionalSeed = None,
     idempotency_key: Key = None,
     no_wait: NoWait = False,
@@ -130,6 +134,7 @@ def fit_classifier(
         weight_decay=weight_decay,
         image_size=image_size,
         seed=seed,
+        num_calibration_folds=calibration_folds,
     )
     with connected() as client:
         job = client.fit_classifier(

@@ -282,7 +282,7 @@ class SyntheticSpec(_message.Message):
     def __init__(self, adapter: _Optional[str] = ..., num_per_class: _Optional[int] = ..., seed: _Optional[int] = ..., sampler: _Optional[_Union[_generator_pb2.SamplerSettings, _Mapping]] = ..., loss_weight: _Optional[float] = ...) -> None: ...
 
 class ClassifierSettings(_message.Message):
-    __slots__ = ("preset", "architecture", "clip_base", "num_steps", "batch_size", "learning_rate", "weight_decay", "image_size", "seed", "resnet_base")
+    __slots__ = ("preset", "architecture", "clip_base", "num_steps", "batch_size", "learning_rate", "weight_decay", "image_size", "seed", "resnet_base", "num_calibration_folds")
     PRESET_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     CLIP_BASE_FIELD_NUMBER: _ClassVar[int]
@@ -293,6 +293,7 @@ class ClassifierSettings(_message.Message):
     IMAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     RESNET_BASE_FIELD_NUMBER: _ClassVar[int]
+    NUM_CALIBRATION_FOLDS_FIELD_NUMBER: _ClassVar[int]
     preset: str
     architecture: str
     clip_base: str
@@ -303,7 +304,8 @@ class ClassifierSettings(_message.Message):
     image_size: int
     seed: int
     resnet_base: str
-    def __init__(self, preset: _Optional[str] = ..., architecture: _Optional[str] = ..., clip_base: _Optional[str] = ..., num_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., image_size: _Optional[int] = ..., seed: _Optional[int] = ..., resnet_base: _Optional[str] = ...) -> None: ...
+    num_calibration_folds: int
+    def __init__(self, preset: _Optional[str] = ..., architecture: _Optional[str] = ..., clip_base: _Optional[str] = ..., num_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., image_size: _Optional[int] = ..., seed: _Optional[int] = ..., resnet_base: _Optional[str] = ..., num_calibration_folds: _Optional[int] = ...) -> None: ...
 
 class Classifier(_message.Message):
     __slots__ = ("name", "dataset", "settings", "synthetic", "image_set", "class_ids", "create_time", "metrics", "manifest_digest")

@@ -41,12 +41,13 @@ class ImageChecks:
 
     def blurred(self, images_BHWC: np.ndarray) -> np.ndarray:
         """Whether each picture is less sharp than the training cells, bool (B,)."""
-        return np.asarray(sharpness(images_BHWC) < self.sharpness_low)
+        return sharpness(images_BHWC) < self.sharpness_low
 
     def badly_exposed(self, images_BHWC: np.ndarray) -> np.ndarray:
         """Whether each picture is over- or underexposed, bool (B,)."""
         figures = exposure(images_BHWC)
-        return ((figures < self.exposure_low) | (figures > self.exposure_high)).any(axis=1)
+        outside = (figures < self.exposure_low) | (figures > self.exposure_high)
+        return np.asarray(outside.any(axis=1))
 
     def strangeness(self, images_BHWC: np.ndarray) -> np.ndarray:
         """How unlike the training cells the pictures look (B,); 1 is their 99th percentile."""

@@ -5,20 +5,23 @@ Imports torch; the trainer's front does not load it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from safetensors.torch import load as load_tensors
 
 from services.common.models.classifier_config import ClassifierConfig
-from services.common.models.classifiers import build_model, probabilities
+from services.common.models.classifiers import build_model, probabilities, save_model
 from services.common.models.clip_bases import ClipBase
 from services.common.models.image_classifier import ImageClassifier
 from services.common.models.resnet_bases import ResNetBase
 from services.common.models.resnet_classifier import load_initial_weights
 from services.trainer.classifiers.pretrained import classifier_base
 from services.trainer.classifiers.recipe import Hyperparameters
+from services.trainer.classifiers.stages import TrainingStages
 from services.trainer.classifiers.training import train
 from services.trainer.classifiers.training_images import (
     LabelledImages,
@@ -32,6 +35,8 @@ from services.trainer.evaluation.metrics import Predictions
 
 PHASE_TEST = "testing classifier"
 _BATCH_SIZE = 32
+#: What the training leaves for the stages after it.
+_WEIGHTS, _FIGURES = "final.safetensors", "final.json"
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,33 @@ def train_and_test(
     device = torch.device(settings.torch_device())
     figures = train(model, real, synthetic, hparams, device, progress, checkpoints)
     return TestedClassifier(model, figures, predict(model, config, load_test(), settings, progress))
+
+
+def train_and_test_once(
+    model: ImageClassifier,
+    hparams: Hyperparameters,
+    config: ClassifierConfig,
+    real: LabelledImages,
+    synthetic: SyntheticImages | None,
+    load_test: Callable[[], SplitImages],
+    settings: TrainerSettings,
+    progress: ProgressFn,
+    stages: TrainingStages,
+) -> TestedClassifier:
+    """As ``train_and_test``; a training that ``stages`` has kept is not repeated."""
+    weights, figures = stages.kept(_WEIGHTS), stages.kept(_FIGURES)
+    if weights is None or figures is None:
+        done = train_and_test(
+            model, hparams, config, real, synthetic, load_test, settings, progress,
+            stages.checkpoints(),
+        )  # fmt: skip
+        stages.keep(_WEIGHTS, save_model(done.model)["model.safetensors"])
+        stages.keep(_FIGURES, json.dumps(done.figures).encode())
+        return done
+    model.load_learned_state(load_tensors(weights))
+    model.to(torch.device(settings.torch_device())).eval()
+    predictions = predict(model, config, load_test(), settings, progress)
+    return TestedClassifier(model, json.loads(figures), predictions)
 
 
 def predict(

@@ -29,13 +29,17 @@ from services.common.store.code_version import code_version
 from services.trainer.classifiers.image_sets import SyntheticPlan
 from services.trainer.classifiers.leakage import check_leakage
 from services.trainer.classifiers.pretrained import classifier_base
-from services.trainer.classifiers.recipe import Hyperparameters, hyperparameters_from_spec
+from services.trainer.classifiers.recipe import (
+    Hyperparameters,
+    calibration_folds_from_spec,
+    hyperparameters_from_spec,
+)
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets.leakage import training_phashes
 from services.trainer.datasets.reading import load_images, usable_classes
 
 if TYPE_CHECKING:
-    from services.trainer.evaluation.metrics import Evaluation, Predictions
+    from services.trainer.evaluation.metrics import Predictions
     from services.trainer.jobs.context import JobContext
 
 MAX_NUM_PER_CLASS = 100_000
@@ -57,6 +61,7 @@ def validate(
             can be tested.
     """
     hparams = hyperparameters_from_spec(spec, settings.default_clip)
+    calibration_folds_from_spec(spec)
     classifier_base(hparams, settings.models_dir)
     dataset_id = resource_names.parse(DATASETS, spec.get("dataset", ""), "dataset")
     dataset = store.get_manifest(tenant, DATASETS, dataset_id)
@@ -83,12 +88,19 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
         DomainError: As ``validate``; or the generator refused or was lost.
     """
     from services.common.models.classifiers import save_model  # the front needs no torch
+    from services.trainer.classifiers.answers import (
+        AnswerTraining,
+        fit_answers,
+        measured_answers,
+    )
     from services.trainer.classifiers.fit import (
         classifier_config,
         initial_model,
-        train_and_test,
+        train_and_test_once,
     )
+    from services.trainer.classifiers.stages import TrainingStages
     from services.trainer.classifiers.training_images import labelled
+    from services.trainer.evaluation.answers import headline_figures
     from services.trainer.evaluation.metrics import evaluate
 
     if ctx.store.exists(ctx.tenant, CLASSIFIERS, ctx.artifact_id):
@@ -102,42 +114,52 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     ctx.progress("reading images", 0, 0, {})
     load = partial(load_images, ctx.store, ctx.tenant, dataset_id)
     train_side = load("train", config.image_size, ctx.settings)
+    load_test = partial(load, "test", config.image_size, ctx.settings)
+    base_manifest = base.manifest if base else {}
+    num_folds = calibration_folds_from_spec(spec)
+    training = AnswerTraining(hparams, config, num_folds, dataset, base_manifest)
+    stages = TrainingStages(ctx.checkpoints)
     image_set = ""
     with ExitStack() as stack:
         pool = None
         if spec.get("synthetic"):
             plan = synthetic_plan(spec["synthetic"], class_ids, ctx.store, ctx.tenant)
             pool = stack.enter_context(open_pool(plan, config.image_size, ctx))
-        done = train_and_test(
+        done = train_and_test_once(
             initial_model(hparams, config, ctx.settings),
             hparams,
             config,
             labelled(train_side, config.class_ids),
             pool,
-            lambda: load("test", config.image_size, ctx.settings),
+            load_test,
             ctx.settings,
             ctx.progress,
-            ctx.checkpoints,
+            stages,
         )
+        fitted = fit_answers(done, training, train_side, pool, ctx.settings, ctx.progress, stages)
         if pool is not None:
             image_set = pool.image_set()
     evaluation = evaluate(done.predictions)
+    answers = measured_answers(done, fitted, load_test, ctx.settings, ctx.progress)
     draft = ctx.store.new_draft(ctx.tenant, CLASSIFIERS, ctx.artifact_id)
     center_crop = dataset["body"]["center_crop"]
-    files = save_model(done.model) | _documents(config, center_crop, done.predictions, evaluation)
+    figures = {**evaluation.to_dict(), "answers": answers.figures}
+    files = save_model(done.model) | answers.files()
+    files |= _documents(config, center_crop, done.predictions, figures)
     for path, data in files.items():
         draft.write(path, data)
     adapter = (spec.get("synthetic") or {}).get("adapter", "")
-    base_manifest = base.manifest if base else {}
     draft.commit(
         {
             "parents": [name for name in (spec["dataset"], adapter, image_set) if name],
             "base": base.name if base else "",
             "base_revision": base.revision if base else "",
-            "settings": hparams.settings() | {"image_size": config.image_size},
+            "settings": hparams.settings()
+            | {"image_size": config.image_size, "num_calibration_folds": num_folds},
             "seed": hparams.seed,
             "code_version": code_version(),
-            "metrics": evaluation.metrics,
+            "metrics": evaluation.metrics
+            | (headline_figures(answers.figures) if answers.figures else {}),
             "digests": sorted({*train_side.digests, *base_manifest.get("digests", ())}),
             "phashes": sorted({*training_phashes(dataset), *base_manifest.get("phashes", ())}),
             "body": {
@@ -149,6 +171,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
                 "config": config.to_dict(),
                 "synthetic": _synthetic_body(spec, hparams),
                 "image_set": image_set,
+                "answers": answers.body,
                 "training": done.figures
                 | {
                     "batch_size": hparams.batch_size,
@@ -234,12 +257,15 @@ def _as_domain_error(code: str, message: str) -> DomainError:
 
 
 def _documents(
-    config: ClassifierConfig, center_crop: float, predictions: Predictions, evaluation: Evaluation
+    config: ClassifierConfig,
+    center_crop: float,
+    predictions: Predictions,
+    evaluation: Mapping[str, Any],
 ) -> dict[str, bytes]:
     documents = {
         CONFIG_FILE: {**config.to_dict(), "center_crop": center_crop},
         PREDICTIONS_FILE: predictions.to_dict(),
-        EVALUATION_FILE: evaluation.to_dict(),
+        EVALUATION_FILE: evaluation,
     }
     return {path: json.dumps(document).encode() for path, document in documents.items()}
 

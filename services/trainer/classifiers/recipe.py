@@ -17,6 +17,8 @@ from services.common.seeds import MAX_SEED
 from services.trainer.augmentation.settings import AugmentSettings
 
 PRESETS = ("cpu", "paper")
+DEFAULT_CALIBRATION_FOLDS = 3
+_MAX_CALIBRATION_FOLDS = 10
 _FINE_TUNING_RATE = 5e-4
 """Peak learning rate from pretrained weights: a higher one forgets them."""
 
@@ -115,6 +117,7 @@ def hyperparameters_from_spec(spec: Mapping[str, Any], default_clip: str) -> Hyp
         InvalidArgument: Naming the field, if a value is unknown or out of range.
     """
     asked = {k: v for k, v in (spec.get("settings") or {}).items() if v not in (None, "")}
+    asked.pop("num_calibration_folds", None)  # does not change how the classifier is trained
     preset = asked.pop("preset", "cpu")
     check_one_of("settings.preset", preset, PRESETS)
     architecture = asked.pop("architecture", "resnet50" if preset == "paper" else "resnet18")
@@ -154,6 +157,20 @@ def hyperparameters_from_spec(spec: Mapping[str, Any], default_clip: str) -> Hyp
     if weight is not None:
         asked["loss_weight"] = weight
     return dataclasses.replace(hparams, **asked)
+
+
+def calibration_folds_from_spec(spec: Mapping[str, Any]) -> int:
+    """Folds of the training images on which answers are calibrated; 0: none.
+
+    Raises:
+        InvalidArgument: If the number is out of range.
+    """
+    asked = (spec.get("settings") or {}).get("num_calibration_folds")
+    folds = DEFAULT_CALIBRATION_FOLDS if asked is None else asked
+    if folds != 0 and not 2 <= folds <= _MAX_CALIBRATION_FOLDS:
+        remedy = f"send 2 to {_MAX_CALIBRATION_FOLDS}, or 0 for answers without calibration"
+        raise InvalidArgument("settings.num_calibration_folds", f"is {folds}", remedy)
+    return int(folds)
 
 
 def _whole_number(path: str, value: Any, low: int, high: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,12 +50,18 @@ def training_phashes(dataset: Mapping[str, Any]) -> list[str]:
     return sorted({images[digest]["phash"] for digests in by_class for digest in digests})
 
 
-def num_near_duplicates(hashes: list[str], known: list[str] | tuple[str, ...]) -> int:
+def num_near_duplicates(hashes: list[str], known: Sequence[str]) -> int:
     """Number of ``hashes`` (16 hex digits) within ``NEAR_DUPLICATE_BITS`` of one of ``known``."""
+    return int(are_near_duplicates(hashes, known).sum())
+
+
+def are_near_duplicates(hashes: Sequence[str], known: Sequence[str]) -> np.ndarray:
+    """Whether each of ``hashes`` is within ``NEAR_DUPLICATE_BITS`` of one of ``known``, bool."""
     if not hashes or not known:
-        return 0
+        return np.zeros(len(hashes), bool)
     ours, theirs = (
         np.array([int(each, 16) for each in group], np.uint64) for group in (hashes, known)
     )
-    near = [np.any(np.bitwise_count(theirs ^ each) <= NEAR_DUPLICATE_BITS) for each in ours]
-    return int(np.sum(near))
+    return np.array(
+        [np.any(np.bitwise_count(theirs ^ each) <= NEAR_DUPLICATE_BITS) for each in ours]
+    )

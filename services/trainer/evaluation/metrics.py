@@ -119,7 +119,7 @@ def evaluate_runs(
     class_ids = runs[0].class_ids
     shares = _run_shares(len(runs)) if resample_runs else None
     exact = _mean_metrics(runs, _unit_weights(runs))
-    resampled = _mean_metrics(runs, _weights_of_runs(runs, patients), shares)
+    resampled = _mean_metrics(runs, weights_of_runs(runs, patients), shares)
     low, high = np.percentile(resampled["recall"], [2.5, 97.5], axis=0)
     metrics = {name: float(exact[name][0]) for name in METRICS}
     order = range(len(class_ids))
@@ -173,8 +173,8 @@ def paired_difference(
         _check_same_images([*candidate, *baseline])
     exact_a, exact_b = (_mean_metrics(runs, _unit_weights(runs)) for runs in (candidate, baseline))
     shares = _run_shares(len(baseline)) if resample_runs else None
-    resampled_a = _mean_metrics(candidate, _weights_of_runs(candidate, patients), shares)
-    resampled_b = _mean_metrics(baseline, _weights_of_runs(baseline, patients), shares)
+    resampled_a = _mean_metrics(candidate, weights_of_runs(candidate, patients), shares)
+    resampled_b = _mean_metrics(baseline, weights_of_runs(baseline, patients), shares)
     exact = {name: exact_a[name] - exact_b[name] for name in exact_a}
     resampled = {name: resampled_a[name] - resampled_b[name] for name in resampled_a}
     for number, class_id in enumerate(baseline[0].class_ids):
@@ -212,7 +212,7 @@ def _unit_weights(runs: list[Predictions]) -> list[np.ndarray]:
     return [np.ones((1, len(run.labels))) for run in runs]
 
 
-def _weights_of_runs(
+def weights_of_runs(
     runs: list[Predictions], patients: Mapping[str, str] | None = None
 ) -> list[np.ndarray]:
     """Resamples of each run; an image weighs the same in every run."""
@@ -297,7 +297,7 @@ def resampled_metrics(predictions: Predictions, weights: np.ndarray) -> dict[str
             [_auc(predictions.probabilities[:, c], labels == c, weights)
              for c in np.flatnonzero(tested)], axis=0
         ),
-        "ece": _calibration_error(predictions, weights),
+        "ece": calibration_error(predictions, weights),
         "recall": recall,
     }  # fmt: skip
 
@@ -318,7 +318,7 @@ def _auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.nd
     return won / (up.sum(axis=1) * down.sum(axis=1))
 
 
-def _calibration_error(predictions: Predictions, weights: np.ndarray) -> np.ndarray:
+def calibration_error(predictions: Predictions, weights: np.ndarray) -> np.ndarray:
     """Expected calibration error over ten bins (R,) (Guo et al. 2017)."""
     confidence = predictions.probabilities.max(axis=1)
     right = predictions.predicted == predictions.labels

@@ -1,0 +1,129 @@
+"""Answers to training images from networks that did not learn from them.
+
+Each fold of the training images is held out from a network of its own, trained as the final one but
+for fewer steps. Weights and images of the final network play no part and do not change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from safetensors.numpy import load, save
+
+from services.common.answers.fitting import HeldOut
+from services.common.answers.outliers import distances
+from services.common.models.classifier_config import ClassifierConfig
+from services.common.models.classifiers import features_and_logits
+from services.common.models.image_classifier import ImageClassifier
+from services.common.seeds import MAX_SEED
+from services.trainer.classifiers.fit import initial_model
+from services.trainer.classifiers.recipe import Hyperparameters
+from services.trainer.classifiers.stages import TrainingStages
+from services.trainer.classifiers.training import train
+from services.trainer.classifiers.training_images import LabelledImages, SyntheticImages
+from services.trainer.compute.training_run import ProgressFn
+from services.trainer.config import TrainerSettings
+
+STEP_SHARE = 0.5
+"""Steps of a fold's network, as a share of the final one's (docs/lab-notebook.md)."""
+_BATCH_SIZE = 32
+
+
+def cross_fit(
+    hparams: Hyperparameters,
+    config: ClassifierConfig,
+    real: LabelledImages,
+    folds_N: np.ndarray,
+    synthetic: SyntheticImages | None,
+    settings: TrainerSettings,
+    progress: ProgressFn,
+    stages: TrainingStages,
+    is_held_out_N: np.ndarray | None = None,
+) -> HeldOut:
+    """Trains a network without each fold, and asks it about the images of that fold.
+
+    Args:
+        hparams: Hyperparameters of the final network.
+        config: Architecture, classes and image size.
+        real: All training images.
+        folds_N: Fold of each image, from 0.
+        synthetic: Synthetic images of the final network, or None.
+        settings: Models folder and device.
+        progress: Called once a step; may raise to stop.
+        stages: Checkpoints, where finished folds are kept.
+        is_held_out_N: Images that may be asked about, bool; None: all.
+    """
+    device = torch.device(settings.torch_device())
+    asked_N = np.ones(len(folds_N), bool) if is_held_out_N is None else is_held_out_N
+    num_folds = int(folds_N.max()) + 1
+    parts = []
+    for fold in range(num_folds):
+        name = f"fold-{fold}"
+        done = stages.kept(name)
+        if done is None:
+            fold_hparams = fold_hyperparameters(hparams, fold)
+            model = initial_model(fold_hparams, config, settings)
+            learned = np.flatnonzero(folds_N != fold)
+            rest = LabelledImages(real.images[learned], real.labels[learned])
+            report = _renamed(progress, f"calibrating: fold {fold + 1} of {num_folds}")
+            train(
+                model, rest, synthetic, fold_hparams, device, report, stages.checkpoints(name)
+            )  # fmt: skip
+            asked = np.flatnonzero((folds_N == fold) & asked_N)
+            bank, _ = answers_of(model, rest.images, device)
+            features, logits = answers_of(model, real.images[asked], device)
+            done = save(
+                {
+                    "logits": logits,
+                    "labels": real.labels[asked],
+                    "distances": distances(features, bank),
+                }
+            )
+            stages.keep(name, done)
+        parts.append(load(done))
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return HeldOut(joined["logits"], joined["labels"], joined["distances"])
+
+
+def fold_hyperparameters(hparams: Hyperparameters, fold: int) -> Hyperparameters:
+    """Those of the final network, with fewer steps and a seed of the fold's own."""
+    digest = hashlib.sha256(f"fold {fold} of {hparams.seed}".encode()).digest()
+    num_steps = max(1, round(STEP_SHARE * hparams.num_steps))
+    return dataclasses.replace(
+        hparams,
+        seed=int.from_bytes(digest[:8], "big") & MAX_SEED,
+        num_steps=num_steps,
+        warmup_steps=max(1, round(STEP_SHARE * hparams.warmup_steps)),
+    )
+
+
+def answers_of(
+    model: ImageClassifier,
+    images: np.ndarray,
+    device: torch.device,
+    on_batch: Callable[[int], None] = lambda _: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, D) and logits (N, C) of any number of images.
+
+    Args:
+        model: In eval mode, on ``device``.
+        images: uint8 (N, S, S, 3).
+        device: Device of the model.
+        on_batch: Receives the number of images done, before each batch; may raise to stop.
+    """
+    parts = []
+    for start in range(0, max(1, len(images)), _BATCH_SIZE):
+        on_batch(start)
+        parts.append(features_and_logits(model, images[start : start + _BATCH_SIZE], device))
+    return np.concatenate([f for f, _ in parts]), np.concatenate([g for _, g in parts])
+
+
+def _renamed(progress: ProgressFn, phase: str) -> ProgressFn:
+    def report(_: str, step: int, total: int, metrics: dict[str, float]) -> None:
+        progress(phase, step, total, metrics)
+
+    return report
