@@ -25,9 +25,6 @@ from services.common.answers.priors import (
 )
 from services.common.answers.review import ReviewReason, large_set, near_boundary
 
-#: Scores from which on a picture is none of a cell.
-_NOT_A_CELL = 1.5
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -198,14 +195,13 @@ class AnswerModel:
     ) -> dict[ReviewReason, np.ndarray]:
         """Which images each reason concerns, bool (B,)."""
         reasons: dict[ReviewReason, np.ndarray] = {}
-        strangest = scores_B if scores_B is not None else looks_B
-        if strangest is not None:
-            reasons[ReviewReason.NOT_A_CELL] = strangest > _NOT_A_CELL
         if self.image_checks is not None and looks_B is not None and images_BHWC is not None:
+            reasons[ReviewReason.NOT_A_CELL] = looks_B > 1
             reasons[ReviewReason.BLURRED] = self.image_checks.blurred(images_BHWC)
             reasons[ReviewReason.EXPOSURE] = self.image_checks.badly_exposed(images_BHWC)
         if scores_B is not None:
-            reasons[ReviewReason.UNKNOWN_CLASS] = (scores_B > 1) & (scores_B <= _NOT_A_CELL)
+            is_cell = ~reasons.get(ReviewReason.NOT_A_CELL, np.zeros(len(scores_B), bool))
+            reasons[ReviewReason.UNKNOWN_CLASS] = (scores_B > 1) & is_cell
         if sets_BC is not None:
             reasons[ReviewReason.LARGE_SET] = large_set(sets_BC)
         if self.calibration is not None:

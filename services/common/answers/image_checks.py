@@ -10,12 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from services.common.answers.outliers import at_most
+
 _QUANTILES = (0.01, 0.5, 0.99)
 #: How far beyond the first or last percentile a figure may lie, in its distances to the median.
 _SLACK = 0.5
 _LEAST_SPREAD = 1e-3
 _SHRINKAGE = 0.1
 _PICTURE_QUANTILE = 0.99
+_NUM_PARTS = 10
 #: Pictures of a training set below which their typical look is not known.
 MIN_IMAGES = 20
 
@@ -26,10 +29,11 @@ class ImageChecks:
 
     Attributes:
         sharpness_low: Least sharpness (log of the Laplacian's variance over that of the picture).
-        exposure_low, exposure_high: Bounds of brightness, contrast and clipped share, each (3,).
+        exposure_low, exposure_high: Bounds of brightness and clipped share, each (2,).
         look_mean: Mean of the figures that describe how a picture looks (F,).
         look_whitening: Turns differences to the mean into independent ones (F, F).
-        look_scale: 99th percentile of the distances of pictures left out.
+        look_bank: Such figures of the training cells (N, F).
+        look_scale: 99th percentile of the distances of cells left out.
     """
 
     sharpness_low: float
@@ -37,6 +41,7 @@ class ImageChecks:
     exposure_high: np.ndarray
     look_mean: np.ndarray
     look_whitening: np.ndarray
+    look_bank: np.ndarray
     look_scale: float
 
     def blurred(self, images_BHWC: np.ndarray) -> np.ndarray:
@@ -50,31 +55,31 @@ class ImageChecks:
         return np.asarray(outside.any(axis=1))
 
     def strangeness(self, images_BHWC: np.ndarray) -> np.ndarray:
-        """How unlike the training cells the pictures look (B,); 1 is their 99th percentile."""
+        """Distance (B,) to the most similar training cell; 1 is the 99th percentile of cells."""
         found = (look(images_BHWC) - self.look_mean) @ self.look_whitening
-        return np.sqrt((found**2).mean(axis=1)) / self.look_scale
+        return _nearest(found, self.look_bank) / self.look_scale
 
 
 def fit_image_checks(images_NHWC: np.ndarray) -> ImageChecks:
     """Bounds from training cells, uint8 (N, S, S, 3), at least ``MIN_IMAGES`` of them."""
+    images_NHWC = at_most(images_NHWC)
     sharp = sharpness(images_NHWC)
     low, middle, _ = np.quantile(sharp, _QUANTILES)
     figures = exposure(images_NHWC)
     low_E, middle_E, high_E = np.quantile(figures, _QUANTILES, axis=0)
     found = look(images_NHWC)
-    distances = []
-    # Distances to a mean that a picture had a part in would be too short.
-    for part in np.array_split(np.random.default_rng(0).permutation(len(found)), 5):
-        rest = np.setdiff1d(np.arange(len(found)), part)
-        mean, whitening = _gaussian(found[rest])
-        distances.append(np.sqrt((((found[part] - mean) @ whitening) ** 2).mean(axis=1)))
     mean, whitening = _gaussian(found)
+    bank = (found - mean) @ whitening
+    distances = []
+    for part in np.array_split(np.random.default_rng(0).permutation(len(bank)), _NUM_PARTS):
+        distances.append(_nearest(bank[part], np.delete(bank, part, axis=0)))
     return ImageChecks(
         sharpness_low=float(low - _SLACK * max(middle - low, _LEAST_SPREAD)),
         exposure_low=low_E - _SLACK * np.maximum(middle_E - low_E, _LEAST_SPREAD),
         exposure_high=high_E + _SLACK * np.maximum(high_E - middle_E, _LEAST_SPREAD),
         look_mean=mean,
         look_whitening=whitening,
+        look_bank=bank,
         look_scale=float(np.quantile(np.concatenate(distances), _PICTURE_QUANTILE)),
     )
 
@@ -88,10 +93,10 @@ def sharpness(images_BHWC: np.ndarray) -> np.ndarray:
 
 
 def exposure(images_BHWC: np.ndarray) -> np.ndarray:
-    """Mean brightness, contrast and share of clipped pixels (B, 3), each 0 to 1."""
+    """Mean brightness and share of clipped pixels (B, 2), each 0 to 1."""
     gray = _gray(images_BHWC)
     clipped = ((images_BHWC >= 254) | (images_BHWC <= 1)).all(axis=3)
-    return np.stack([gray.mean((1, 2)), gray.std((1, 2)), clipped.mean((1, 2))], axis=1)
+    return np.stack([gray.mean((1, 2)), clipped.mean((1, 2))], axis=1)
 
 
 def look(images_BHWC: np.ndarray) -> np.ndarray:
@@ -117,6 +122,13 @@ def look(images_BHWC: np.ndarray) -> np.ndarray:
 
 def _gray(images_BHWC: np.ndarray) -> np.ndarray:
     return images_BHWC.astype(np.float32).mean(axis=3) / 255
+
+
+def _nearest(found_BF: np.ndarray, bank_NF: np.ndarray) -> np.ndarray:
+    """Root mean square difference (B,) to the nearest row of ``bank_NF``."""
+    squares = (found_BF**2).sum(axis=1)[:, None] + (bank_NF**2).sum(axis=1)
+    nearest = (squares - 2 * found_BF @ bank_NF.T).min(axis=1)
+    return np.sqrt(np.maximum(nearest, 0) / bank_NF.shape[1])
 
 
 def _gaussian(found_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

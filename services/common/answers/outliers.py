@@ -12,6 +12,7 @@ import numpy as np
 _NEIGHBOUR = 5
 _QUANTILE = 0.99
 _LEAST = 1e-6
+_MAX_BANK = 8192
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,14 @@ class Outliers:
 
 def distances(features_BD: np.ndarray, bank_ND: np.ndarray) -> np.ndarray:
     """Distance (B,) of each image to its k-th nearest in ``bank_ND``, both of any length."""
-    return _distances(features_BD, _unit(bank_ND))
+    return _distances(features_BD, _unit(at_most(bank_ND)))
+
+
+def at_most(rows: np.ndarray, most: int = _MAX_BANK) -> np.ndarray:
+    """The rows, or so many of them, picked at random but always the same."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:most])]
 
 
 def fit_outliers(bank_ND: np.ndarray, held_out_distances: np.ndarray) -> Outliers:
@@ -44,7 +52,7 @@ def fit_outliers(bank_ND: np.ndarray, held_out_distances: np.ndarray) -> Outlier
         held_out_distances: ``distances`` of cells that a network did not learn from.
     """
     scale = max(float(np.quantile(held_out_distances, _QUANTILE)), _LEAST)
-    return Outliers(_unit(bank_ND).astype(np.float32), scale)
+    return Outliers(_unit(at_most(bank_ND)), scale)
 
 
 def _distances(features_BD: np.ndarray, unit_bank_ND: np.ndarray) -> np.ndarray:

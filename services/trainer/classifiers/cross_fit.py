@@ -58,35 +58,43 @@ def cross_fit(
         is_held_out_N: Images that may be asked about, bool; None: all.
     """
     device = torch.device(settings.torch_device())
-    asked_N = np.ones(len(folds_N), bool) if is_held_out_N is None else is_held_out_N
     num_folds = int(folds_N.max()) + 1
     parts = []
     for fold in range(num_folds):
         name = f"fold-{fold}"
-        done = stages.kept(name)
-        if done is None:
+        part = stages.kept(name)
+        if part is None:
             fold_hparams = fold_hyperparameters(hparams, fold)
             model = initial_model(fold_hparams, config, settings)
-            learned = np.flatnonzero(folds_N != fold)
-            rest = LabelledImages(real.images[learned], real.labels[learned])
             report = _renamed(progress, f"calibrating: fold {fold + 1} of {num_folds}")
-            train(
-                model, rest, synthetic, fold_hparams, device, report, stages.checkpoints(name)
-            )  # fmt: skip
-            asked = np.flatnonzero((folds_N == fold) & asked_N)
-            bank, _ = answers_of(model, rest.images, device)
-            features, logits = answers_of(model, real.images[asked], device)
-            done = save(
-                {
-                    "logits": logits,
-                    "labels": real.labels[asked],
-                    "distances": distances(features, bank),
-                }
+            learned = part_of(real, folds_N != fold)
+            checkpoints = stages.checkpoints(name)
+            train(model, learned, synthetic, fold_hparams, device, report, checkpoints)
+            is_asked = (
+                folds_N == fold if is_held_out_N is None else is_held_out_N & (folds_N == fold)
             )
-            stages.keep(name, done)
-        parts.append(load(done))
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return HeldOut(joined["logits"], joined["labels"], joined["distances"])
+            asked = ask(model, learned, part_of(real, is_asked), device)
+            part = save(
+                {"logits": asked.logits, "labels": asked.labels, "distances": asked.distances}
+            )
+            stages.keep(name, part)
+        parts.append(load(part))
+    joined = {name: np.concatenate([each[name] for each in parts]) for name in parts[0]}
+    return HeldOut(**joined)
+
+
+def ask(
+    model: ImageClassifier, learned: LabelledImages, asked: LabelledImages, device: torch.device
+) -> HeldOut:
+    """Answers of a network, in eval mode on ``device``, to images that it did not learn from."""
+    bank, _ = answers_of(model, learned.images, device)
+    features, logits = answers_of(model, asked.images, device)
+    return HeldOut(logits, asked.labels, distances(features, bank))
+
+
+def part_of(images: LabelledImages, is_in_N: np.ndarray) -> LabelledImages:
+    """The images at which ``is_in_N`` is true."""
+    return LabelledImages(images.images[is_in_N], images.labels[is_in_N])
 
 
 def fold_hyperparameters(hparams: Hyperparameters, fold: int) -> Hyperparameters:

@@ -16,7 +16,7 @@ def cells(first: int, per_class: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def checks() -> ImageChecks:
-    return fit_image_checks(cells(0, 20))
+    return fit_image_checks(cells(0, 40))
 
 
 def test_fresh_cells_pass(checks: ImageChecks) -> None:
