@@ -3,7 +3,7 @@
 Conversion is relative colorimetric with black-point compensation: white stays white, and colours
 that sRGB holds are kept. A profile that moves no colour by more than ``SAME_COLOR`` levels is taken
 for sRGB, and the pixels stay as they are. A profile that cannot be read, or is of another kind of
-image, is ignored with a warning in the log, as in browsers.
+image, is ignored, which the caller is told, as in browsers.
 
 A file without a profile may state its colours otherwise: a PNG by cICP, or by gAMA and cHRM, a TIFF
 by its primaries, and a camera's JPEG by the EXIF interoperability index "R03", which is Adobe RGB.
@@ -13,9 +13,8 @@ What differs from sRGB there is refused.
 from __future__ import annotations
 
 import io
-import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import numpy as np
@@ -37,16 +36,16 @@ GREY_MODES = ("1", "L", "LA", "La")
 _INTEROPERABILITY_INDEX, _ADOBE_RGB = 1, "R03"
 _REMEDY = "save it as sRGB"
 
-_log = logging.getLogger(__name__)
 
-
-def embedded_profile(image: Image.Image, data: bytes, name: str) -> bytes | None:
+def embedded_profile(
+    image: Image.Image, data: bytes, notice: Callable[[str], None]
+) -> bytes | None:
     """Finds the ICC profile of an open image file, None if there is none.
 
     Args:
         image: Image as opened.
         data: Content of the file.
-        name: What the log calls the image.
+        notice: Receives what is ignored.
 
     Raises:
         UnreadableImageError: If the file states colours other than sRGB by other means.
@@ -55,7 +54,7 @@ def embedded_profile(image: Image.Image, data: bytes, name: str) -> bytes | None
     if profile:
         return bytes(profile)
     if "icc_profile" in image.info:
-        _log.warning("%s: its ICC profile is damaged and is ignored", name)
+        notice("its ICC profile is damaged and is ignored")
         return None
     if image.format == "PNG":
         _check_png(image, data)
@@ -68,13 +67,15 @@ def embedded_profile(image: Image.Image, data: bytes, name: str) -> bytes | None
     return None
 
 
-def srgb_from_profile(image: Image.Image, profile: bytes, name: str) -> Image.Image:
+def srgb_from_profile(
+    image: Image.Image, profile: bytes, notice: Callable[[str], None]
+) -> Image.Image:
     """Converts an image from the colour space of ``profile`` to sRGB.
 
     Args:
         image: Image of any mode without alpha.
         profile: ICC profile.
-        name: What the log calls the image.
+        notice: Receives what is ignored.
 
     Returns:
         The image as RGB; unchanged where the profile is sRGB or is ignored.
@@ -104,7 +105,7 @@ def srgb_from_profile(image: Image.Image, profile: bytes, name: str) -> Image.Im
             return image
         return _apply(transform, image.convert(mode))
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
-        _log.warning("%s: its ICC profile cannot be used and is ignored (%s)", name, error)
+        notice(f"its ICC profile cannot be used and is ignored ({error})")
         return image
 
 

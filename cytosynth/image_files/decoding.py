@@ -11,7 +11,7 @@ What a file states about its samples is honoured or the file is refused:
   floating-point samples and CIELab are refused.
 - *Colour.* An embedded ICC profile is converted to sRGB, see ``color_spaces``.
 - *Transparency.* Pixels are composited over white. An alpha channel that hides the whole image is
-  ignored with a warning in the log, because some writers leave the channel at 0.
+  ignored with a notice, because some writers leave the channel at 0.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,13 +60,19 @@ class ImageLimits:
 DEFAULT_LIMITS = ImageLimits()
 
 
-def decode_rgb(data: bytes, name: str, limits: ImageLimits = DEFAULT_LIMITS) -> RgbImage:
+def decode_rgb(
+    data: bytes,
+    name: str,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    notices: list[str] | None = None,
+) -> RgbImage:
     """Decodes one image file, upright (EXIF), as uint8 sRGB (H, W, 3).
 
     Args:
         data: Content of the file.
         name: What the log calls it, for example a request field or a file name.
         limits: Checked on the header, before any pixel is decoded.
+        notices: Receives what is ignored, which the log is told in any case.
 
     Raises:
         UnreadableImageError: If it is not one whole, still image of a known format and sane size,
@@ -78,6 +85,12 @@ def decode_rgb(data: bytes, name: str, limits: ImageLimits = DEFAULT_LIMITS) -> 
             f"has {len(data)} bytes, more than {limits.max_bytes}",
             "send a smaller or more strongly compressed image",
         )
+
+    def notice(text: str) -> None:
+        _log.warning("%s: %s", name, text)
+        if notices is not None:
+            notices.append(text)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with _open(data, limits) as image:
@@ -86,9 +99,9 @@ def decode_rgb(data: bytes, name: str, limits: ImageLimits = DEFAULT_LIMITS) -> 
                 samples = _samples(image, data)
                 if image.format == "PNG":
                     _verify_checksums(data)
-                profile = embedded_profile(image, data, name)
+                profile = embedded_profile(image, data, notice)
                 image.load()
-                return _to_rgb(_upright(image), samples, profile, name)
+                return _to_rgb(_upright(image), samples, profile, notice)
             except UnreadableImageError:
                 raise
             except Exception:  # of many kinds, as Pillow's decoders go
@@ -160,7 +173,9 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image, samples: Samples, profile: bytes | None, name: str) -> RgbImage:
+def _to_rgb(
+    image: Image.Image, samples: Samples, profile: bytes | None, notice: Callable[[str], None]
+) -> RgbImage:
     if image.mode in _MODES_16_BIT:
         image = _grey_of_16_bits(image, samples)
     elif samples.bits > 8:  # Pillow has kept the high byte of each sample
@@ -173,10 +188,10 @@ def _to_rgb(image: Image.Image, samples: Samples, profile: bytes | None, name: s
         colors = rgba.getchannel("R") if image.mode in GREY_MODES else rgba.convert("RGB")
         alpha = rgba.getchannel("A")
         if profile:
-            colors = srgb_from_profile(colors, profile, name)
-        image = _over_white(colors, alpha, name)
+            colors = srgb_from_profile(colors, profile, notice)
+        image = _over_white(colors, alpha, notice)
     elif profile:
-        image = srgb_from_profile(image, profile, name)
+        image = srgb_from_profile(image, profile, notice)
     return np.asarray(image.convert("RGB")).copy()
 
 
@@ -219,14 +234,16 @@ def _largest(band: Image.Image) -> int:
     return int(np.asarray(band).max())
 
 
-def _over_white(colors: Image.Image, alpha: Image.Image, name: str) -> Image.Image:
+def _over_white(
+    colors: Image.Image, alpha: Image.Image, notice: Callable[[str], None]
+) -> Image.Image:
     if _largest(alpha) <= _HIDDEN:
         if all(low == high for low, high in (band.getextrema() for band in colors.split())):
             raise UnreadableImageError(
                 "is transparent everywhere and has no picture beneath",
                 "save it without an alpha channel",
             )
-        _log.warning("%s: its alpha channel hides the whole image and is ignored", name)
+        notice("its alpha channel hides the whole image and is ignored")
         return colors
     over = colors.convert("RGBA")
     over.putalpha(alpha)

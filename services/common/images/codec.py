@@ -35,20 +35,26 @@ _SYNTHETIC_XMP = (
 )
 
 
-def decode_image(data: bytes, field: str, limits: ImageLimits = DEFAULT_LIMITS) -> RgbImage:
+def decode_image(
+    data: bytes,
+    field: str,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    notices: list[str] | None = None,
+) -> RgbImage:
     """Decodes one image file by the rule of ``cytosynth.image_files.decoding``.
 
     Args:
         data: Content of the file.
         field: Name of the image in an error, for example ``images[3]`` or a file name.
         limits: Checked on the header, before any pixel is decoded.
+        notices: Receives what is ignored, for example a damaged ICC profile.
 
     Raises:
         InvalidArgument: If it is not one whole, still image of a known format and sane size, or
             what it states about its samples cannot be honoured.
     """
     try:
-        return decode_rgb(data, field, limits)
+        return decode_rgb(data, field, limits, notices)
     except UnreadableImageError as error:
         raise InvalidArgument(field, error.problem, error.remedy) from None
 

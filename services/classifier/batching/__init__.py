@@ -1,0 +1,1 @@
+"""Dynamic batching: images of all callers, admitted by estimated wait, computed together."""

@@ -1,0 +1,1 @@
+"""What computes a classifier: torch, or a faster runtime that agrees with it."""
