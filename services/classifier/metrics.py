@@ -55,7 +55,8 @@ class SeriesMetrics(ServingMetrics):
         )
 
     def classified(self, tenant: str, architecture: str, predicted: Sequence[str]) -> None:
-        self._images.inc(len(predicted), tags={"architecture": architecture})
+        if predicted:  # Ray's counters refuse to count nothing
+            self._images.inc(len(predicted), tags={"architecture": architecture})
         for class_id, number in Counter(predicted).items():
             self._predictions.inc(number, tags={"tenant": tenant, "class_id": class_id})
 

@@ -17,7 +17,7 @@ from services.classifier.batching.lane import Batch
 from services.classifier.batching.overload import Overload
 from services.classifier.batching.schedule import Limits, Schedule
 from services.classifier.metrics import ServingMetrics
-from services.common.errors import Cancelled, ResourceExhausted
+from services.common.errors import Cancelled, ResourceExhausted, Unavailable
 
 _Outcome = tuple[Work, Scores | Exception]
 
@@ -37,7 +37,7 @@ class BatchEngine:
         self._lock = threading.Lock()
         self._to_decode = threading.Condition(self._lock)
         self._to_compute = threading.Condition(self._lock)
-        self._threads: list[threading.Thread] = []
+        self.threads: list[threading.Thread] = []
         self._is_closed = False
 
     @property
@@ -45,6 +45,12 @@ class BatchEngine:
         """Images that are in no batch yet."""
         with self._lock:
             return self._schedule.num_waiting
+
+    @property
+    def num_coming(self) -> int:
+        """Images that are not decoded yet."""
+        with self._lock:
+            return self._schedule.num_coming
 
     def check_room(self, tenant: str, network: Network | None = None) -> None:
         """Refuses a call that would wait too long, before anything is done for it.
@@ -98,13 +104,18 @@ class BatchEngine:
             self._schedule.cancel(flow)
             self._to_compute.notify_all()
 
+    def check_health(self) -> None:
+        """Raises Unavailable if a thread has ended, as no call would be answered any more."""
+        if not self._is_closed and not all(thread.is_alive() for thread in self.threads):
+            raise Unavailable("a thread of the classifier ended")
+
     def close(self) -> None:
         """Ends the threads after what they work on."""
         with self._lock:
             self._is_closed = True
             self._to_decode.notify_all()
             self._to_compute.notify_all()
-        for thread in self._threads:
+        for thread in self.threads:
             thread.join()
 
     def _refusal(self, tenant: str, network: Network | None) -> ResourceExhausted | None:
@@ -113,7 +124,7 @@ class BatchEngine:
         return self._overload.refusal(excess, now) if excess > 0 else None
 
     def _queue(self, works: Sequence[Work]) -> None:
-        if not self._threads:
+        if not self.threads:
             self._start()
         now = self._clock()
         for work in works:
@@ -125,8 +136,8 @@ class BatchEngine:
         bodies = [self._decode] * limits.num_decoders + [self._compute] * limits.num_workers
         for number, body in enumerate(bodies):
             name = f"{body.__name__.strip('_')}-{number}"
-            self._threads.append(threading.Thread(target=body, name=name, daemon=True))
-            self._threads[-1].start()
+            self.threads.append(threading.Thread(target=body, name=name, daemon=True))
+            self.threads[-1].start()
 
     def _decode(self) -> None:
         while (work := self._next_to_decode()) is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from services.classifier.batching.flows import Flow, Network, Turns, Work
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Images that are computed together.
 

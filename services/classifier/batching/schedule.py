@@ -53,6 +53,11 @@ class Schedule:
         """Images that are in no batch yet."""
         return sum(lane.num_waiting for lane in self._lanes.values())
 
+    @property
+    def num_coming(self) -> int:
+        """Images that are not decoded yet."""
+        return sum(lane.num_coming for lane in self._lanes.values())
+
     def excess_wait(self, tenant: str, network: Network | None, now: float) -> float:
         """Seconds by which the estimated wait of a new call exceeds what is allowed.
 
