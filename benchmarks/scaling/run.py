@@ -240,7 +240,6 @@ def _tree_seconds(process: psutil.Process) -> float:
 
 def store_requests(folder: Path) -> dict[str, Any]:
     """Store requests for a checkpoint, and for a classification by alias."""
-    from services.classifier.config import ClassifierSettings
     from services.classifier.models import ModelRegistry
     from services.common.database.jobs import JobDatabase, migrate
     from services.common.store.artifacts import ArtifactStore
@@ -269,7 +268,7 @@ def store_requests(folder: Path) -> dict[str, Any]:
     checkpoints.save({"step": 1}, {"weights": b"w", "optimizer": b"o"})
     checkpoint = dict(counted)
     jobs.aliases.set("local", "production", "scaling")
-    registry = ModelRegistry(store, jobs.aliases, ClassifierSettings.load())
+    registry = ModelRegistry(store, jobs.aliases)
     counted.clear()
     registry.resolve("local", "", "model")
     return {

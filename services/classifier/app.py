@@ -7,14 +7,12 @@ Every replica serves every classifier; torch is imported when the first one is l
 
 from __future__ import annotations
 
-from collections import Counter
-
 from ray import serve
 
 from cytosynth import traces
 from services.classifier.config import ClassifierSettings
-from services.classifier.models import ModelRegistry
-from services.classifier.service import ClassifierService, OnClassified
+from services.classifier.metrics import SeriesMetrics
+from services.classifier.service import ClassifierService
 from services.common.database.jobs import JobDatabase
 from services.common.logs import configure_logging
 from services.common.rpc.handlers import metrics_observer, set_observer
@@ -31,28 +29,8 @@ class Classifier(ClassifierService):
         traces.start(settings.traces_endpoint, APP_NAME)
         set_observer(metrics_observer(serve.metrics))
         store = ArtifactStore(settings.store_uri)
-        registry = ModelRegistry(store, JobDatabase(settings.database_url).aliases, settings)
-        super().__init__(settings, registry, _count_images())
-
-
-def _count_images() -> OnClassified:
-    from ray.serve import metrics
-
-    images = metrics.Counter(
-        "cytosynth_classifier_images_total", "Images classified.", tag_keys=("architecture",)
-    )
-    predictions = metrics.Counter(
-        "cytosynth_classifier_predictions_total",
-        "Images by their most probable class.",
-        tag_keys=("tenant", "class_id"),
-    )
-
-    def count(tenant: str, architecture: str, predicted: list[str]) -> None:
-        images.inc(len(predicted), tags={"architecture": architecture})
-        for class_id, number in Counter(predicted).items():
-            predictions.inc(number, tags={"tenant": tenant, "class_id": class_id})
-
-    return count
+        aliases = JobDatabase(settings.database_url).aliases
+        super().__init__(settings, store, aliases, SeriesMetrics(serve.metrics))
 
 
 def build_app(settings: ClassifierSettings | None = None) -> serve.Application:

@@ -1,4 +1,4 @@
-"""Classification: encoded images to class probabilities.
+"""Classification: encoded images to answers.
 
 The answer to an image does not depend on the other images of its batch: batches are padded to one
 of a few sizes. Between sizes the arithmetic may round differently, by less than 1e-5 in a
@@ -7,28 +7,101 @@ probability.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
-from services.classifier.models import LoadedModel
+from services.classifier.batching.engine import BatchEngine
+from services.classifier.batching.flows import Flow, RgbImage, Scores
+from services.classifier.loaded_model import LoadedModel
+from services.classifier.metrics import ServingMetrics
+from services.common.answers.answer_model import Answer, Answers
+from services.common.answers.options import AnswerOptions
 from services.common.errors import InvalidArgument
-from services.common.images.codec import ImageLimits, center_square, decode_image
-
-BATCH_SIZES = (1, 8, 32)
+from services.common.images.codec import ImageLimits, center_square, decode_image, sha256_hex
 
 
 @dataclass(frozen=True)
-class Classification:
-    """Probabilities of one image by class, the most probable first."""
+class Wanted:
+    """What a caller asks for.
 
-    probabilities: tuple[tuple[str, float], ...]
+    Attributes:
+        options: Assumptions behind the answers.
+        saliency: Draw what the answers rest on.
+        answer_each: Answer an image that cannot be read with its own error.
+    """
 
-    @property
-    def class_id(self) -> str:
-        """The most probable class."""
-        return self.probabilities[0][0]
+    options: AnswerOptions = field(default_factory=AnswerOptions)
+    saliency: bool = False
+    answer_each: bool = False
+
+
+@dataclass
+class Picture:
+    """One image of a call.
+
+    Attributes:
+        data: The encoded image.
+        place: Its field in the request, for errors.
+        digest: SHA-256 (hex) of ``data``, once prepared.
+        notices: What was ignored while it was read.
+        pixels: The image as the network sees it, once prepared.
+    """
+
+    data: bytes
+    place: str
+    digest: str = ""
+    notices: list[str] = field(default_factory=list)
+    pixels: RgbImage | None = None
+
+    def prepare(self, model: LoadedModel, limits: ImageLimits) -> RgbImage:
+        """Decodes and crops the image: uint8 (image_size, image_size, 3).
+
+        Raises:
+            InvalidArgument: Naming ``place``, if the image is refused.
+        """
+        self.digest = sha256_hex(self.data)
+        decoded = decode_image(self.data, self.place, limits, self.notices)
+        self.pixels = center_square(decoded, model.center_crop, model.config.image_size)
+        return self.pixels
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image.
+
+    Attributes:
+        digest: SHA-256 (hex) of the encoded image.
+        notices: What was ignored while it was read.
+        answer: The answer, None if the image was refused.
+        error: Why the image was refused.
+        saliency_png: What the answer rests on, if asked for.
+    """
+
+    digest: str
+    notices: tuple[str, ...]
+    answer: Answer | None = None
+    error: InvalidArgument | None = None
+    saliency_png: bytes = b""
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What became of the images of a call.
+
+    Attributes:
+        model: The classifier that answered.
+        outcomes: One per image, in their order.
+        answers: What the answers have in common.
+    """
+
+    model: LoadedModel
+    outcomes: list[Outcome]
+    answers: Answers
 
 
 def check_count(num_images: int, limit: int) -> None:
@@ -37,55 +110,89 @@ def check_count(num_images: int, limit: int) -> None:
         raise InvalidArgument("images", f"has {num_images} images", f"send 1 to {limit}")
 
 
-def prepare(data: bytes, field: str, model: LoadedModel, limits: ImageLimits) -> np.ndarray:
-    """Decodes and crops one image: uint8 (image_size, image_size, 3).
+class Classifying:
+    """Classifies the images of calls; for one event loop."""
 
-    Raises:
-        InvalidArgument: Naming ``field``, if the image is refused.
-    """
-    return center_square(
-        decode_image(data, field, limits), model.center_crop, model.config.image_size
-    )
+    def __init__(self, engine: BatchEngine, limits: ImageLimits, metrics: ServingMetrics) -> None:
+        self.engine, self.limits, self._metrics = engine, limits, metrics
+        self._answering = ThreadPoolExecutor(1, "answer")
 
+    async def classify(
+        self, model: LoadedModel, deadline: float | None, images: Sequence[bytes], wanted: Wanted
+    ) -> Classified:
+        """Answers all images of a call.
 
-def prepare_all(
-    images: Sequence[bytes], fields: Sequence[str], model: LoadedModel, limits: ImageLimits
-) -> list[np.ndarray]:
-    """Decodes and crops all images of a call.
+        Args:
+            model: Classifier to ask.
+            deadline: Monotonic seconds after which the caller no longer waits, or None.
+            images: Encoded images.
+            wanted: What is asked for.
 
-    Raises:
-        InvalidArgument: Naming the fields whose images are refused, so that the caller can leave
-            these images out and send the others.
-    """
-    arrays: list[np.ndarray] = []
-    refused: list[InvalidArgument] = []
-    for data, field in zip(images, fields, strict=True):
+        Raises:
+            InvalidArgument: Naming the images that are refused, unless each is to be answered.
+            ResourceExhausted: If the images would wait too long.
+        """
+        pictures = [Picture(data, f"images[{number}]") for number, data in enumerate(images)]
+        prepares = [partial(picture.prepare, model, self.limits) for picture in pictures]
+        flow = Flow(model.tenant, model, deadline)
         try:
-            arrays.append(prepare(data, field, model, limits))
-        except InvalidArgument as error:
-            refused.append(error)
-    if refused:
-        raise InvalidArgument.joined(refused, len(refused))
-    return arrays
+            scores = await asyncio.gather(
+                *self.engine.admit(flow, prepares), return_exceptions=True
+            )
+        finally:
+            self.engine.cancel(flow)
+        return await self.answer(model, pictures, scores, wanted)
 
+    async def answer(
+        self,
+        model: LoadedModel,
+        pictures: Sequence[Picture],
+        scores: Sequence[Scores | BaseException],
+        wanted: Wanted,
+    ) -> Classified:
+        """Turns the scores of a call into answers.
 
-def chunks(num_images: int) -> list[slice]:
-    """Slices of at most the largest batch size."""
-    largest = BATCH_SIZES[-1]
-    return [slice(start, start + largest) for start in range(0, num_images, largest)]
+        Raises:
+            InvalidArgument: As ``classify``.
+            Exception: What a network raised, if it did.
+        """
+        refused = [each for each in scores if isinstance(each, InvalidArgument)]
+        for each in scores:
+            if isinstance(each, BaseException) and not isinstance(each, InvalidArgument):
+                raise each
+        if refused and not wanted.answer_each:
+            raise InvalidArgument.joined(refused, len(refused))
+        readable = [
+            (picture, each)
+            for picture, each in zip(pictures, scores, strict=True)
+            if isinstance(each, Scores)
+        ]
+        answers = await self._answers(model, readable, wanted.options)
+        self._metrics.classified(
+            model.tenant, model.config.architecture, [each.class_id for each in answers.each]
+        )
+        each_answer = iter(answers.each)
+        outcomes = [
+            Outcome(
+                picture.digest,
+                tuple(picture.notices),
+                answer=next(each_answer) if isinstance(each, Scores) else None,
+                error=each if isinstance(each, InvalidArgument) else None,
+            )
+            for picture, each in zip(pictures, scores, strict=True)
+        ]
+        return Classified(model, outcomes, answers)
 
-
-def classify(model: LoadedModel, images: Sequence[np.ndarray]) -> list[Classification]:
-    """Classifies at most ``BATCH_SIZES[-1]`` prepared images."""
-    from services.common.models.classifiers import probabilities  # imports torch
-
-    size = next(size for size in BATCH_SIZES if size >= len(images))
-    batch = np.zeros((size, *images[0].shape), np.uint8)
-    batch[: len(images)] = images
-    rows = probabilities(model.network, batch, model.device)[: len(images)]
-    return [_ranked(row, model.config.class_ids) for row in rows]
-
-
-def _ranked(row: np.ndarray, class_ids: Sequence[str]) -> Classification:
-    order = np.argsort(-row, kind="stable")
-    return Classification(tuple((class_ids[i], float(row[i])) for i in order))
+    async def _answers(
+        self,
+        model: LoadedModel,
+        readable: Sequence[tuple[Picture, Scores]],
+        options: AnswerOptions,
+    ) -> Answers:
+        logits_BC = np.array([scores.logits for _, scores in readable])
+        features_BD = np.array([scores.features for _, scores in readable])
+        images = [p.pixels for p, _ in readable if p.pixels is not None]
+        ask = partial(model.answers.answer, logits_BC, features_BD, np.array(images), options)
+        if model.answers.image_checks is None:  # quicker than a thread
+            return ask()
+        return await asyncio.get_running_loop().run_in_executor(self._answering, ask)

@@ -16,12 +16,25 @@ class ClassifierSettings(CommonSettings):
     """Most images in one Classify call."""
     classifier_max_loaded_models: int = Field(4, ge=1, le=1024)
     """Classifiers kept in a replica; the least recently used is evicted."""
-    classifier_max_concurrent_requests: int = Field(32, ge=1)
-    """Concurrent calls of a replica; further ones are refused (RESOURCE_EXHAUSTED)."""
+    classifier_max_concurrent_requests: int = Field(1024, ge=1)
+    """Concurrent calls of a replica; long before, calls are refused by their estimated wait."""
     classifier_device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to compute on; auto is CUDA if available, else the CPU."""
-    classifier_num_threads: int = Field(0, ge=0, le=1024)
-    """CPU threads of a replica; 0 is torch's default (one per core)."""
+    classifier_num_threads: int = Field(1, ge=0, le=1024)
+    """CPU threads that compute one batch, which suffer where other work shares the CPU.
+
+    0 is one per core.
+    """
+    classifier_compute_threads: int = Field(1, ge=1, le=64)
+    """Batches that a replica computes at once."""
+    classifier_decode_threads: int = Field(1, ge=1, le=64)
+    """Images that a replica decodes at once."""
+    classifier_batch_wait_ms: float = Field(5.0, ge=0, le=1000)
+    """Longest wait of an image for others of its batch that are still decoded."""
+    classifier_queue_wait_ms: float = Field(0.0, ge=0, le=600_000)
+    """Estimated wait above which calls are refused; 0: about as long as two batches take."""
+    classifier_stream_window: int = Field(32, ge=1, le=1024)
+    """Images of one ClassifyStream call in flight."""
     classifier_num_replicas: int = Field(1, ge=1)
     """Replicas, each of which can serve every classifier."""
     classifier_replica_num_cpus: float = Field(0.5, ge=0)

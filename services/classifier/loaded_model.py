@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -89,7 +90,7 @@ class ModelLoader:
 
         from services.common.models.classifiers import load_model
 
-        torch.set_num_threads(self._settings.classifier_num_threads)
+        torch.set_num_threads(self._settings.classifier_num_threads or os.cpu_count() or 1)
         manifest = self._store.get_manifest(tenant, CLASSIFIERS, classifier_id)
         body = manifest["body"]
         config = ClassifierConfig.from_dict(body["config"])

@@ -1,4 +1,4 @@
-"""Classifiers of a tenant: versions, aliases and the loaded models.
+"""Classifiers of a tenant: versions, and the aliases that name them.
 
 A version is a committed artifact and never changes. An alias such as ``production`` points at a
 version and can be rolled back.
@@ -7,27 +7,17 @@ version and can be rolled back.
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from services.classifier.config import ClassifierSettings
 from services.common import resource_names
 from services.common.database.aliases import Alias, Aliases
 from services.common.errors import FailedPrecondition, NotFound
-from services.common.models.classifier_config import ClassifierConfig
 from services.common.resource_names import ALIASES, CLASSIFIERS
 from services.common.store.artifacts import ArtifactStore
 
-if TYPE_CHECKING:
-    import torch
-
-    from services.common.models.image_classifier import ImageClassifier
-
 DEFAULT_ALIAS = "production"
-WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -47,34 +37,11 @@ class ModelInfo:
     aliases: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """A version in memory, with its preprocessing.
-
-    Attributes:
-        classifier_id: Id of the classifier.
-        network: Network in eval mode, on ``device``.
-        config: Classes and input size.
-        center_crop: Share of the smaller of height and width that is kept, centred.
-        device: Device of the network.
-    """
-
-    classifier_id: str
-    network: ImageClassifier
-    config: ClassifierConfig
-    center_crop: float
-    device: torch.device
-
-
 class ModelRegistry:
-    """Finds classifiers by name and caches the most recently used; thread-safe."""
+    """Finds classifiers by name and moves aliases; thread-safe."""
 
-    def __init__(
-        self, store: ArtifactStore, aliases: Aliases, settings: ClassifierSettings
-    ) -> None:
-        self._store, self._aliases, self._settings = store, aliases, settings
-        self._loaded: OrderedDict[tuple[str, str], LoadedModel] = OrderedDict()
-        self._loading = threading.Lock()
+    def __init__(self, store: ArtifactStore, aliases: Aliases) -> None:
+        self._store, self._aliases = store, aliases
 
     def resolve(self, tenant: str, name: str, field: str) -> str:
         """Finds the id of the classifier that ``name`` points at.
@@ -109,20 +76,32 @@ class ModelRegistry:
                 models.append(self._info(tenant, manifest, aliases))
         return models
 
-    def set_alias(self, tenant: str, alias_name: str, model_name: str) -> Alias:
-        """Points an alias at a version.
+    def check_alias(self, tenant: str, alias_name: str, model_name: str) -> str:
+        """Checks that an alias may point at a version, and returns the version's id.
 
         Raises:
             InvalidArgument: If a name is malformed, or ``model`` names no version.
             NotFound: If the classifier does not exist.
         """
-        alias = resource_names.parse(ALIASES, alias_name, "name")
+        resource_names.parse(ALIASES, alias_name, "name")
         classifier_id = resource_names.parse(CLASSIFIERS, model_name, "model")
         self._check_exists(tenant, classifier_id)
+        return classifier_id
+
+    def set_alias(self, tenant: str, alias_name: str, model_name: str) -> Alias:
+        """Points an alias at a version; raises as ``check_alias``."""
+        classifier_id = self.check_alias(tenant, alias_name, model_name)
+        alias = resource_names.parse(ALIASES, alias_name, "name")
         return self._aliases.set(tenant, alias, classifier_id)
 
-    def rollback_alias(self, tenant: str, alias_name: str) -> Alias:
-        """Points an alias back at its previous version; raises NotFound, FailedPrecondition."""
+    def check_rollback(self, tenant: str, alias_name: str) -> str | None:
+        """Returns the id of the version that an alias would roll back to, None if there is none.
+
+        Raises:
+            InvalidArgument: If the name is malformed.
+            NotFound: If there is no such alias.
+            FailedPrecondition: If the version was deleted.
+        """
         alias = resource_names.parse(ALIASES, alias_name, "name")
         previous = self._aliases.get(tenant, alias).previous_classifier_id
         if previous and not self._store.exists(tenant, CLASSIFIERS, previous):
@@ -131,7 +110,12 @@ class ModelRegistry:
                 f"its earlier classifier {resource_names.build(CLASSIFIERS, previous)} was deleted",
                 f"point it at another one: `cytosynth alias set {alias} classifiers/…`",
             )
-        return self._aliases.rollback(tenant, alias)
+        return previous
+
+    def rollback_alias(self, tenant: str, alias_name: str) -> Alias:
+        """Points an alias back at its previous version; raises NotFound, FailedPrecondition."""
+        self.check_rollback(tenant, alias_name)
+        return self._aliases.rollback(tenant, resource_names.parse(ALIASES, alias_name, "name"))
 
     def delete_alias(self, tenant: str, alias_name: str) -> None:
         """Removes an alias; raises NotFound."""
@@ -140,47 +124,6 @@ class ModelRegistry:
     def list_aliases(self, tenant: str) -> list[Alias]:
         """The tenant's aliases by name."""
         return self._aliases.list(tenant)
-
-    def load(self, tenant: str, classifier_id: str) -> LoadedModel:
-        """Returns the version from the cache, or loads it.
-
-        Raises:
-            NotFound: If the version does not exist.
-            DataLoss: If its files are damaged.
-            FailedPrecondition: If its CLIP base was changed or removed.
-        """
-        key = (tenant, classifier_id)
-        with self._loading:
-            model = self._loaded.get(key)
-            if model is None:
-                model = self._read(tenant, classifier_id)
-                self._loaded[key] = model
-            self._loaded.move_to_end(key)
-            while len(self._loaded) > self._settings.classifier_max_loaded_models:
-                self._loaded.popitem(last=False)
-        return model
-
-    @property
-    def num_loaded(self) -> int:
-        """Classifiers in memory."""
-        return len(self._loaded)
-
-    def _read(self, tenant: str, classifier_id: str) -> LoadedModel:
-        import torch  # takes seconds and hundreds of MB, which listing does not need
-
-        from services.common.models.classifiers import load_model
-
-        if self._settings.classifier_num_threads:
-            torch.set_num_threads(self._settings.classifier_num_threads)
-        manifest = self._store.get_manifest(tenant, CLASSIFIERS, classifier_id)
-        config = ClassifierConfig.from_dict(manifest["body"]["config"])
-        weights = self._store.read(tenant, CLASSIFIERS, classifier_id, WEIGHTS_FILE)
-        network = load_model(config, weights, self._settings.models_dir)
-        asked = self._settings.classifier_device
-        cuda = asked == "cuda" or (asked == "auto" and torch.cuda.is_available())
-        device = torch.device("cuda" if cuda else "cpu")
-        center_crop = float(manifest["body"]["center_crop"])
-        return LoadedModel(classifier_id, network.to(device), config, center_crop, device)
 
     def _check_exists(self, tenant: str, classifier_id: str) -> None:
         if not self._store.exists(tenant, CLASSIFIERS, classifier_id):

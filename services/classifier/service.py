@@ -3,71 +3,97 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
-
-from google.protobuf.timestamp_pb2 import Timestamp
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from cytosynth.classifier.v1 import classifier_pb2 as pb
-from services.classifier.classify import Classification, check_count, chunks, classify, prepare_all
+from services.classifier import messages
+from services.classifier.batching.engine import BatchEngine
+from services.classifier.batching.schedule import Limits
+from services.classifier.classify import Classified, Classifying, Wanted, check_count
 from services.classifier.config import ClassifierSettings
-from services.classifier.models import LoadedModel, ModelInfo, ModelRegistry
-from services.common.database.aliases import Alias
+from services.classifier.loaded_model import LoadedModel, ModelLoader
+from services.classifier.metrics import ServingMetrics
+from services.classifier.model_cache import ModelCache
+from services.classifier.models import ModelInfo, ModelRegistry
+from services.classifier.pages import page
+from services.classifier.streams import ImageStream, windowed
+from services.classifier.versions import Versions
+from services.common.database.aliases import Aliases
 from services.common.images.codec import ImageLimits
-from services.common.resource_names import ALIASES, CLASSIFIERS, build
 from services.common.rpc.handlers import Call, bidi_stream, unary
-
-OnClassified = Callable[[str, str, list[str]], None]
-"""Receives tenant, architecture and the predicted class of each image, for metrics."""
+from services.common.store.artifacts import ArtifactStore
 
 
 class ClassifierService:
-    """The handlers."""
+    """The handlers; all calls of a process come in one event loop."""
 
     def __init__(
-        self, settings: ClassifierSettings, registry: ModelRegistry, on_classified: OnClassified
+        self,
+        settings: ClassifierSettings,
+        store: ArtifactStore,
+        aliases: Aliases,
+        metrics: ServingMetrics,
     ) -> None:
-        self._settings, self._registry, self._on_classified = settings, registry, on_classified
-        self._limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
-        # One batch at a time, because two would only share the same cores.
-        self._compute = ThreadPoolExecutor(1, "classify")
+        self._settings = settings
+        self._registry = ModelRegistry(store, aliases)
+        loader = ModelLoader(store, settings)
+        cache = ModelCache(loader.load, settings.classifier_max_loaded_models)
+        self._versions = Versions(self._registry, cache)
+        self._engine = BatchEngine(_limits(settings), metrics)
+        limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+        self._classifying = Classifying(self._engine, limits, metrics)
+
+    def check_health(self) -> None:
+        """Raises Unavailable if this replica must be replaced; Serve asks every second."""
+        self._engine.check_health()
 
     @unary(pb.ClassifyResponse)
     async def Classify(self, request: pb.ClassifyRequest, call: Call) -> pb.ClassifyResponse:
         """Classify a batch of images."""
         check_count(len(request.images), self._settings.classifier_max_images)
-        model = await self._model(call.tenant, request.model)
-        fields = [f"images[{number}]" for number in range(len(request.images))]
-        answers = await self._classify(call.tenant, model, list(request.images), fields)
-        return pb.ClassifyResponse(
-            model=build(CLASSIFIERS, model.classifier_id),
-            classifications=[_classification(answer) for answer in answers],
-        )
+        wanted = messages.wanted(request.options)
+        model = await self._model(call.tenant, request.model, wanted)
+        classified = await self._classifying.classify(model, call.deadline, request.images, wanted)
+        return messages.classify_response(classified, call.request_id)
 
     @bidi_stream
     async def ClassifyStream(
         self, requests: AsyncIterator[pb.ClassifyStreamRequest], call: Call
     ) -> AsyncGenerator[pb.ClassifyStreamResponse, None]:
         """Classify a stream of images, one answer per request, in order."""
-        model: LoadedModel | None = None
-        number = 0
-        async for request in requests:
-            if model is None:
-                model = await self._model(call.tenant, request.model)
-            field = f"image (message {number})"
-            answers = await self._classify(call.tenant, model, [request.image], [field])
-            number += 1
-            yield pb.ClassifyStreamResponse(
-                model=build(CLASSIFIERS, model.classifier_id),
-                classification=_classification(answers[0]),
-            )
+        stream: ImageStream | None = None
+        num_answered = 0
+
+        async def start(request: pb.ClassifyStreamRequest) -> asyncio.Future[Classified]:
+            nonlocal stream
+            if stream is None:
+                wanted = messages.wanted(request.options)
+                model = await self._model(call.tenant, request.model, wanted, is_stream=True)
+                stream = ImageStream(self._classifying, model, call.deadline, wanted)
+            return stream.start(request.image)
+
+        answers = windowed(requests, start, self._settings.classifier_stream_window)
+        try:
+            async for classified in answers:
+                yield messages.stream_response(classified, call.request_id, not num_answered)
+                num_answered += 1
+        finally:
+            await answers.aclose()
+            if stream is not None:
+                stream.close()
 
     @unary(pb.ListModelsResponse)
     async def ListModels(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsResponse:
         """List the caller's classifiers, newest first."""
-        models = await asyncio.to_thread(self._registry.list_models, call.tenant)
-        return pb.ListModelsResponse(models=[_model(info) for info in models])
+
+        def find() -> tuple[list[ModelInfo], str]:
+            models = self._registry.list_models(call.tenant)
+            return page(models, _age, request.page_size, request.page_token, descending=True)
+
+        models, token = await asyncio.to_thread(find)
+        return pb.ListModelsResponse(
+            models=[messages.model(info) for info in models], next_page_token=token
+        )
 
     @unary(pb.GetModelResponse)
     async def GetModel(self, request: pb.GetModelRequest, call: Call) -> pb.GetModelResponse:
@@ -77,30 +103,28 @@ class ClassifierService:
             classifier_id = self._registry.resolve(call.tenant, request.name, "name")
             return self._registry.describe(call.tenant, classifier_id)
 
-        return pb.GetModelResponse(model=_model(await asyncio.to_thread(find)))
+        return pb.GetModelResponse(model=messages.model(await asyncio.to_thread(find)))
 
     @unary(pb.SetAliasResponse)
     async def SetAlias(self, request: pb.SetAliasRequest, call: Call) -> pb.SetAliasResponse:
         """Point an alias at a classifier."""
-        alias = await asyncio.to_thread(
-            self._registry.set_alias, call.tenant, request.name, request.model
-        )
-        return pb.SetAliasResponse(alias=_alias(alias))
+        alias = await self._versions.set_alias(call.tenant, request.name, request.model)
+        return pb.SetAliasResponse(alias=messages.alias(alias))
 
     @unary(pb.RollbackAliasResponse)
     async def RollbackAlias(
         self, request: pb.RollbackAliasRequest, call: Call
     ) -> pb.RollbackAliasResponse:
         """Point an alias back at its previous classifier."""
-        alias = await asyncio.to_thread(self._registry.rollback_alias, call.tenant, request.name)
-        return pb.RollbackAliasResponse(alias=_alias(alias))
+        alias = await self._versions.rollback_alias(call.tenant, request.name)
+        return pb.RollbackAliasResponse(alias=messages.alias(alias))
 
     @unary(pb.DeleteAliasResponse)
     async def DeleteAlias(
         self, request: pb.DeleteAliasRequest, call: Call
     ) -> pb.DeleteAliasResponse:
         """Remove an alias."""
-        await asyncio.to_thread(self._registry.delete_alias, call.tenant, request.name)
+        await self._versions.delete_alias(call.tenant, request.name)
         return pb.DeleteAliasResponse()
 
     @unary(pb.ListAliasesResponse)
@@ -108,66 +132,33 @@ class ClassifierService:
         self, request: pb.ListAliasesRequest, call: Call
     ) -> pb.ListAliasesResponse:
         """List the caller's aliases."""
-        aliases = await asyncio.to_thread(self._registry.list_aliases, call.tenant)
-        return pb.ListAliasesResponse(aliases=[_alias(alias) for alias in aliases])
+        found = await asyncio.to_thread(self._registry.list_aliases, call.tenant)
+        aliases, token = page(
+            found, lambda alias: [alias.alias], request.page_size, request.page_token
+        )
+        return pb.ListAliasesResponse(
+            aliases=[messages.alias(alias) for alias in aliases], next_page_token=token
+        )
 
-    async def _model(self, tenant: str, name: str) -> LoadedModel:
-        def load() -> LoadedModel:
-            return self._registry.load(tenant, self._registry.resolve(tenant, name, "model"))
-
-        return await asyncio.to_thread(load)
-
-    async def _classify(
-        self, tenant: str, model: LoadedModel, images: list[bytes], fields: list[str]
-    ) -> list[Classification]:
-        arrays = await asyncio.to_thread(prepare_all, images, fields, model, self._limits)
-        loop = asyncio.get_running_loop()
-        answers: list[Classification] = []
-        for part in chunks(len(arrays)):  # a caller that goes away stops the work here
-            answers += await loop.run_in_executor(self._compute, classify, model, arrays[part])
-        predicted = [answer.class_id for answer in answers]
-        self._on_classified(tenant, model.config.architecture, predicted)
-        return answers
+    async def _model(
+        self, tenant: str, name: str, wanted: Wanted, is_stream: bool = False
+    ) -> LoadedModel:
+        """The model to ask, once there is room for the call and it is well formed."""
+        self._engine.check_room(tenant)
+        model = await self._versions.get(tenant, name)
+        wanted.options.check(model.config.class_ids, is_stream)
+        return model
 
 
-def _classification(answer: Classification) -> pb.Classification:
-    return pb.Classification(
-        class_id=answer.class_id,
-        probabilities=[
-            pb.ClassProbability(class_id=class_id, probability=probability)
-            for class_id, probability in answer.probabilities
-        ],
+def _age(info: ModelInfo) -> tuple[str, str]:
+    """Order of versions in lists."""
+    return str(info.manifest["create_time"]), str(info.manifest["name"])
+
+
+def _limits(settings: ClassifierSettings) -> Limits:
+    return Limits(
+        patience=settings.classifier_batch_wait_ms / 1000,
+        max_wait=settings.classifier_queue_wait_ms / 1000,
+        num_decoders=settings.classifier_decode_threads,
+        num_workers=settings.classifier_compute_threads,
     )
-
-
-def _model(info: ModelInfo) -> pb.Model:
-    body = info.manifest["body"]
-    return pb.Model(
-        name=info.manifest["name"],
-        architecture=body["architecture"],
-        class_ids=body["class_ids"],
-        create_time=_timestamp(datetime.fromisoformat(info.manifest["create_time"])),
-        metrics={
-            name: value
-            for name, value in info.manifest["metrics"].items()
-            if isinstance(value, int | float)
-        },
-        manifest_digest=info.manifest_digest,
-        aliases=[build(ALIASES, alias) for alias in info.aliases],
-    )
-
-
-def _alias(alias: Alias) -> pb.Alias:
-    previous = alias.previous_classifier_id
-    return pb.Alias(
-        name=build(ALIASES, alias.alias),
-        model=build(CLASSIFIERS, alias.classifier_id),
-        previous_model=build(CLASSIFIERS, previous) if previous else "",
-        update_time=_timestamp(alias.update_time),
-    )
-
-
-def _timestamp(time: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(time)
-    return timestamp

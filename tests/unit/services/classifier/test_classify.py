@@ -1,29 +1,27 @@
-"""Classification: versions, aliases, the model cache, independent answers."""
+"""Classification of a call: decoding, refused images, notices, digests, options."""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import io
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from google.rpc import error_details_pb2
 from PIL import Image
 
-from services.classifier.classify import (
-    BATCH_SIZES,
-    check_count,
-    chunks,
-    classify,
-    prepare,
-    prepare_all,
-)
+from services.classifier.batching.engine import BatchEngine
+from services.classifier.batching.schedule import Limits
+from services.classifier.classify import Classified, Classifying, Picture, Wanted, check_count
 from services.classifier.config import ClassifierSettings
-from services.classifier.models import ModelRegistry
-from services.common.database.jobs import JobDatabase, migrate
-from services.common.errors import MAX_LISTED, FailedPrecondition, InvalidArgument, NotFound
+from services.classifier.loaded_model import LoadedModel, ModelLoader
+from services.classifier.metrics import ServingMetrics
+from services.common.answers.options import AnswerOptions
+from services.common.answers.priors import PriorSource
+from services.common.errors import MAX_LISTED, InvalidArgument
 from services.common.images.codec import ImageLimits, encode_image
 from services.common.rpc.statuses import to_status
 from services.common.store.artifacts import ArtifactStore
@@ -32,67 +30,68 @@ from tests.support.image_files.icc_profiles import srgb_profile
 from tests.support.image_files.tiff_files import tiff_file
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> ClassifierSettings:
-    url = f"sqlite:///{tmp_path}/jobs.db"
-    migrate(url)
-    return ClassifierSettings(
-        store_uri=f"file://{tmp_path}/store",
-        database_url=url,
-        models_dir=tmp_path / "models",
-        classifier_max_loaded_models=2,
-        classifier_device="cpu",
-    )
+class Figures(ServingMetrics):
+    """Remembers predicted classes."""
+
+    def __init__(self) -> None:
+        self.predicted: list[tuple[str, str, list[str]]] = []
+
+    def classified(self, tenant: str, architecture: str, predicted: Sequence[str]) -> None:
+        self.predicted.append((tenant, architecture, list(predicted)))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    store = ArtifactStore(f"file://{tmp_path_factory.mktemp('store')}")
+    store_random_classifier(store, "model-1", seed=1)
+    return ModelLoader(store, ClassifierSettings(classifier_device="cpu")).load(TENANT, "model-1")
 
 
 @pytest.fixture
-def registry(settings: ClassifierSettings) -> ModelRegistry:
-    store = ArtifactStore(settings.store_uri)
-    for number in (1, 2, 3):
-        store_random_classifier(store, f"model-{number}", seed=number)
-    return ModelRegistry(store, JobDatabase(settings.database_url).aliases, settings)
+def figures() -> Figures:
+    return Figures()
 
 
-def some_arrays(registry: ModelRegistry, count: int) -> list[np.ndarray]:
-    model = registry.load(TENANT, "model-1")
-    files = [encode_image(cell_image(CLASSES[n % 3], n)) for n in range(count)]
-    return [prepare(data, f"images[{n}]", model, ImageLimits()) for n, data in enumerate(files)]
+@pytest.fixture
+def classifying(figures: Figures) -> Iterator[Classifying]:
+    engine = BatchEngine(Limits(max_wait=60), figures)
+    yield Classifying(engine, ImageLimits(), figures)
+    engine.close()
 
 
-def table(answers: list[Any]) -> np.ndarray:
-    return np.array([[dict(a.probabilities)[c] for c in CLASSES] for a in answers])
+def png(seed: int = 0) -> bytes:
+    return encode_image(cell_image(CLASSES[seed % 3], seed))
 
 
-def test_probabilities_are_ranked_and_sum_to_one(registry: ModelRegistry) -> None:
-    model = registry.load(TENANT, "model-1")
-    for answer in classify(model, some_arrays(registry, 5)):
+def encoded(pixels: np.ndarray, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def ask(
+    classifying: Classifying, model: LoadedModel, images: list[bytes], **wanted: Any
+) -> Classified:
+    return asyncio.run(classifying.classify(model, None, images, Wanted(**wanted)))
+
+
+def prepared(data: bytes, model: LoadedModel) -> np.ndarray:
+    return Picture(data, "image").prepare(model, ImageLimits())
+
+
+def test_probabilities_are_ranked_and_sum_to_one(
+    classifying: Classifying, model: LoadedModel, figures: Figures
+) -> None:
+    outcomes = ask(classifying, model, [png(n) for n in range(5)]).outcomes
+    answers = [each.answer for each in outcomes if each.answer is not None]
+    assert len(answers) == 5
+    for answer in answers:
         values = [probability for _, probability in answer.probabilities]
         assert values == sorted(values, reverse=True)
         assert sum(values) == pytest.approx(1.0)
         assert answer.class_id == answer.probabilities[0][0]
         assert {class_id for class_id, _ in answer.probabilities} == set(CLASSES)
-
-
-def test_answer_is_bit_identical_in_every_batch(registry: ModelRegistry) -> None:
-    model = registry.load(TENANT, "model-1")
-    arrays = some_arrays(registry, 20)
-    together = table(classify(model, arrays))
-    others = [np.zeros_like(arrays[0])] * 19
-    alone_in_company = table(classify(model, [arrays[0], *others]))
-    np.testing.assert_array_equal(alone_in_company[0], together[0])
-
-
-def test_answer_differs_between_batch_sizes_by_rounding_alone(registry: ModelRegistry) -> None:
-    model = registry.load(TENANT, "model-1")
-    arrays = some_arrays(registry, 20)
-    together = table(classify(model, arrays))
-    single = np.concatenate([table(classify(model, [array])) for array in arrays])
-    np.testing.assert_allclose(single, together, atol=1e-5, rtol=0)
-
-
-def test_every_image_is_in_one_chunk() -> None:
-    assert [part.start for part in chunks(70)] == [0, 32, 64]
-    assert max(BATCH_SIZES) == 32
+    assert figures.predicted == [(TENANT, "resnet18", [answer.class_id for answer in answers])]
 
 
 @pytest.mark.parametrize("count", [0, 257, 10**6])
@@ -101,20 +100,12 @@ def test_empty_and_huge_batches_are_refused(count: int) -> None:
         check_count(count, 256)
 
 
-def test_bad_image_is_named_by_its_place(registry: ModelRegistry) -> None:
-    model = registry.load(TENANT, "model-1")
+def test_all_unreadable_images_of_a_call_are_named(
+    classifying: Classifying, model: LoadedModel
+) -> None:
+    images = [png(), b"", png(), b"no image", *[b""] * 20]
     with pytest.raises(InvalidArgument) as caught:
-        prepare(b"no image", "images[3]", model, ImageLimits())
-    assert caught.value.field == "images[3]"
-
-
-def test_all_unreadable_images_of_a_call_are_named(registry: ModelRegistry) -> None:
-    model = registry.load(TENANT, "model-1")
-    good = encode_image(cell_image(CLASSES[0], 0))
-    images = [good, b"", good, b"no image", *[b""] * 20]
-    fields = [f"images[{number}]" for number in range(len(images))]
-    with pytest.raises(InvalidArgument) as caught:
-        prepare_all(images, fields, model, ImageLimits())
+        ask(classifying, model, images)
     error = caught.value
     assert error.field == "images[1]" and error.problem == "is empty"
     named = [error.field, *(field for field, _ in error.further)]
@@ -125,11 +116,72 @@ def test_all_unreadable_images_of_a_call_are_named(registry: ModelRegistry) -> N
     assert any(detail.Unpack(bad) for detail in status.details)
     assert [violation.field for violation in bad.field_violations] == named
     assert len(status.SerializeToString()) < 6000  # as base64 and with the message below 8 KiB
-    assert len(prepare_all([good, good], fields[:2], model, ImageLimits())) == 2
 
 
-def test_alpha_depth_planes_and_profile_leave_the_answer_as_it_is(registry: ModelRegistry) -> None:
-    model = registry.load(TENANT, "model-1")
+def test_each_image_is_answered_if_asked(
+    classifying: Classifying, model: LoadedModel, figures: Figures
+) -> None:
+    images = [png(0), b"no image", png(1), b""]
+    outcomes = ask(classifying, model, images, answer_each=True).outcomes
+    assert [each.answer is not None for each in outcomes] == [True, False, True, False]
+    errors = [each.error for each in outcomes if each.error is not None]
+    assert [error.field for error in errors] == ["images[1]", "images[3]"]
+    assert errors[0].remedy and errors[1].problem == "is empty"
+    assert [each.digest for each in outcomes] == [
+        hashlib.sha256(data).hexdigest() for data in images
+    ]
+    assert len(figures.predicted[0][2]) == 2
+    whole = ask(classifying, model, [png(0)]).outcomes[0].answer
+    assert outcomes[0].answer is not None and whole is not None
+    expected = dict(whole.probabilities)
+    assert dict(outcomes[0].answer.probabilities) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_batch_of_bad_images_alone_is_answered_if_asked(
+    classifying: Classifying, model: LoadedModel
+) -> None:
+    classified = ask(classifying, model, [b"", b"%PDF"], answer_each=True)
+    assert [each.error is not None for each in classified.outcomes] == [True, True]
+    assert classified.answers.prior_source is PriorSource.TRAINING
+
+
+def test_what_was_ignored_is_told_with_the_image(
+    classifying: Classifying, model: LoadedModel
+) -> None:
+    cell = cell_image("lymphocyte", 3)
+    hidden = encoded(np.dstack([cell, np.zeros(cell.shape[:2], np.uint8)]))
+    damaged = encoded(cell, icc_profile=b"nonsense" * 20)
+    outcomes = ask(classifying, model, [png(), hidden, damaged]).outcomes
+    assert outcomes[0].notices == ()
+    assert outcomes[1].notices == ("its alpha channel hides the whole image and is ignored",)
+    assert "ICC profile" in outcomes[2].notices[0]
+
+
+def test_priors_and_top_k_are_applied(classifying: Classifying, model: LoadedModel) -> None:
+    options = AnswerOptions(class_priors={"monocyte": 0.98, "eosinophil": 0.02}, top_k=1)
+    classified = ask(classifying, model, [png()], options=options)
+    answer = classified.outcomes[0].answer
+    assert answer is not None
+    assert answer.class_id == "monocyte" and len(answer.probabilities) == 1
+    assert classified.answers.prior_source is PriorSource.REQUEST
+    assert classified.answers.class_priors["lymphocyte"] == 0
+
+
+def test_a_network_that_fails_fails_the_call(classifying: Classifying, model: LoadedModel) -> None:
+    class Broken:
+        name = "broken"
+
+        def run(self, images_BHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            raise MemoryError("no memory")
+
+    import dataclasses
+
+    broken = dataclasses.replace(model, runtime=Broken())
+    with pytest.raises(MemoryError):
+        ask(classifying, broken, [png()], answer_each=True)
+
+
+def test_alpha_depth_planes_and_profile_leave_the_image_as_it_is(model: LoadedModel) -> None:
     cell = cell_image("lymphocyte", 3)
     deep = cell.astype(np.uint16) * 257
     files = {
@@ -137,94 +189,20 @@ def test_alpha_depth_planes_and_profile_leave_the_answer_as_it_is(registry: Mode
         "planar": tiff_file(deep, photometric=2, separate=True),
         "sRGB": encoded(cell, icc_profile=srgb_profile()),
     }
-    expected = prepare(encode_image(cell), "image", model, ImageLimits())
-    for name, data in files.items():
-        np.testing.assert_array_equal(prepare(data, name, model, ImageLimits()), expected)
-    grey = np.repeat(cell[..., 1:2], 3, 2)
+    expected = prepared(encode_image(cell), model)
+    for data in files.values():
+        np.testing.assert_array_equal(prepared(data, model), expected)
+
+
+def test_a_stated_scale_leaves_the_answer_as_it_is(
+    classifying: Classifying, model: LoadedModel
+) -> None:
+    grey = np.repeat(cell_image("lymphocyte", 3)[..., 1:2], 3, 2)
     stated = tiff_file(
         (grey[..., 0].astype(np.uint32) * 4095 // 255).astype(np.uint16),
         photometric=1,
         tags={281: (3, [4095])},
     )
-    arrays = [prepare(data, "image", model, ImageLimits()) for data in (encode_image(grey), stated)]
-    rows = table(classify(model, arrays))
-    np.testing.assert_allclose(rows[1], rows[0], atol=0.01)
-
-
-def encoded(pixels: np.ndarray, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", **options)
-    return buffer.getvalue()
-
-
-def test_only_the_most_recently_used_models_stay_loaded(registry: ModelRegistry) -> None:
-    first = registry.load(TENANT, "model-1")
-    registry.load(TENANT, "model-2")
-    assert registry.load(TENANT, "model-1") is first
-    registry.load(TENANT, "model-3")  # model-2 was unused for longest
-    assert registry.num_loaded == 2
-    assert registry.load(TENANT, "model-1") is first
-
-
-def test_alias_points_at_a_version_and_rolls_back(registry: ModelRegistry) -> None:
-    with pytest.raises(NotFound, match="aliases/production"):
-        registry.resolve(TENANT, "", "model")
-    registry.set_alias(TENANT, "aliases/production", "classifiers/model-1")
-    registry.set_alias(TENANT, "aliases/production", "classifiers/model-2")
-    assert registry.resolve(TENANT, "", "model") == "model-2"
-    assert registry.describe(TENANT, "model-2").aliases == ("production",)
-    rolled = registry.rollback_alias(TENANT, "aliases/production")
-    assert rolled.classifier_id == "model-1"
-    assert registry.resolve(TENANT, "aliases/production", "model") == "model-1"
-    with pytest.raises(FailedPrecondition):
-        registry.rollback_alias(TENANT, "aliases/production")
-
-
-def test_names_are_checked(registry: ModelRegistry) -> None:
-    with pytest.raises(NotFound, match="classifiers/none"):
-        registry.resolve(TENANT, "classifiers/none", "model")
-    with pytest.raises(NotFound):
-        registry.resolve("other-lab", "classifiers/model-1", "model")
-    with pytest.raises(InvalidArgument) as caught:
-        registry.resolve(TENANT, "adapters/model-1", "model")
-    assert caught.value.field == "model"
-    with pytest.raises(NotFound):
-        registry.set_alias(TENANT, "aliases/production", "classifiers/none")
-    with pytest.raises(InvalidArgument):
-        registry.set_alias(TENANT, "aliases/production", "aliases/candidate")
-
-
-def test_an_alias_does_not_roll_back_to_a_deleted_classifier(
-    registry: ModelRegistry, settings: ClassifierSettings
-) -> None:
-    for number in (1, 2):
-        registry.set_alias(TENANT, "aliases/production", f"classifiers/model-{number}")
-    ArtifactStore(settings.store_uri).delete(TENANT, "classifiers", "model-1")
-    with pytest.raises(FailedPrecondition, match=r"model-1 was deleted.*alias set production"):
-        registry.rollback_alias(TENANT, "aliases/production")
-    assert registry.resolve(TENANT, "aliases/production", "model") == "model-2"
-    registry.delete_alias(TENANT, "aliases/production")
-    assert registry.list_aliases(TENANT) == []
-
-
-def test_a_classifier_deleted_while_they_are_listed_is_left_out(
-    registry: ModelRegistry, settings: ClassifierSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = ArtifactStore(settings.store_uri)
-    listed = store.list(TENANT, "classifiers")
-    store.delete(TENANT, "classifiers", "model-2")
-    monkeypatch.setattr(ArtifactStore, "list", lambda *_: listed)
-    ids = [info.classifier_id for info in registry.list_models(TENANT)]
-    assert ids == ["model-3", "model-1"]
-
-
-def test_models_are_listed_newest_first_and_by_tenant(registry: ModelRegistry) -> None:
-    listed = [info.classifier_id for info in registry.list_models(TENANT)]
-    assert listed == ["model-3", "model-2", "model-1"]
-    assert registry.list_models("other-lab") == []
-
-
-def test_loaded_model_computes_without_gradients(registry: ModelRegistry) -> None:
-    model = registry.load(TENANT, "model-1")
-    assert not model.network.training
-    assert model.device == torch.device("cpu")
+    outcomes = ask(classifying, model, [encode_image(grey), stated]).outcomes
+    first, second = (dict(each.answer.probabilities) for each in outcomes if each.answer)
+    assert first == pytest.approx(second, abs=0.01)
