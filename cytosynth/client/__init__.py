@@ -12,6 +12,7 @@ from cytosynth.client.image_tree import ImageFile, ImageTree, read_image_tree
 from cytosynth.client.records import (
     Adapter,
     Alias,
+    AnswerContext,
     Classification,
     Classifier,
     Dataset,
@@ -26,6 +27,7 @@ from cytosynth.client.records import (
 )
 from cytosynth.client.settings import (
     AdapterSettings,
+    AnswerOptions,
     ClassifierSettings,
     SamplerSettings,
     SplitSettings,
@@ -42,6 +44,8 @@ __all__ = [
     "Adapter",
     "AdapterSettings",
     "Alias",
+    "AnswerContext",
+    "AnswerOptions",
     "Capabilities",
     "Classification",
     "Classifier",

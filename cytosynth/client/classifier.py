@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import grpc
 
 from cytosynth.classifier.v1 import classifier_pb2, classifier_pb2_grpc
-from cytosynth.client import decode
+from cytosynth.client import decode, encode
 from cytosynth.client.connection import MAX_MESSAGE_BYTES, ServiceClient
-from cytosynth.client.errors import CytosynthError, FieldViolation, invalid_argument
+from cytosynth.client.errors import (
+    CytosynthError,
+    FieldViolation,
+    error_from_status,
+    invalid_argument,
+)
 from cytosynth.client.image_tree import check_size, read_image
-from cytosynth.client.records import Alias, Classification, Model
+from cytosynth.client.records import Alias, AnswerContext, Classification, Model
+from cytosynth.client.settings import AnswerOptions
 
 MAX_IMAGES_PER_CALL = 256
 # Below the message limit, with room for the framing of 256 images.
@@ -37,7 +43,12 @@ class ClassifierClient(ServiceClient):
         return classifier_pb2_grpc.ClassifierServiceStub(self._connection.channel)
 
     def classify(
-        self, images: Sequence[Image], *, model: str = "", batch_size: int = 64
+        self,
+        images: Sequence[Image],
+        *,
+        model: str = "",
+        batch_size: int = 64,
+        options: AnswerOptions | None = None,
     ) -> list[Classification]:
         """Classify any number of images, in as many calls as needed.
 
@@ -46,25 +57,33 @@ class ClassifierClient(ServiceClient):
             model: ``classifiers/{classifier}`` or ``aliases/{alias}``; empty:
                 ``aliases/production``.
             batch_size: Most images per call, 1 to 256.
+            options: What answers are to hold; shares are estimated call by call.
 
         Raises:
             CytosynthError: Names the file (or the place in ``images``) that is at fault.
         """
         return [
             answer
-            for batch in self.classify_batches(images, model=model, batch_size=batch_size)
+            for batch in self.classify_batches(
+                images, model=model, batch_size=batch_size, options=options
+            )
             for answer in batch
         ]
 
     def classify_batches(
-        self, images: Sequence[Image], *, model: str = "", batch_size: int = 64
+        self,
+        images: Sequence[Image],
+        *,
+        model: str = "",
+        batch_size: int = 64,
+        options: AnswerOptions | None = None,
     ) -> Iterator[list[Classification]]:
         """As ``classify``, one list of answers per call."""
         for batch in _batches(images, batch_size):
             for _, data in batch:
                 if isinstance(data, CytosynthError):
                     raise data
-            answers = self._classify_batch(batch, model)
+            answers = self._classify_batch(batch, model, options)
             # Later calls stay with the version that answered first, whatever an alias does.
             for answer in answers:
                 if isinstance(answer, CytosynthError):
@@ -73,22 +92,28 @@ class ClassifierClient(ServiceClient):
             yield [answer for answer in answers if isinstance(answer, Classification)]
 
     def classify_each(
-        self, images: Sequence[Image], *, model: str = "", batch_size: int = 64
+        self,
+        images: Sequence[Image],
+        *,
+        model: str = "",
+        batch_size: int = 64,
+        options: AnswerOptions | None = None,
     ) -> Iterator[Classification | CytosynthError]:
         """Classify every readable image; yield the error of each other one.
 
         Args and raised errors, other than those of single images, are those of ``classify``.
         """
         for batch in _batches(images, batch_size):
-            for answer in self._classify_batch(batch, model, every=True):
+            for answer in self._classify_batch(batch, model, options, every=True):
                 if isinstance(answer, Classification):
                     model = answer.model or model
                 yield answer
 
     def classify_stream(
-        self, images: Iterable[Image], *, model: str = ""
+        self, images: Iterable[Image], *, model: str = "", options: AnswerOptions | None = None
     ) -> Iterator[Classification]:
         """Classify images as they come; one answer per image, in order."""
+        wanted = encode.message(options) if options else None
 
         def requests() -> Iterator[classifier_pb2.ClassifyStreamRequest]:
             for number, image in enumerate(images):
@@ -96,7 +121,9 @@ class ClassifierClient(ServiceClient):
                 if isinstance(data, CytosynthError):
                     raise data
                 yield classifier_pb2.ClassifyStreamRequest(
-                    model="" if number else model, image=data
+                    model="" if number else model,
+                    image=data,
+                    options=None if number else wanted,
                 )
 
         local_failure: list[Exception] = []
@@ -115,8 +142,11 @@ class ClassifierClient(ServiceClient):
                 timeout=self._connection.timeout_seconds or STREAM_SECONDS,
                 metadata=self._connection.metadata,
             )
+            context = AnswerContext()
             for reply in call:
-                yield decode.classification(reply.classification, reply.model)
+                if reply.HasField("context"):  # in the first message only
+                    context = decode.answer_context(reply.context)
+                yield decode.classification(reply.classification, reply.model, context)
         except grpc.RpcError as error:
             if local_failure:
                 raise local_failure[0] from None
@@ -126,32 +156,46 @@ class ClassifierClient(ServiceClient):
                 call.cancel()
 
     def _classify_batch(
-        self, batch: Sequence[_Loaded], model: str, *, every: bool = False
+        self,
+        batch: Sequence[_Loaded],
+        model: str,
+        options: AnswerOptions | None,
+        *,
+        every: bool = False,
     ) -> list[Classification | CytosynthError]:
-        """One answer per image; ``every`` repeats the call without refused images."""
+        """One answer per image; ``every`` asks for the error of each refused image.
+
+        A server of an earlier release fails the call for it, which is repeated without the image.
+        """
+        wanted = encode.message(options or AnswerOptions())
+        wanted.answer_each = every
         answers: dict[int, Classification | CytosynthError] = {
             place: data for place, (_, data) in enumerate(batch) if isinstance(data, CytosynthError)
         }
         while len(answers) < len(batch):
             places = [place for place in range(len(batch)) if place not in answers]
             data = [batch[place][1] for place in places]
-            request = classifier_pb2.ClassifyRequest(model=model, images=data)  # type: ignore[arg-type]
+            request = classifier_pb2.ClassifyRequest(model=model, images=data, options=wanted)  # type: ignore[arg-type]
             try:
                 reply = self._connection.call(self._classifier.Classify, request, CLASSIFY_SECONDS)
             except CytosynthError as error:
                 names = [batch[place][0] for place in places]
-                refused = _refused_images(error, names) if every else {}
-                if not refused:
-                    raise _naming_images(error, names) from None
-                for number, own_error in refused.items():
+                refused_images = _refused_images(error, names) if every else {}
+                if not refused_images:
+                    raise _naming_images(error, dict(enumerate(names))) from None
+                for number, own_error in refused_images.items():
                     answers[places[number]] = own_error
                 continue
             if len(reply.classifications) != len(places):
                 raise CytosynthError(
                     "DATA_LOSS", f"{len(reply.classifications)} answers for {len(places)} images"
                 )
-            for place, item in zip(places, reply.classifications, strict=True):
-                answers[place] = decode.classification(item, reply.model)
+            context = decode.answer_context(reply.context)
+            for number, (place, item) in enumerate(zip(places, reply.classifications, strict=True)):
+                answers[place] = decode.classification(item, reply.model, context)
+                if item.status.code:
+                    refused = error_from_status(item.status, context.request_id)
+                    answers[place] = _naming_images(refused, {number: batch[place][0]})
         return [answers[place] for place in range(len(batch))]
 
     def list_models(self) -> list[Model]:
@@ -234,12 +278,11 @@ def _load(image: Image, number: int) -> _Loaded:
         return name, error
 
 
-def _naming_images(error: CytosynthError, names: list[str]) -> CytosynthError:
+def _naming_images(error: CytosynthError, names: Mapping[int, str]) -> CytosynthError:
     """The error with ``images[3]`` replaced by the caller's name for it."""
 
     def name(match: re.Match[str]) -> str:
-        place = int(match[1])
-        return names[place] if place < len(names) else match[0]
+        return names.get(int(match[1]), match[0])
 
     violations = [
         FieldViolation(_IMAGE_FIELD.sub(name, violation.field), violation.description)

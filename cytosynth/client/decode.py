@@ -14,6 +14,16 @@ from cytosynth.client.errors import error_from_status
 from cytosynth.common.v1 import job_pb2
 from cytosynth.trainer.v1 import trainer_pb2
 
+_REASONS = {
+    code: classifier_pb2.ReviewReason.Name(code).removeprefix("REVIEW_REASON_").lower()
+    for code in classifier_pb2.ReviewReason.values()
+}
+_PRIOR_SOURCES = {
+    code: classifier_pb2.PriorSource.Name(code).removeprefix("PRIOR_SOURCE_").lower()
+    for code in classifier_pb2.PriorSource.values()
+    if code != classifier_pb2.PRIOR_SOURCE_UNSPECIFIED
+}
+
 
 def dataset(message: trainer_pb2.Dataset, notices: tuple[str, ...] = ()) -> records.Dataset:
     """A dataset; ``notices`` are the client's own, put before the server's."""
@@ -123,14 +133,41 @@ def alias(message: classifier_pb2.Alias) -> records.Alias:
     )
 
 
-def classification(message: classifier_pb2.Classification, model: str) -> records.Classification:
+def answer_context(message: classifier_pb2.AnswerContext) -> records.AnswerContext:
+    """What the answers of a call have in common."""
+    return records.AnswerContext(
+        manifest_digest=message.manifest_digest,
+        request_id=message.request_id,
+        calibrated=message.calibrated,
+        conformal=message.conformal,
+        coverage=message.coverage,
+        prior_source=_PRIOR_SOURCES.get(message.prior_source, ""),
+        class_priors=dict(sorted(message.class_priors.items())),
+        runtime=message.runtime,
+    )
+
+
+def classification(
+    message: classifier_pb2.Classification, model: str, context: records.AnswerContext
+) -> records.Classification:
     """One image's classes, most probable first."""
     probabilities = {item.class_id: item.probability for item in message.probabilities}
+    scored = message.HasField("out_of_distribution_score")
     return records.Classification(
         class_id=message.class_id,
         probability=probabilities.get(message.class_id, 0.0),
         probabilities=probabilities,
         model=model,
+        prediction_set=tuple(message.prediction_set),
+        out_of_distribution_score=message.out_of_distribution_score if scored else None,
+        needs_review=message.needs_review,
+        review_reasons=tuple(
+            _REASONS.get(reason, f"reason_{reason}") for reason in message.review_reasons
+        ),
+        saliency_png=message.saliency_png,
+        image_sha256=message.image_sha256,
+        notices=tuple(message.notices),
+        context=context,
     )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from cytosynth.classifier.v1 import classifier_pb2
 from cytosynth.client import settings
 from cytosynth.client.errors import invalid_argument
 from cytosynth.common.v1 import image_pb2
@@ -28,6 +29,7 @@ _MESSAGES: dict[type, Any] = {
     settings.ClassifierSettings: trainer_pb2.ClassifierSettings,
     settings.SyntheticSettings: trainer_pb2.SyntheticSpec,
     settings.StudySettings: trainer_pb2.StudySettings,
+    settings.AnswerOptions: classifier_pb2.AnswerOptions,
     settings.SamplerSettings: generator_pb2.SamplerSettings,
 }
 

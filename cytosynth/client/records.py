@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -146,20 +146,62 @@ class Alias:
 
 
 @dataclass(frozen=True)
+class AnswerContext:
+    """What the answers of a call have in common.
+
+    Attributes:
+        manifest_digest: SHA-256 (hex) of the classifier's manifest.
+        request_id: Names the call in the services' logs.
+        calibrated: Whether probabilities are calibrated.
+        conformal: Whether prediction sets are given, at ``coverage``.
+        coverage: Chance with which a set holds the true class.
+        prior_source: ``training``, ``request`` or ``estimated``; empty from earlier servers.
+        class_priors: Class shares assumed.
+        runtime: What computed the probabilities, for example ``torch``.
+    """
+
+    manifest_digest: str = ""
+    request_id: str = ""
+    calibrated: bool = False
+    conformal: bool = False
+    coverage: float = 0.0
+    prior_source: str = ""
+    class_priors: Mapping[str, float] = field(default_factory=dict)
+    runtime: str = ""
+
+
+@dataclass(frozen=True)
 class Classification:
     """One image's classes.
 
     Attributes:
         class_id: The most probable class.
         probability: Its probability, 0 to 1.
-        probabilities: Every class, most probable first; they sum to 1.
+        probabilities: Every class (or ``top_k``), most probable first; all of them sum to 1.
         model: The classifier that answered, ``classifiers/{classifier}``.
+        prediction_set: Classes that hold the true one with the chance ``context.coverage``.
+        out_of_distribution_score: How unlike the training cells; 1 is the 99th percentile of
+            held-out cells. None if the classifier does not know.
+        needs_review: Whether a haematologist ought to look.
+        review_reasons: Why, for example ``blurred`` or ``unknown_class``.
+        saliency_png: PNG of what speaks for ``class_id``; empty unless asked for.
+        image_sha256: SHA-256 (hex) of the encoded image.
+        notices: What was ignored while the image was read.
+        context: What the answers of a call have in common.
     """
 
     class_id: str
     probability: float
     probabilities: Mapping[str, float]
     model: str
+    prediction_set: tuple[str, ...] = ()
+    out_of_distribution_score: float | None = None
+    needs_review: bool = False
+    review_reasons: tuple[str, ...] = ()
+    saliency_png: bytes = b""
+    image_sha256: str = ""
+    notices: tuple[str, ...] = ()
+    context: AnswerContext = field(default_factory=AnswerContext)
 
 
 @dataclass(frozen=True)

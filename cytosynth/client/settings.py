@@ -84,6 +84,26 @@ class ClassifierSettings:
 
 
 @dataclass(frozen=True)
+class AnswerOptions:
+    """What the answer to an image is to hold, and under which assumptions.
+
+    Attributes:
+        class_priors: Expected share of each class among the laboratory's cells, for example a
+            differential count; must sum to 1. Empty: the shares of training.
+        estimate_priors: Estimate the shares from the images of each call, at least 50.
+        coverage: Chance with which a prediction set holds the true class. None: 0.9.
+        top_k: Most probabilities to answer with; 0: all.
+        saliency: Draw what the answer rests on. Slow.
+    """
+
+    class_priors: Mapping[str, float] = field(default_factory=dict)
+    estimate_priors: bool = False
+    coverage: float | None = None
+    top_k: int = 0
+    saliency: bool = False
+
+
+@dataclass(frozen=True)
 class SamplerSettings:
     """How an image is denoised.
 

@@ -91,3 +91,61 @@ def test_a_file_name_that_is_not_text_is_printed_escaped(
         assert done.returncode == 0, done.stderr
         assert b"Traceback" not in done.stderr
     assert "caf\\udce9.png" in (tmp_path / "o.csv").read_text()
+
+
+def test_answers_tell_sets_and_reasons_in_every_format(
+    cyto: Cyto, toy: ToyServices, tmp_path: Path
+) -> None:
+    for name, content in (("sure", [255, 40]), ("odd", [150, 130])):
+        (tmp_path / f"{name}.png").write_bytes(bytes(content))
+    paths = [tmp_path / "odd.png", tmp_path / "sure.png"]
+    asked = ("--class-priors", "blast=0.3,mono=0.7", "--coverage", 0.8, "--top-k", 2)
+    code, out, _ = cyto("classify", *paths, *asked)
+    assert code == 0 and "set at 80 %" in out and "unknown-class near-boundary" in out
+    options = toy.classifier.options[0]
+    assert dict(options.class_priors) == {"blast": 0.3, "mono": 0.7}
+    assert (options.coverage, options.top_k, options.answer_each) == (0.8, 2, True)
+    _, out, _ = cyto("classify", *paths, *asked, "--json")
+    body = json.loads(out)
+    assert body["calibrated"] and body["prior_source"] == "request" and body["coverage"] == 0.8
+    odd, sure = body["images"]
+    assert odd["review_reasons"] == ["unknown_class", "near_boundary"] and odd["needs_review"]
+    assert sure["prediction_set"] == ["blast"] and not sure["needs_review"]
+    assert sure["out_of_distribution_score"] == 0.4 and len(sure["image_sha256"]) == 64
+    _, out, _ = cyto("classify", *paths, "--csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert rows[0]["prediction_set"] == "blast mono" and rows[0]["needs_review"] == "true"
+    assert rows[1]["out_of_distribution_score"] == "0.4000"
+
+
+@pytest.mark.parametrize("text", ["blast", "blast=", "=0.5", "blast=0.5,blast=0.5", "blast=x"])
+def test_malformed_shares_are_refused_before_any_call(
+    text: str, cyto: Cyto, toy: ToyServices, cells: Path
+) -> None:
+    code, _, err = cyto("classify", cells, "--class-priors", text)
+    assert code == 2 and "--class-priors" in err
+    assert toy.classifier.batch_sizes == []
+
+
+def test_shares_that_the_service_refuses_name_the_option(cyto: Cyto, cells: Path) -> None:
+    code, _, err = cyto("classify", cells, "--class-priors", "blasts=1")
+    assert code == 1 and "--class-priors" in err and "'blasts'" in err
+
+
+def test_evaluate_prints_tables_or_json(
+    cyto: Cyto, toy: ToyServices, cells: Path, tmp_path: Path
+) -> None:
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "text.png").write_bytes(bytes([255, 220, 9]))
+    file = tmp_path / "figures.json"
+    code, out, _ = cyto("evaluate", cells, "--non-cells", strange, "--out", file)
+    assert code == 0 and "Not a medical device" in out
+    assert "macro-F1" in out and "in the set at 90 %" in out and "calibrated" in out
+    figures = json.loads(file.read_text())
+    assert figures["non_cell_auc"] == 1.0 and figures["accuracy"]["value"] == 1.0
+    code, out, _ = cyto("evaluate", cells, "--non-cells", strange, "--json")
+    assert code == 0 and json.loads(out) == figures
+    toy.classifier.is_of_earlier_release = True
+    code, out, _ = cyto("evaluate", cells)
+    assert code == 0 and "not calibrated" in out and "in the set" not in out

@@ -1,0 +1,1 @@
+"""Judges a running classifier on labelled images, from the client's side."""
