@@ -6,7 +6,7 @@ EXTRAS = {
     "PIL": "phantoms,review",
     "cryptography": "certs",
     "jinja2": "review",
-    "numpy": "phantoms,review",
+    "numpy": "evaluation,phantoms,review",
     "opentelemetry": "traces",
     "scipy": "phantoms",
     "starlette": "review",

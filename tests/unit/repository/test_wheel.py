@@ -105,6 +105,7 @@ def test_every_module_needs_no_posix_and_names_the_extra_that_it_lacks(wheel: Pa
     lacking = json.loads(done.stdout)
     assert set(lacking.values()) <= set(extras.EXTRAS)
     optional = (
+        "cytosynth.evaluation",
         "cytosynth.image_files",
         "cytosynth.phantoms",
         "cytosynth.review",
@@ -115,7 +116,7 @@ def test_every_module_needs_no_posix_and_names_the_extra_that_it_lacks(wheel: Pa
     assert {module: lacking[module] for module in lacking if not module.startswith(optional)} == {}
 
 
-@pytest.mark.parametrize("extra", ["certs", "phantoms", "review", "traces"])
+@pytest.mark.parametrize("extra", ["certs", "evaluation", "phantoms", "review", "traces"])
 def test_every_package_of_an_extra_leads_to_it(extra: str) -> None:
     for name in names_of(PROJECT["optional-dependencies"][extra]):
         modules = modules_of({name}) & set(extras.EXTRAS)
