@@ -5,7 +5,6 @@ Imports torch; the trainer's front does not load it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 
 from services.common.answers.answer_model import AnswerModel, Answers
 from services.common.answers.fitting import HeldOut, fit_answer_model
-from services.common.answers.storage import ANSWERS_FILE, body_of, save_answer_model
+from services.common.answers.storage import body_of
 from services.common.errors import FailedPrecondition
 from services.common.models.classifier_config import ClassifierConfig
 from services.trainer.classifiers.cross_fit import answers_of, cross_fit
@@ -29,7 +28,6 @@ from services.trainer.config import TrainerSettings
 from services.trainer.datasets.reading import SplitImages
 from services.trainer.evaluation.answers import AnsweredTest, answer_figures
 
-TEST_ANSWERS_FILE = "test_answers.json"
 NOT_ASKED = "the request asked for no calibration folds"
 
 
@@ -48,13 +46,6 @@ class FittedAnswers:
     body: dict[str, Any]
     tested: AnsweredTest | None
     figures: dict[str, Any]
-
-    def files(self) -> dict[str, bytes]:
-        """Files of the artifact by path."""
-        files = {ANSWERS_FILE: save_answer_model(self.model)}
-        if self.tested is not None:
-            files[TEST_ANSWERS_FILE] = json.dumps(self.tested.to_dict()).encode()
-        return files
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 PREDICTIONS_FILE = "test_predictions.json"
 EVALUATION_FILE = "evaluation.json"
+TEST_ANSWERS_FILE = "test_answers.json"
 
 
 def validate(
@@ -87,6 +88,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
         Cancelled: If a cancel was asked.
         DomainError: As ``validate``; or the generator refused or was lost.
     """
+    from services.common.answers.storage import ANSWERS_FILE, save_answer_model
     from services.common.models.classifiers import save_model  # the front needs no torch
     from services.trainer.classifiers.answers import (
         AnswerTraining,
@@ -144,7 +146,9 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     draft = ctx.store.new_draft(ctx.tenant, CLASSIFIERS, ctx.artifact_id)
     center_crop = dataset["body"]["center_crop"]
     figures = {**evaluation.to_dict(), "answers": answers.figures}
-    files = save_model(done.model) | answers.files()
+    files = save_model(done.model) | {ANSWERS_FILE: save_answer_model(answers.model)}
+    if answers.tested is not None:
+        files[TEST_ANSWERS_FILE] = json.dumps(answers.tested.to_dict()).encode()
     files |= _documents(config, center_crop, done.predictions, figures)
     for path, data in files.items():
         draft.write(path, data)

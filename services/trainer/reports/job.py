@@ -19,11 +19,12 @@ from services.common.errors import FailedPrecondition, InvalidArgument
 from services.common.resource_names import CLASSIFIERS, DATASETS, IMAGE_SETS, REPORTS
 from services.common.store.artifacts import ArtifactStore
 from services.common.store.code_version import code_version
-from services.trainer.classifiers.job import PREDICTIONS_FILE
+from services.trainer.classifiers.job import PREDICTIONS_FILE, TEST_ANSWERS_FILE
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets.reading import digests_of_split
 
 if TYPE_CHECKING:
+    from services.trainer.evaluation.answers import AnsweredTest
     from services.trainer.evaluation.metrics import Predictions
     from services.trainer.jobs.context import JobContext
 
@@ -38,11 +39,19 @@ _MAX_SEARCHED_PER_CLASS = 500
 
 @dataclass(frozen=True)
 class Run:
-    """One classifier of an arm: its name, its manifest and its answers."""
+    """One classifier of an arm.
+
+    Attributes:
+        classifier: Its name.
+        manifest: Its manifest.
+        predictions: Its softmax on the test images.
+        answered: Its calibrated answers to them; None if it has no calibration.
+    """
 
     classifier: str
     manifest: dict[str, Any]
     predictions: Predictions
+    answered: AnsweredTest | None = None
 
 
 def validate(
@@ -141,6 +150,7 @@ def read_arms(spec: Mapping[str, Any], store: ArtifactStore, tenant: str) -> Arm
     Raises:
         FailedPrecondition: If two classifiers were not tested on the same images.
     """
+    from services.trainer.evaluation.answers import AnsweredTest
     from services.trainer.evaluation.metrics import Predictions
 
     arms: Arms = {}
@@ -156,12 +166,17 @@ def read_arms(spec: Mapping[str, Any], store: ArtifactStore, tenant: str) -> Arm
         tested = predictions.digests
         manifest = store.get_manifest(tenant, CLASSIFIERS, classifier_id)
         runs = arms.setdefault(arm["model"], {}).setdefault(arm["arm"], [])
-        runs.append(Run(arm["classifier"], manifest, predictions))
+        answered = None
+        if TEST_ANSWERS_FILE in manifest["files"]:
+            data = json.loads(store.read(tenant, CLASSIFIERS, classifier_id, TEST_ANSWERS_FILE))
+            answered = AnsweredTest.from_dict(data)
+        runs.append(Run(arm["classifier"], manifest, predictions, answered))
     return arms
 
 
 def report_content(spec: Mapping[str, Any], arms: Arms, dataset: dict[str, Any]) -> dict[str, Any]:
     """Everything that ``report.json`` says, the synthetic images aside."""
+    from services.trainer.evaluation.answers import answer_figures
     from services.trainer.evaluation.metrics import evaluate_runs, paired_difference
 
     patients = patient_ids(dataset)
@@ -172,6 +187,8 @@ def report_content(spec: Mapping[str, Any], arms: Arms, dataset: dict[str, Any])
         for arm, runs in by_arm.items():
             answers = [run.predictions for run in runs]
             evaluation = evaluate_runs(answers, patients=patients).to_dict()
+            answered = [run.answered for run in runs if run.answered is not None]
+            whole = len(answered) == len(runs)
             figures[model][arm] = {
                 **evaluation.pop("metrics"),
                 **evaluation,
@@ -185,6 +202,7 @@ def report_content(spec: Mapping[str, Any], arms: Arms, dataset: dict[str, Any])
                     for run in runs
                 ],
                 "training": training_facts(runs[0].manifest),
+                "answers": answer_figures(answers, answered, patients) if whole else None,
             }
         baseline = by_arm.get(BASELINE_ARM)
         for arm, runs in by_arm.items():

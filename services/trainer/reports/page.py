@@ -131,8 +131,10 @@ def page_environment() -> jinja2.Environment:
 def render_page(content: Mapping[str, Any], cells: CellSheets) -> str:
     """The page as one HTML file that fetches nothing."""
     template = page_environment().get_template("report.html.j2")
+    arms = [figures for by_arm in content["arms"].values() for figures in by_arm.values()]
     return template.render(
         report=content,
+        has_answers=any(figures["answers"] for figures in arms),
         cells=cells,
         confusion_svg=class_confusion_svg,
         recall_svg=recall_svg,

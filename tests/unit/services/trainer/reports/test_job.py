@@ -20,6 +20,7 @@ from services.common.images.near_duplicates import training_hashes
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.classifiers.image_sets import KeptRounds, SyntheticPlan
 from services.trainer.datasets.reading import digests_of_split
+from services.trainer.evaluation.answers import AnsweredTest
 from services.trainer.evaluation.metrics import Predictions, evaluate
 from services.trainer.reports import job as report
 from services.trainer.reports.charts import class_confusion_svg, recall_svg
@@ -57,7 +58,13 @@ def store_image_set(store: ArtifactStore, copied: bytes) -> str:
 
 
 def store_classifier(
-    store: ArtifactStore, dataset: str, id: str, skill: float, seed: int, image_set: str = ""
+    store: ArtifactStore,
+    dataset: str,
+    id: str,
+    skill: float,
+    seed: int,
+    image_set: str = "",
+    with_answers: bool = False,
 ) -> str:
     """A classifier of which only the answers are there."""
     manifest = store.get_manifest(TENANT, "datasets", dataset.split("/")[1])
@@ -70,6 +77,11 @@ def store_classifier(
     predictions = Predictions(CLASSES, tuple(digests), labels, shares)
     draft = store.new_draft(TENANT, "classifiers", id)
     draft.write("test_predictions.json", json.dumps(predictions.to_dict()).encode())
+    if with_answers:
+        answered = AnsweredTest(
+            predictions, 0.9, shares > 0.2, shares.max(axis=1) < 0.5, np.zeros(len(labels))
+        )
+        draft.write("test_answers.json", json.dumps(answered.to_dict()).encode())
     synthetic = {
         "adapter": "adapters/adapter-1",
         "num_per_class": 4,
@@ -249,3 +261,30 @@ def test_classifiers_of_another_dataset_are_not_compared(
     missing = [{"model": "m", "arm": "a", "classifier": "classifiers/none"}]
     with pytest.raises(NotFound):
         report.validate({**spec, "arms": missing}, store, TENANT, settings)
+
+
+def test_answers_stand_on_the_page_where_every_run_of_an_arm_has_them(
+    store: ArtifactStore, settings: Any, spec: dict[str, Any]
+) -> None:
+    for seed in (0, 1):
+        name = store_classifier(
+            store, spec["dataset"], f"sure-{seed}", 4.0, seed, with_answers=True
+        )
+        spec["arms"].append({"model": "resnet18", "arm": "calibrated", "classifier": name})
+    context = job_context(store, settings)
+    report_id = report.run(spec, context)
+    content = json.loads(store.read(TENANT, "reports", report_id, "report.json"))
+    arms = content["arms"]["resnet18"]
+    assert arms["real_only"]["answers"] is None
+    found = arms["calibrated"]["answers"]
+    assert found["ece_after"] == found["ece_before"], "these answers are the softmax itself"
+    assert found["ece_before"]["value"] == pytest.approx(arms["calibrated"]["ece"])
+    assert set(found["coverage_per_class"]) == set(CLASSES)
+    page = store.read(TENANT, "reports", report_id, "report.html").decode()
+    assert "How far answers can be relied on" in page and "Classes in a set" in page
+    lowest = f"{100 * min(found['coverage_per_class'].values()):.1f}<small>of 90.0"
+    assert lowest in page
+
+
+def test_page_of_classifiers_without_answers_is_silent_about_them(written: dict[str, str]) -> None:
+    assert "How far answers can be relied on" not in written["report.html"]
