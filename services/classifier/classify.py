@@ -19,6 +19,7 @@ from services.classifier.batching.engine import BatchEngine
 from services.classifier.batching.flows import Flow, RgbImage, Scores
 from services.classifier.loaded_model import LoadedModel
 from services.classifier.metrics import ServingMetrics
+from services.classifier.saliency.drawing import Drawing
 from services.common.answers.answer_model import Answer, Answers
 from services.common.answers.options import AnswerOptions
 from services.common.errors import InvalidArgument
@@ -113,9 +114,27 @@ def check_count(num_images: int, limit: int) -> None:
 class Classifying:
     """Classifies the images of calls; for one event loop."""
 
-    def __init__(self, engine: BatchEngine, limits: ImageLimits, metrics: ServingMetrics) -> None:
+    def __init__(
+        self,
+        engine: BatchEngine,
+        limits: ImageLimits,
+        drawing: Drawing,
+        metrics: ServingMetrics,
+    ) -> None:
         self.engine, self.limits, self._metrics = engine, limits, metrics
+        self._drawing = drawing
         self._answering = ThreadPoolExecutor(1, "answer")
+
+    def check(self, model: LoadedModel, wanted: Wanted, num_images: int, is_stream: bool) -> None:
+        """Refuses what cannot be answered, before any image is decoded.
+
+        Raises:
+            InvalidArgument: Naming the option at fault.
+            ResourceExhausted: If too many images wait for their saliency.
+        """
+        wanted.options.check(model.config.class_ids, is_stream)
+        if wanted.saliency:
+            self._drawing.check(num_images)
 
     async def classify(
         self, model: LoadedModel, deadline: float | None, images: Sequence[bytes], wanted: Wanted
@@ -141,10 +160,11 @@ class Classifying:
             )
         finally:
             self.engine.cancel(flow)
-        return await self.answer(model, pictures, scores, wanted)
+        return await self.answer(flow, model, pictures, scores, wanted)
 
     async def answer(
         self,
+        flow: Flow,
         model: LoadedModel,
         pictures: Sequence[Picture],
         scores: Sequence[Scores | BaseException],
@@ -171,16 +191,23 @@ class Classifying:
         self._metrics.classified(
             model.tenant, model.config.architecture, [each.class_id for each in answers.each]
         )
-        each_answer = iter(answers.each)
-        outcomes = [
-            Outcome(
-                picture.digest,
-                tuple(picture.notices),
-                answer=next(each_answer) if isinstance(each, Scores) else None,
-                error=each if isinstance(each, InvalidArgument) else None,
+        saliency: list[bytes] = [b""] * len(answers.each)
+        if wanted.saliency:
+            saliency = await self._drawing.draw(
+                model,
+                [picture.pixels for picture, _ in readable if picture.pixels is not None],
+                [answer.class_id for answer in answers.each],
+                flow.deadline,
             )
-            for picture, each in zip(pictures, scores, strict=True)
-        ]
+        each_answer = iter(zip(answers.each, saliency, strict=True))
+        outcomes = []
+        for picture, each in zip(pictures, scores, strict=True):
+            notices = tuple(picture.notices)
+            if isinstance(each, InvalidArgument):
+                outcomes.append(Outcome(picture.digest, notices, error=each))
+            else:
+                answer, png = next(each_answer)
+                outcomes.append(Outcome(picture.digest, notices, answer, saliency_png=png))
         return Classified(model, outcomes, answers)
 
     async def _answers(

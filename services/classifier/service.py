@@ -16,6 +16,7 @@ from services.classifier.metrics import ServingMetrics
 from services.classifier.model_cache import ModelCache
 from services.classifier.models import ModelInfo, ModelRegistry
 from services.classifier.pages import page
+from services.classifier.saliency.drawing import Drawing
 from services.classifier.streams import ImageStream, windowed
 from services.classifier.versions import Versions
 from services.common.database.aliases import Aliases
@@ -41,7 +42,7 @@ class ClassifierService:
         self._versions = Versions(self._registry, cache)
         self._engine = BatchEngine(_limits(settings), metrics)
         limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
-        self._classifying = Classifying(self._engine, limits, metrics)
+        self._classifying = Classifying(self._engine, limits, Drawing(), metrics)
 
     def check_health(self) -> None:
         """Raises Unavailable if this replica must be replaced; Serve asks every second."""
@@ -52,7 +53,7 @@ class ClassifierService:
         """Classify a batch of images."""
         check_count(len(request.images), self._settings.classifier_max_images)
         wanted = messages.wanted(request.options)
-        model = await self._model(call.tenant, request.model, wanted)
+        model = await self._model(call.tenant, request.model, wanted, len(request.images))
         classified = await self._classifying.classify(model, call.deadline, request.images, wanted)
         return messages.classify_response(classified, call.request_id)
 
@@ -68,7 +69,7 @@ class ClassifierService:
             nonlocal stream
             if stream is None:
                 wanted = messages.wanted(request.options)
-                model = await self._model(call.tenant, request.model, wanted, is_stream=True)
+                model = await self._model(call.tenant, request.model, wanted, 1, is_stream=True)
                 stream = ImageStream(self._classifying, model, call.deadline, wanted)
             return stream.start(request.image)
 
@@ -141,12 +142,12 @@ class ClassifierService:
         )
 
     async def _model(
-        self, tenant: str, name: str, wanted: Wanted, is_stream: bool = False
+        self, tenant: str, name: str, wanted: Wanted, num_images: int, is_stream: bool = False
     ) -> LoadedModel:
         """The model to ask, once there is room for the call and it is well formed."""
         self._engine.check_room(tenant)
         model = await self._versions.get(tenant, name)
-        wanted.options.check(model.config.class_ids, is_stream)
+        self._classifying.check(model, wanted, num_images, is_stream)
         return model
 
 

@@ -53,7 +53,9 @@ class ImageStream:
 
         async def answer() -> Classified:
             found = await asyncio.gather(scores, return_exceptions=True)
-            return await self._classifying.answer(self._model, [picture], found, self._wanted)
+            return await self._classifying.answer(
+                self._flow, self._model, [picture], found, self._wanted
+            )
 
         return asyncio.create_task(answer())
 

@@ -80,13 +80,21 @@ class ResNetClassifier(ImageClassifier):
         # Channels last is the layout of the fast convolutions, on CPUs and on GPUs.
         self.net = self.net.to(memory_format=torch.channels_last)
 
-    def features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+    def maps(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """Maps (B, D, h, w) of the last stage."""
         x = self.normalize(images_BCHW, _IMAGENET_MEAN, _IMAGENET_STD)
         x = x.contiguous(memory_format=torch.channels_last)
         for name, layer in self.net.named_children():
-            if name != "fc":
+            if name not in ("avgpool", "fc"):
                 x = layer(x)
-        return torch.flatten(x, 1)
+        return x
+
+    def pooled(self, maps_BDHW: torch.Tensor) -> torch.Tensor:
+        """Features (B, D) of ``maps``."""
+        return torch.flatten(self.net.avgpool(maps_BDHW), 1)
+
+    def features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.pooled(self.maps(images_BCHW))
 
     def head(self, features_BD: torch.Tensor) -> torch.Tensor:
         return self.net.fc(features_BD).float()

@@ -210,3 +210,13 @@ def test_a_page_that_does_not_exist_is_refused(
             call(stub, method, request(**request_fields))
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert told(rpc_status.from_call(caught.value))[0] == [field]
+
+
+def test_saliency_comes_as_a_picture_beside_the_answer(stub: Any) -> None:
+    answers = ask(stub, [png(0), b""], saliency=True, answer_each=True).classifications
+    with Image.open(io.BytesIO(answers[0].saliency_png)) as picture:
+        assert picture.format == "PNG" and picture.size == (224, 224)
+    assert not answers[1].saliency_png
+    with pytest.raises(grpc.RpcError) as caught:
+        ask(stub, [png()] * 33, saliency=True)
+    assert told(rpc_status.from_call(caught.value))[0] == ["options.saliency"]

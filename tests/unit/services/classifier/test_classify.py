@@ -19,6 +19,7 @@ from services.classifier.classify import Classified, Classifying, Picture, Wante
 from services.classifier.config import ClassifierSettings
 from services.classifier.loaded_model import LoadedModel, ModelLoader
 from services.classifier.metrics import ServingMetrics
+from services.classifier.saliency.drawing import Drawing
 from services.common.answers.options import AnswerOptions
 from services.common.answers.priors import PriorSource
 from services.common.errors import MAX_LISTED, InvalidArgument
@@ -55,7 +56,7 @@ def figures() -> Figures:
 @pytest.fixture
 def classifying(figures: Figures) -> Iterator[Classifying]:
     engine = BatchEngine(Limits(max_wait=60), figures)
-    yield Classifying(engine, ImageLimits(), figures)
+    yield Classifying(engine, ImageLimits(), Drawing(), figures)
     engine.close()
 
 
@@ -165,6 +166,14 @@ def test_priors_and_top_k_are_applied(classifying: Classifying, model: LoadedMod
     assert answer.class_id == "monocyte" and len(answer.probabilities) == 1
     assert classified.answers.prior_source is PriorSource.REQUEST
     assert classified.answers.class_priors["lymphocyte"] == 0
+
+
+def test_saliency_is_drawn_for_what_can_be_read(
+    classifying: Classifying, model: LoadedModel
+) -> None:
+    images = [png(0), b"", png(1)]
+    outcomes = ask(classifying, model, images, saliency=True, answer_each=True).outcomes
+    assert [each.saliency_png[:4] for each in outcomes] == [b"\x89PNG", b"", b"\x89PNG"]
 
 
 def test_a_network_that_fails_fails_the_call(classifying: Classifying, model: LoadedModel) -> None:
