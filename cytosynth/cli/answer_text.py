@@ -1,4 +1,4 @@
-"""Answers and their figures as JSON, CSV and tables, and class shares from the command line."""
+"""Answers and their figures as JSON, CSV and tables."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 if TYPE_CHECKING:
     from cytosynth.client import Classification, CytosynthError
@@ -22,26 +20,6 @@ _MEASURED = {
     "mean_set_size": "classes in a prediction set",
     "share_needing_review": "share needing review",
 }
-
-
-def class_shares(text: str) -> dict[str, float]:
-    """Class shares of ``class=0.6,class=0.4``; empty of an empty text.
-
-    Raises:
-        typer.BadParameter: If the text is not of this form.
-    """
-    shares: dict[str, float] = {}
-    for part in filter(None, text.split(",")):
-        class_id, found, share = part.partition("=")
-        try:
-            number = float(share)
-        except ValueError:
-            found = ""
-        if not found or not class_id.strip() or class_id.strip() in shares:
-            problem = f"{part!r} is not class=share, each class once"
-            raise typer.BadParameter(problem, param_hint="--class-priors")
-        shares[class_id.strip()] = number
-    return shares
 
 
 def answers_json(
@@ -88,11 +66,12 @@ def answers_csv(answers: Sequence[tuple[Path, Classification]]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ("file", "model", "class", *(f"p_{class_id}" for class_id in class_ids), "prediction_set",
-         "out_of_distribution_score", "needs_review", "review_reasons", "image_sha256")
+         "out_of_distribution_score", "needs_review", "review_reasons", "image_sha256", "coverage",
+         "calibrated", "prior_source", "runtime", "notices", "manifest_digest", "request_id")
     )  # fmt: skip
     for file, answer in answers:
         shares = (answer.probabilities.get(class_id) for class_id in class_ids)
-        score = answer.out_of_distribution_score
+        score, context = answer.out_of_distribution_score, answer.context
         writer.writerow(
             (
                 file,
@@ -104,6 +83,13 @@ def answers_csv(answers: Sequence[tuple[Path, Classification]]) -> str:
                 str(answer.needs_review).lower(),
                 " ".join(answer.review_reasons),
                 answer.image_sha256,
+                f"{context.coverage:g}" if context.conformal else "",
+                str(context.calibrated).lower(),
+                context.prior_source,
+                context.runtime,
+                "; ".join(answer.notices),
+                context.manifest_digest,
+                context.request_id,
             )
         )
     return text.getvalue()

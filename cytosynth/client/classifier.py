@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -27,6 +28,9 @@ MAX_IMAGES_PER_CALL = 256
 MAX_BYTES_PER_CALL = MAX_MESSAGE_BYTES - 1024 * 1024
 CLASSIFY_SECONDS = 300.0
 STREAM_SECONDS = 3600.0
+PAGE_SIZE = 1000
+# A service draws for at most 32 images a call, whose pictures are large.
+MAX_SALIENCY_PER_CALL = 16
 _IMAGE_FIELD = re.compile(r"images\[(\d+)\]")
 
 Image = bytes | str | Path
@@ -56,7 +60,7 @@ class ClassifierClient(ServiceClient):
             images: Encoded images or paths.
             model: ``classifiers/{classifier}`` or ``aliases/{alias}``; empty:
                 ``aliases/production``.
-            batch_size: Most images per call, 1 to 256.
+            batch_size: Most images per call, 1 to 256; with saliency at most 16 are sent.
             options: What answers are to hold; shares are estimated call by call.
 
         Raises:
@@ -79,7 +83,7 @@ class ClassifierClient(ServiceClient):
         options: AnswerOptions | None = None,
     ) -> Iterator[list[Classification]]:
         """As ``classify``, one list of answers per call."""
-        for batch in _batches(images, batch_size):
+        for batch in _batches(images, _images_per_call(batch_size, options)):
             for _, data in batch:
                 if isinstance(data, CytosynthError):
                     raise data
@@ -103,7 +107,7 @@ class ClassifierClient(ServiceClient):
 
         Args and raised errors, other than those of single images, are those of ``classify``.
         """
-        for batch in _batches(images, batch_size):
+        for batch in _batches(images, _images_per_call(batch_size, options)):
             for answer in self._classify_batch(batch, model, options, every=True):
                 if isinstance(answer, Classification):
                     model = answer.model or model
@@ -200,9 +204,8 @@ class ClassifierClient(ServiceClient):
 
     def list_models(self) -> list[Model]:
         """The caller's classifiers, newest first, with the aliases that point at them."""
-        request = classifier_pb2.ListModelsRequest()
-        reply = self._connection.call(self._classifier.ListModels, request)
-        return [decode.model(message) for message in reply.models]
+        pages = self._pages(self._classifier.ListModels, classifier_pb2.ListModelsRequest)
+        return [decode.model(message) for page in pages for message in page.models]
 
     def get_model(self, name: str) -> Model:
         """One classifier by name or alias."""
@@ -226,9 +229,19 @@ class ClassifierClient(ServiceClient):
 
     def list_aliases(self) -> list[Alias]:
         """The caller's aliases."""
-        request = classifier_pb2.ListAliasesRequest()
-        reply = self._connection.call(self._classifier.ListAliases, request)
-        return [decode.alias(message) for message in reply.aliases]
+        pages = self._pages(self._classifier.ListAliases, classifier_pb2.ListAliasesRequest)
+        return [decode.alias(message) for page in pages for message in page.aliases]
+
+    def _pages(self, method: Callable[..., Any], request_type: Any) -> Iterator[Any]:
+        """All pages of a list; a service of the last release answers with one."""
+        token = ""
+        while True:
+            request = request_type(page_size=PAGE_SIZE, page_token=token)
+            page = self._connection.call(method, request)
+            yield page
+            token = page.next_page_token
+            if not token:
+                return
 
 
 def _refused_images(error: CytosynthError, names: list[str]) -> dict[int, CytosynthError]:
@@ -246,6 +259,11 @@ def _refused_images(error: CytosynthError, names: list[str]) -> dict[int, Cytosy
                 [FieldViolation(name, violation.description)],
             )
     return refused
+
+
+def _images_per_call(batch_size: int, options: AnswerOptions | None) -> int:
+    is_slow = options is not None and options.saliency
+    return min(batch_size, MAX_SALIENCY_PER_CALL) if is_slow else batch_size
 
 
 def _batches(images: Sequence[Image], batch_size: int) -> Iterator[list[_Loaded]]:

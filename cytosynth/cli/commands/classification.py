@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cytosynth.cli import show
-from cytosynth.cli.answer_text import answers_csv, answers_json, class_shares, figure_tables
+from cytosynth.cli.answer_text import answers_csv, answers_json, figure_tables
+from cytosynth.cli.class_shares import class_shares
 from cytosynth.cli.global_options import caller, command
 from cytosynth.cli.options import connected
 
@@ -34,7 +35,8 @@ BatchSize = Annotated[int, typer.Option(min=1, max=256, help="Images per call.")
 ClassPriors = Annotated[
     str,
     typer.Option(
-        help="Share of each class among your cells: class=0.6,class=0.4. Default: as trained."
+        help="Share of each class among your cells: class=0.6,class=0.4, or a CSV file of counts. "
+        "Default: as trained."
     ),
 ]
 EstimatePriors = Annotated[

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 
@@ -24,6 +25,7 @@ class ToyClassifier(classifier_pb2_grpc.ClassifierServiceServicer):
         self.options: list[classifier_pb2.AnswerOptions] = []
         #: Answers as servers did before answers carried their doubt.
         self.is_of_earlier_release = False
+        self.num_older_models = 0
         self.aliases: dict[str, list[str]] = {"aliases/production": ["classifiers/c1"]}
 
     def Classify(
@@ -124,7 +126,11 @@ class ToyClassifier(classifier_pb2_grpc.ClassifierServiceServicer):
             metrics={"macro_f1": 0.75},
             aliases=aliases,
         )
-        return classifier_pb2.ListModelsResponse(models=[model])
+        older = [
+            classifier_pb2.Model(name=f"classifiers/old-{number}", architecture="resnet18")
+            for number in range(self.num_older_models)
+        ]
+        return _page([model, *older], request, classifier_pb2.ListModelsResponse, "models")
 
     def SetAlias(
         self, request: classifier_pb2.SetAliasRequest, context: grpc.ServicerContext
@@ -148,7 +154,8 @@ class ToyClassifier(classifier_pb2_grpc.ClassifierServiceServicer):
     def ListAliases(
         self, request: classifier_pb2.ListAliasesRequest, context: grpc.ServicerContext
     ) -> classifier_pb2.ListAliasesResponse:
-        return classifier_pb2.ListAliasesResponse(aliases=[self._alias(n) for n in self.aliases])
+        aliases = [self._alias(name) for name in self.aliases]
+        return _page(aliases, request, classifier_pb2.ListAliasesResponse, "aliases")
 
     def _alias(self, name: str) -> classifier_pb2.Alias:
         history = self.aliases[name]
@@ -159,3 +166,10 @@ class ToyClassifier(classifier_pb2_grpc.ClassifierServiceServicer):
 def _refusal(number: int) -> classifier_pb2.Classification:
     error = InvalidArgument(f"images[{number}]", "is not an image", "send PNG or JPEG")
     return classifier_pb2.Classification(status=to_status(error))
+
+
+def _page(entries: list[Any], request: Any, response_type: Any, field: str) -> Any:
+    start = int(request.page_token or 0)
+    end = start + (request.page_size or len(entries))
+    token = str(end) if end < len(entries) else ""
+    return response_type(**{field: entries[start:end], "next_page_token": token})

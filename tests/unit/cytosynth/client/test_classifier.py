@@ -129,3 +129,15 @@ def test_bad_priors_name_their_field(client: Client) -> None:
     with pytest.raises(CytosynthError, match="no class 'blasts'") as caught:
         client.classify([b"\x01"], options=AnswerOptions(class_priors={"blasts": 1.0}))
     assert caught.value.field_violations[0].field == "options.class_priors"
+
+
+def test_lists_are_read_to_their_last_page(toy: ToyServices, client: Client) -> None:
+    toy.classifier.num_older_models = 2500
+    names = [model.name for model in client.list_models()]
+    assert len(names) == len(set(names)) == 2501
+
+
+def test_few_images_a_call_are_drawn(toy: ToyServices, client: Client) -> None:
+    client.classify([b"\xc8"] * 20, options=AnswerOptions(saliency=True))
+    assert toy.classifier.batch_sizes == [16, 4]
+    assert toy.classifier.options[-1].saliency

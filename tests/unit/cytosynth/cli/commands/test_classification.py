@@ -149,3 +149,16 @@ def test_evaluate_prints_tables_or_json(
     toy.classifier.is_of_earlier_release = True
     code, out, _ = cyto("evaluate", cells)
     assert code == 0 and "not calibrated" in out and "in the set" not in out
+
+
+def test_a_differential_count_is_read_from_a_file(
+    cyto: Cyto, toy: ToyServices, cells: Path, tmp_path: Path
+) -> None:
+    counts = tmp_path / "counts.csv"
+    counts.write_text("class,count\nblast,30\nmono,90\n")
+    code, out, _ = cyto("classify", cells, "--csv", "--class-priors", counts)
+    assert code == 0
+    assert toy.classifier.options[-1].class_priors == {"blast": 0.25, "mono": 0.75}
+    row = next(csv.DictReader(io.StringIO(out)))
+    assert row["prior_source"] == "request" and row["runtime"] == "torch"
+    assert row["coverage"] == "0.9" and row["calibrated"] == "true"
