@@ -129,8 +129,6 @@ def serve_problems(manifest: dict[str, Any]) -> list[str]:
     """Problems of a RayService's ``serveConfigV2``: schema, keys, imports, listeners."""
     from ray.serve.schema import ServeDeploySchema
 
-    from services.common.rpc.reflection import GRPC_SERVICER_FUNCTIONS
-
     config = yaml.safe_load(manifest.get("spec", {}).get("serveConfigV2") or "{}")
     try:
         schema = ServeDeploySchema.model_validate(config)
@@ -138,11 +136,10 @@ def serve_problems(manifest: dict[str, Any]) -> list[str]:
         lines = [line.strip() for line in str(error).splitlines()]
         return [f"serveConfigV2: {' '.join(lines[1:3])[:200]}"]
     problems = [f"serveConfigV2: unknown key {key}" for key in _unknown_keys(config, schema)]
-    functions = [*schema.grpc_options.grpc_servicer_functions]
-    if functions != [*GRPC_SERVICER_FUNCTIONS]:
-        problems.append("serveConfigV2: grpc_servicer_functions are not those of reflection.py")
-    if schema.grpc_options.port != 9000 or schema.http_options.port != 8000:
-        problems.append("serveConfigV2: gRPC must listen on 9000 and HTTP on 8000")
+    if schema.grpc_options.grpc_servicer_functions:
+        problems.append("serveConfigV2: grpc_options: the replicas are gRPC servers themselves")
+    if schema.http_options.port != 8000:
+        problems.append("serveConfigV2: HTTP must listen on 8000, where KubeRay asks for health")
     for application in schema.applications:
         problems += [f"serveConfigV2: {line}" for line in _import_problems(application.import_path)]
     return problems
@@ -200,20 +197,17 @@ def settings_problems(manifest: dict[str, Any]) -> list[str]:
 
 def ray_environment_problems(manifests: list[dict[str, Any]]) -> list[str]:
     """Differences between the pods' Ray settings and the local stack's."""
-    from services.common.settings import CommonSettings
     from services.launch.ray_environment import ray_environment
 
     local_only = {
-        "CYTOSYNTH_SERVE_HOST", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_worker_niceness",
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "no_proxy", "NO_PROXY",
+        "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_worker_niceness", "no_proxy", "NO_PROXY",
     }  # fmt: skip
     given: dict[str, str] = {}
     for one in manifests:
         if one["kind"] == "ConfigMap" and one["metadata"]["name"].startswith("ray-environment"):
             given = one["data"]
-    limit = CommonSettings.model_fields["max_message_bytes"].default
     with tempfile.TemporaryDirectory() as folder:
-        wanted = ray_environment(Path(folder) / "token", "", limit)
+        wanted = ray_environment(Path(folder) / "token")
     return [
         f"ConfigMap/ray-environment: settings: {key} is {given.get(key)!r}, "
         f"services/launch/ray_environment.py says {value!r}"

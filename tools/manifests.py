@@ -54,12 +54,15 @@ def edge_problems() -> list[str]:
 def rendered_edge() -> str:
     """The edge's configuration on a cluster."""
     from cytosynth.service_methods import SERVICES
+    from services.common.rpc.server import DEFAULT_PORT, NUM_PORTS
     from services.edge.render import EdgeConfig, EdgeTls, render
 
     certificates = Path("/etc/cytosynth")
+    more_ports = tuple(DEFAULT_PORT + number for number in range(1, NUM_PORTS))
     return render(
         EdgeConfig(
-            upstreams={name: (f"{name}-serve", 9000) for name in SERVICES},
+            upstreams={name: (f"{name}-serve", DEFAULT_PORT) for name in SERVICES},
+            more_ports=dict.fromkeys(SERVICES, more_ports),
             host="0.0.0.0",
             port=50051,
             internal_host="0.0.0.0",

@@ -12,6 +12,11 @@ from services.common.settings import CommonSettings
 class ClassifierSettings(CommonSettings):
     """Settings of the classifier; environment names are ``CYTOSYNTH_<NAME>``."""
 
+    @property
+    def num_servers(self) -> int:
+        """Replicas that take calls, each with a port of its own."""
+        return self.classifier_num_replicas
+
     classifier_max_images: int = Field(256, ge=1, le=4096)
     """Most images in one Classify call."""
     classifier_max_loaded_models: int = Field(4, ge=1, le=1024)

@@ -81,6 +81,11 @@ class CommonSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
+    @property
+    def num_servers(self) -> int:
+        """Replicas that take calls, each with a port of its own."""
+        return 1
+
     state_dir: Path = Field(default_factory=lambda: _state_dir({}))
     """Folder of the local stack, by default also of store and database."""
     store_uri: str = Field(default_factory=lambda known: f"file://{_state_dir(known)}/store")

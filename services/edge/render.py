@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -34,8 +34,10 @@ class EdgeConfig:
     """Settings of one edge."""
 
     upstreams: dict[str, tuple[str, int]]
-    """Service name to (host, port) of its Serve gRPC listener."""
+    """Service name to (host, port) of its gRPC server."""
     port: int
+    more_ports: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Further ports of a service's hosts; health checks then tell which of all answer."""
     host: str = "127.0.0.1"
     admin_port: int = 9901
     """Port of Envoy's own statistics, on loopback."""
@@ -92,7 +94,8 @@ def render(config: EdgeConfig) -> str:
             "package": f"cytosynth.{name}.v1",
             "repeatable_paths": repeatable_paths(name),
             "host": config.upstreams[name][0],
-            "port": config.upstreams[name][1],
+            "ports": (config.upstreams[name][1], *config.more_ports.get(name, ())),
+            "full_name": next(methods(name)).containing_service.full_name,
         }
         for name in SERVICES
     ]
@@ -140,7 +143,7 @@ def main() -> None:
     parser.add_argument("--internal-port", type=int)
     parser.add_argument("--internal-host", default="127.0.0.1")
     parser.add_argument(
-        "--upstream", action="append", required=True, metavar="SERVICE=HOST:PORT", default=[]
+        "--upstream", action="append", required=True, metavar="SERVICE=HOST:PORT[-PORT]", default=[]
     )
     parser.add_argument("--certificate", type=Path)
     parser.add_argument("--key", type=Path)
@@ -148,18 +151,21 @@ def main() -> None:
     parser.add_argument("--client-certificates", choices=["none", "optional", "required"])
     parser.add_argument("--traces-endpoint", default="", metavar="http://HOST:PORT")
     arguments = parser.parse_args()
-    upstreams = {}
+    upstreams, more_ports = {}, {}
     for upstream in arguments.upstream:
         name, _, address = upstream.partition("=")
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
-            parser.error(f"--upstream {upstream}: expected SERVICE=HOST:PORT")
-        upstreams[name] = (host, int(port))
+        host, _, ports = address.rpartition(":")
+        first, _, last = ports.partition("-")
+        if not host or not first.isdigit() or not (last or first).isdigit():
+            parser.error(f"--upstream {upstream}: expected SERVICE=HOST:PORT or HOST:FIRST-LAST")
+        upstreams[name] = (host, int(first))
+        more_ports[name] = tuple(range(int(first) + 1, int(last or first) + 1))
     tls_files = (arguments.certificate, arguments.key, arguments.client_ca)
     if any(tls_files) and not all(tls_files):
         parser.error("--certificate, --key and --client-ca belong together")
     config = EdgeConfig(
         upstreams=upstreams,
+        more_ports=more_ports,
         host=arguments.host,
         port=arguments.port,
         admin_port=arguments.admin_port,

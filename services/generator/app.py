@@ -23,7 +23,9 @@ from ray.serve.handle import DeploymentHandle
 from cytosynth import traces
 from services.common.errors import DomainError, Unavailable
 from services.common.logs import configure_logging, request_id_var
+from services.common.rpc.call_slots import CallSlots
 from services.common.rpc.handlers import metrics_observer, set_observer
+from services.common.rpc.server import SHUTDOWN_SECONDS, Listen, ServedReplica
 from services.generator.autoscale import (
     BACKLOG_METRIC,
     REPORT_SECONDS,
@@ -43,10 +45,12 @@ _LOSSES = (RayActorError, WorkerCrashedError, DeploymentUnavailableError)
 _HEALTH: dict[str, Any] = {"health_check_period_s": 1.0, "health_check_timeout_s": 30.0}
 
 
-class Generator(GeneratorService):
+class Generator(GeneratorService, ServedReplica):
     """The front: gRPC in, shards out, images in order back."""
 
-    def __init__(self, settings: GeneratorSettings, samplers: DeploymentHandle) -> None:
+    def __init__(
+        self, settings: GeneratorSettings, samplers: DeploymentHandle, listen: Listen | None
+    ) -> None:
         configure_logging()
         traces.start(settings.traces_endpoint, APP_NAME)
         set_observer(metrics_observer(serve.metrics))
@@ -62,6 +66,8 @@ class Generator(GeneratorService):
             "UNet evaluations that the front still owes to readers.",
         )
         threading.Thread(target=self._tell_backlog, name="backlog", daemon=True).start()
+        limit = settings.generator_max_concurrent_requests
+        self.serve([APP_NAME], listen, settings.max_message_bytes, CallSlots(limit, limit))
 
     async def _stream(self, plan: SynthesisPlan) -> AsyncGenerator[SyntheticImage, None]:
         settings = self._settings
@@ -134,7 +140,9 @@ def is_lost_replica(error: BaseException) -> bool:
     return isinstance(error, (*_LOSSES, Unavailable))
 
 
-def build_app(settings: GeneratorSettings | None = None) -> serve.Application:
+def build_app(
+    settings: GeneratorSettings | None = None, listen: Listen | None = None
+) -> serve.Application:
     """The Serve graph: one front, and samplers that follow its backlog."""
     settings = settings or GeneratorSettings.load()
     fixed = settings.generator_min_replicas == settings.generator_max_replicas
@@ -156,11 +164,9 @@ def build_app(settings: GeneratorSettings | None = None) -> serve.Application:
     )
     front = serve.deployment(Generator).options(
         name="Generator",
-        max_ongoing_requests=settings.generator_max_concurrent_requests,
-        max_queued_requests=settings.generator_max_concurrent_requests,
         ray_actor_options={"num_cpus": 0},
-        graceful_shutdown_timeout_s=5.0,
+        graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
         **num_fronts,
         **_HEALTH,
     )
-    return front.bind(settings, samplers.bind(settings))
+    return front.bind(settings, samplers.bind(settings), listen)

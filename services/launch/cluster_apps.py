@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from services.common.serve_patches.proxy_setup import LISTEN_HOST_VARIABLE
+from services.common.rpc.server import HOST_VARIABLE, PORT_VARIABLE
 from services.common.settings import SettingsError, refuse_unknown_variables
 from services.launch.service_settings import settings_class
 
@@ -35,6 +35,6 @@ def _build(name: str, args: dict[str, Any]) -> serve.Application:
     if args:
         raise SettingsError(f"args of the {name}: settings are environment variables, not args")
     settings = settings_class(name).load()
-    refuse_unknown_variables({*settings.variables(), LISTEN_HOST_VARIABLE})
+    refuse_unknown_variables({*settings.variables(), HOST_VARIABLE, PORT_VARIABLE})
     application: serve.Application = import_module(f"services.{name}.app").build_app(settings)
     return application

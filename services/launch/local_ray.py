@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from cytosynth.stack.runtime_dir import LINK, link_files, touch_link
-from services.common.rpc.reflection import GRPC_SERVICER_FUNCTIONS
-from services.common.serve_patches.ray_node import lost_processes, session_folder, start
+from services.common.private_ray.ray_node import start
 
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
@@ -40,6 +41,8 @@ class LocalRay:
     def __init__(self, files: Path, runtime_dir: Path) -> None:
         self._files, self._runtime_dir = files, runtime_dir
         self._touched = time.monotonic()
+        self._session = files
+        self._essentials: dict[str, psutil.Process] = {}
         self.started = False
 
     def start(self, end_leftovers: Callable[[], None]) -> str:
@@ -61,7 +64,7 @@ class LocalRay:
         }
         for tries_left in reversed(range(START_TRIES)):
             try:
-                start(LOOPBACK, self._runtime_dir / LINK, **options)
+                self._session = start(self._runtime_dir / LINK, **options)
                 break
             except Exception:
                 if not tries_left:
@@ -69,30 +72,28 @@ class LocalRay:
                 logger.warning("Ray did not start in time; trying again", exc_info=True)
                 ray.shutdown()
                 end_leftovers()
+        children = psutil.Process().children()
+        self._essentials = {one.name(): one for one in children if one.name() in _ESSENTIALS}
+        if missing := _ESSENTIALS - set(self._essentials):
+            raise RayFailed(f"Ray has no {' and no '.join(sorted(missing))}.")
         [node] = ray.nodes()
         return f"{LOOPBACK}:{node['MetricsExportPort']}"
 
-    def start_serve(self, http_port: int, grpc_port: int) -> None:
-        """Starts Serve's proxies on loopback."""
+    def start_serve(self) -> None:
+        """Starts Serve without proxies: replicas are servers themselves."""
         from ray import serve
-        from ray.serve.config import HTTPOptions, gRPCOptions
 
-        serve.start(
-            http_options=HTTPOptions(host=LOOPBACK, port=http_port),
-            grpc_options=gRPCOptions(
-                port=grpc_port, grpc_servicer_functions=list(GRPC_SERVICER_FUNCTIONS)
-            ),
-        )
+        serve.start(proxy_location="Disabled")
 
     def check(self) -> None:
         """Restores a removed link; raises RayFailed or StackError for a lost Ray."""
         if not self.started:
             return
-        if lost := lost_processes() & _ESSENTIALS:
+        if lost := {name for name, process in self._essentials.items() if not _lives(process)}:
             raise RayFailed(f"Ray lost its {' and '.join(sorted(lost))}.")
         if link_files(self._runtime_dir, self._files):
             logger.warning("%s was removed; it is there again", self._runtime_dir)
-        if not session_folder().is_dir():
+        if not self._session.is_dir():
             raise RayFailed(f"Ray's files in {self._files} were removed while the stack ran.")
         if time.monotonic() - self._touched > _TOUCH_SECONDS:
             touch_link(self._runtime_dir)
@@ -110,3 +111,10 @@ class LocalRay:
 
         ray.shutdown()
         self.started = False
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

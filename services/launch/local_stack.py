@@ -14,16 +14,17 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cytosynth.service_methods import SERVICES
 from cytosynth.stack import processes as stack_processes
 from cytosynth.stack.probe import probe_services
 from cytosynth.stack.state import TOKEN_VARIABLE, StackError, StackFiles, StackInfo
-from services.common.serve_patches.proxy_setup import LISTEN_HOST_VARIABLE
+from services.common.rpc.server import Listen
 from services.common.settings import SettingsError
 from services.edge.render import EdgeConfig, EdgeTls
 from services.launch.edge_process import EdgeFailed, EdgeProcess
@@ -42,33 +43,33 @@ class _Stop(BaseException):
     """Somebody asked the stack to stop."""
 
 
-# Read by the command line, the process table and Serve's proxy.
+# Read by the command line and the process table.
 _OTHER_VARIABLES = (
     "CYTOSYNTH_ADDRESS",
     "CYTOSYNTH_TENANT",
     "CYTOSYNTH_TLS_DIR",
     TOKEN_VARIABLE,
-    LISTEN_HOST_VARIABLE,
 )
 
 
 @dataclass(frozen=True)
 class _Ports:
-    serve_grpc: int
-    serve_http: int
     internal: int
     admin: int
     edge_metrics: int
 
 
-def build_apps() -> dict[str, Any]:
+def build_apps(listen: Mapping[str, Listen]) -> dict[str, Any]:
     """The three applications, each with its settings from the environment.
+
+    Args:
+        listen: Where the servers of each listen.
 
     Raises:
         SettingsError: a variable is wrong, or nothing reads it.
     """
     return {
-        name: import_module(f"services.{name}.app").build_app(settings)
+        name: import_module(f"services.{name}.app").build_app(settings, listen[name])
         for name, settings in load_all(_OTHER_VARIABLES).items()
     }
 
@@ -79,8 +80,16 @@ class Supervisor:
     def __init__(self, files: StackFiles, info: StackInfo, apps: str) -> None:
         self._files, self._info, self._apps = files, info, apps
         # All of them, so that a wrong one is named before anything starts.
-        self._settings = load_all(_OTHER_VARIABLES)["trainer"]
-        self._ports = _Ports(*_free_ports(5))
+        settings = load_all(_OTHER_VARIABLES)
+        self._settings = settings["trainer"]
+        # One port for each replica, and one for a replica that starts beside one that ends.
+        num_ports = {name: each.num_servers + 1 for name, each in settings.items()}
+        free = iter(_free_ports(3 + sum(num_ports.values())))
+        self._ports = _Ports(*islice(free, 3))
+        self._listen = {
+            name: Listen(LOOPBACK, tuple(islice(free, number)))
+            for name, number in num_ports.items()
+        }
         self._edge = EdgeProcess(files.envoy_config, files.envoy_log)
         assert info.runtime_dir is not None
         self._ray = LocalRay(files.ray, info.runtime_dir)
@@ -139,8 +148,7 @@ class Supervisor:
 
     def _set_environment(self) -> None:
         os.environ.setdefault("CYTOSYNTH_GENERATOR_ADDRESS", f"{LOOPBACK}:{self._ports.internal}")
-        limit = self._settings.max_message_bytes
-        os.environ.update(ray_environment(self._files.ray_token, LOOPBACK, limit))
+        os.environ.update(ray_environment(self._files.ray_token))
 
     def _start_edge(self) -> None:
         info = self._info
@@ -150,7 +158,8 @@ class Supervisor:
             folder = info.ca_path.parent
             tls = EdgeTls(folder / "server.pem", folder / "server.key", info.ca_path)
         config = EdgeConfig(
-            upstreams=dict.fromkeys(SERVICES, (LOOPBACK, self._ports.serve_grpc)),
+            upstreams={name: (LOOPBACK, each.ports[0]) for name, each in self._listen.items()},
+            more_ports={name: each.ports[1:] for name, each in self._listen.items()},
             port=info.port,
             host=info.host,
             admin_port=self._ports.admin,
@@ -170,15 +179,15 @@ class Supervisor:
         self._info = self._files.write_metrics_targets(
             self._info, f"{LOOPBACK}:{ports.edge_metrics}", metrics
         )
-        self._ray.start_serve(ports.serve_http, ports.serve_grpc)
+        self._ray.start_serve()
 
     def _start_apps(self) -> None:
         from ray import serve
 
         module, _, function = self._apps.partition(":")
         targets = [
-            serve.RunTarget(target=app, name=name, route_prefix=f"/{name}")
-            for name, app in getattr(import_module(module), function)().items()
+            serve.RunTarget(target=app, name=name, route_prefix=None)
+            for name, app in getattr(import_module(module), function)(self._listen).items()
         ]
         serve.run_many(
             targets,

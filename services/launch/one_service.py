@@ -2,7 +2,7 @@
 
 python -m services.launch.one_service generator|classifier|trainer
 
-Serve's port has neither TLS nor tenants: publish the edge, not this.
+Its port has neither TLS nor tenants: publish the edge, not this.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 from cytosynth.service_methods import SERVICES
-from services.common.rpc.reflection import GRPC_SERVICER_FUNCTIONS
+from services.common.rpc.server import DEFAULT_PORT, PORT_VARIABLE, Listen
 from services.launch.ray_environment import ray_environment
 from services.launch.service_settings import settings_class
 
@@ -28,16 +28,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("service", choices=SERVICES)
     parser.add_argument("--host", default="0.0.0.0")
-    port = os.environ.get("CYTOSYNTH_SERVE_PORT", "9000")
+    port = os.environ.get(PORT_VARIABLE, DEFAULT_PORT)
     parser.add_argument("--port", type=int, default=port)
     arguments = parser.parse_args()
     settings = settings_class(arguments.service).load_for(parser)
     token = Path(tempfile.mkdtemp()) / "token"
-    os.environ.update(ray_environment(token, arguments.host, settings.max_message_bytes))
+    os.environ.update(ray_environment(token))
     # Ray reads its environment when it is imported.
     import ray
     from ray import serve
-    from ray.serve.config import HTTPOptions, gRPCOptions
 
     stop = threading.Event()
     ray.init(
@@ -48,14 +47,10 @@ def main() -> None:
         log_to_driver=True,
     )
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    serve.start(
-        http_options=HTTPOptions(host="127.0.0.1", port=arguments.port + 1),
-        grpc_options=gRPCOptions(
-            port=arguments.port, grpc_servicer_functions=list(GRPC_SERVICER_FUNCTIONS)
-        ),
-    )
-    app = import_module(f"services.{arguments.service}.app").build_app(settings)
-    serve.run(app, name=arguments.service, route_prefix=f"/{arguments.service}")
+    serve.start(proxy_location="Disabled")
+    listen = Listen(arguments.host, (arguments.port,))
+    app = import_module(f"services.{arguments.service}.app").build_app(settings, listen)
+    serve.run(app, name=arguments.service, route_prefix=None)
     stop.wait()
     serve.shutdown()
     ray.shutdown()

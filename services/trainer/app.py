@@ -16,7 +16,9 @@ from ray import serve
 from cytosynth import traces
 from services.common.database.jobs import JobDatabase, migrate
 from services.common.logs import configure_logging
+from services.common.rpc.call_slots import CallSlots
 from services.common.rpc.handlers import metrics_observer, set_observer
+from services.common.rpc.server import SHUTDOWN_SECONDS, Listen, ServedReplica
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.config import TrainerSettings
 from services.trainer.jobs.checkpoints import sweep_checkpoints
@@ -26,6 +28,7 @@ from services.trainer.jobs.runner import ensure_runners
 from services.trainer.service import TrainerService
 
 APP_NAME = "trainer"
+_MAX_CALLS = 64
 _POLL_SECONDS = 2.0
 _FIGURES_SECONDS = 5.0
 _SWEEP_SECONDS = 3600.0
@@ -35,10 +38,10 @@ _STALE_SECONDS = 7 * 86400.0
 log = logging.getLogger(__name__)
 
 
-class Trainer(TrainerService):
+class Trainer(TrainerService, ServedReplica):
     """The front: gRPC handlers and a thread that starts runners."""
 
-    def __init__(self, settings: TrainerSettings) -> None:
+    def __init__(self, settings: TrainerSettings, listen: Listen | None) -> None:
         configure_logging()
         traces.start(settings.traces_endpoint, APP_NAME)
         set_observer(metrics_observer(serve.metrics))
@@ -49,6 +52,8 @@ class Trainer(TrainerService):
         super().__init__(settings, store, database, self._work_arrived.set)
         threading.Thread(target=self._keep_runners, name="runners", daemon=True).start()
         threading.Thread(target=self._keep_figures, name="figures", daemon=True).start()
+        slots = CallSlots(_MAX_CALLS, _MAX_CALLS)
+        self.serve([APP_NAME], listen, settings.max_message_bytes, slots)
 
     def _keep_runners(self) -> None:
         swept = 0.0
@@ -121,17 +126,17 @@ class _JobMetrics:
             self._seconds.observe(seconds, tags={"kind": kind, "state": state})
 
 
-def build_app(settings: TrainerSettings | None = None) -> serve.Application:
+def build_app(
+    settings: TrainerSettings | None = None, listen: Listen | None = None
+) -> serve.Application:
     """The application: one front; runners are started when there is work."""
     settings = settings or TrainerSettings.load()
     front = serve.deployment(Trainer).options(
         name="Trainer",
         num_replicas=1,
-        max_ongoing_requests=64,
-        max_queued_requests=64,
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=1.0,
         health_check_timeout_s=30.0,
-        graceful_shutdown_timeout_s=5.0,
+        graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
     )
-    return front.bind(settings)
+    return front.bind(settings, listen)

@@ -30,7 +30,6 @@ from tests.support.servers.local_serve import local_serve
 BATCH = 4
 CLASSES = ("monocyte", "basophil", "myeloblast")
 ONE = ("monocyte", 1)
-SERVICER = "cytosynth.generator.v1.generator_pb2_grpc.add_GeneratorServiceServicer_to_server"
 
 
 @dataclass
@@ -71,7 +70,7 @@ def running_generator(root: Path, **settings: Any) -> Iterator[Running]:
         generator_num_threads=1,
         **settings,
     )
-    with local_serve(build_app(own), APP_NAME, [SERVICER]) as address:
+    with local_serve(build_app(own), APP_NAME) as address:
         with grpc.insecure_channel(address) as channel:
             yield Running(generator_pb2_grpc.GeneratorServiceStub(channel), base.revision)
 

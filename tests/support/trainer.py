@@ -22,7 +22,6 @@ from cytosynth.trainer.v1 import trainer_pb2_grpc
 from services.common.store.artifacts import ArtifactStore
 from tests.support.servers.local_serve import replica_processes
 
-SERVICER = "cytosynth.trainer.v1.trainer_pb2_grpc.add_TrainerServiceServicer_to_server"
 CLASSES = ("basophil", "monocyte")
 FINAL = {job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED}
 

@@ -1,7 +1,7 @@
-"""Handlers of Serve deployments; domain errors reach clients as statuses.
+"""Handlers of gRPC methods; domain errors reach clients as statuses.
 
-The decorators wrap the methods of a deployment so that they read ``async def Method(self,
-request, call: Call)`` and raise domain errors, which ``status_table`` translates::
+The decorators wrap the methods of a servicer so that they read ``async def Method(self, request,
+call: Call)`` and raise domain errors, which ``statuses`` translates::
 
     class Classifier:
         @unary(ClassifyResponse)
@@ -32,8 +32,8 @@ from google.rpc import status_pb2
 from cytosynth import traces
 from services.common import errors, resource_names
 from services.common.logs import request_id_var, tenant_var
+from services.common.rpc.call_slots import CallSlots
 from services.common.rpc.statuses import to_status
-from services.common.serve_patches.stream_end import ending
 
 DETAILS_TRAILER = "grpc-status-details-bin"
 TENANT_HEADER = "x-cytosynth-tenant"
@@ -105,14 +105,14 @@ def metrics_observer(metrics: Any) -> Callable[[CallRecord], None]:
 
 
 def unary(response_type: type[Message]) -> Callable[..., Any]:
-    """Wraps ``async def Method(self, request, call) -> response`` for Ray Serve."""
+    """Wraps ``async def Method(self, request, call) -> response``."""
 
     def decorate(handler: Callable[[Any, Any, Call], Awaitable[Message]]) -> Callable[..., Any]:
         async def method(self: Any, request: Any, grpc_context: Any) -> Message:
             with _running(self, handler.__name__, grpc_context) as run:
                 run.num_messages = 1
-                return await handler(self, request, run.call())
-            # Returned, not raised: Serve drops the details of a unary call that raises.
+                async with _slot(self):
+                    return await handler(self, request, run.call())
             run.set_on(grpc_context)
             return response_type()
 
@@ -124,8 +124,8 @@ def unary(response_type: type[Message]) -> Callable[..., Any]:
 def client_stream(response_type: type[Message]) -> Callable[..., Any]:
     """Wraps ``async def Method(self, requests, call) -> response``.
 
-    ``requests`` raises Cancelled where Serve noticed that the caller went away; as it does
-    not always notice, the handler must also ask for an explicit last message.
+    A caller that vanishes may look like one that has sent everything, so the handler must ask for
+    an explicit last message.
     """
 
     def decorate(
@@ -133,7 +133,8 @@ def client_stream(response_type: type[Message]) -> Callable[..., Any]:
     ) -> Callable[..., Any]:
         async def method(self: Any, request_stream: Any, grpc_context: Any) -> Message:
             with _running(self, handler.__name__, grpc_context) as run:
-                return await handler(self, _messages(request_stream, run), run.call())
+                async with _slot(self):
+                    return await handler(self, _messages(request_stream, run), run.call())
             run.set_on(grpc_context)
             return response_type()
 
@@ -149,13 +150,13 @@ def server_stream(
 
     async def method(self: Any, request: Any, grpc_context: Any) -> AsyncGenerator[Any, None]:
         with _running(self, handler.__name__, grpc_context) as run:
-            async with contextlib.aclosing(handler(self, request, run.call())) as answers:
+            answering = contextlib.aclosing(handler(self, request, run.call()))
+            async with _slot(self), answering as answers:
                 async for answer in answers:
                     run.num_messages += 1
                     yield answer
         if run.status is not None:
-            for last in ending(run.set_on, grpc_context):
-                yield last
+            run.set_on(grpc_context)
 
     return _named_after(handler, method)
 
@@ -169,24 +170,23 @@ def bidi_stream(
         self: Any, request_stream: Any, grpc_context: Any
     ) -> AsyncGenerator[Any, None]:
         with _running(self, handler.__name__, grpc_context) as run:
-            requests = _messages(request_stream, run)
-            async with contextlib.aclosing(handler(self, requests, run.call())) as answers:
+            answering = contextlib.aclosing(
+                handler(self, _messages(request_stream, run), run.call())
+            )
+            async with _slot(self), answering as answers:
                 async for answer in answers:
                     yield answer
         if run.status is not None:
-            for last in ending(run.set_on, grpc_context):
-                yield last
+            run.set_on(grpc_context)
 
     return _named_after(handler, method)
 
 
 def request_id_of(grpc_context: Any) -> str:
-    """The edge's request id, else Serve's, else a new one."""
-    headers = dict(grpc_context.invocation_metadata())
-    trailers = dict(grpc_context.trailing_metadata() or ())
-    for request_id in (headers.get(REQUEST_ID_HEADER), trailers.get("request_id")):
-        if isinstance(request_id, str) and _REQUEST_ID.fullmatch(request_id):
-            return request_id
+    """The edge's request id, else a new one."""
+    request_id = dict(grpc_context.invocation_metadata()).get(REQUEST_ID_HEADER)
+    if isinstance(request_id, str) and _REQUEST_ID.fullmatch(request_id):
+        return request_id
     return uuid.uuid4().hex
 
 
@@ -198,6 +198,23 @@ class _Run:
         self.request_id = request_id_of(grpc_context)
         self.num_messages = 0
         self.status: status_pb2.Status | None = None
+        self._task = asyncio.current_task()
+        self._interrupted = False
+
+    def interrupt(self) -> None:
+        """Ends the call as UNAVAILABLE."""
+        if self._task is not None:
+            self._interrupted = True
+            self._task.cancel()
+
+    def fail(self, error: BaseException) -> bool:
+        """Takes the failure for the call's status; False if the caller went away."""
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            if not self._interrupted:
+                return False
+            error = errors.Unavailable("the service is being replaced")
+        self.status = to_status(error, self.request_id)
+        return True
 
     def open_span(self, service: str, method: str) -> traces.Span:
         """The span of this call, below the one that the caller names."""
@@ -224,10 +241,20 @@ class _Run:
         grpc_context.set_trailing_metadata([(DETAILS_TRAILER, self.status.SerializeToString())])
 
 
+_active: set[_Run] = set()
+
+
+def interrupt_calls() -> None:
+    """Ends every running call of this process as UNAVAILABLE."""
+    for run in [*_active]:
+        run.interrupt()
+
+
 @contextlib.contextmanager
 def _running(servicer: Any, method: str, grpc_context: Any) -> Iterator[_Run]:
     """Times and logs a call; swallows its failure into ``run.status``."""
     run = _Run(grpc_context)
+    _active.add(run)
     request_id_var.set(run.request_id)
     service = type(servicer).__name__
     span = run.open_span(service, method)
@@ -235,13 +262,14 @@ def _running(servicer: Any, method: str, grpc_context: Any) -> Iterator[_Run]:
     started, code = time.monotonic(), "OK"
     try:
         yield run
-    except (asyncio.CancelledError, GeneratorExit):
+    except (Exception, asyncio.CancelledError, GeneratorExit) as error:
         code = "CANCELLED"
-        raise
-    except Exception as error:
-        run.status = to_status(error, run.request_id)
+        if not run.fail(error):
+            raise
+        assert run.status is not None
         code = CODES[run.status.code].name
     finally:
+        _active.discard(run)
         seconds = time.monotonic() - started
         fields = {
             "service": service,
@@ -261,16 +289,19 @@ def _running(servicer: Any, method: str, grpc_context: Any) -> Iterator[_Run]:
         span.end(code)
 
 
+def _slot(servicer: Any) -> contextlib.AbstractAsyncContextManager[None]:
+    slots: CallSlots | None = getattr(servicer, "call_slots", None)
+    return slots.slot() if slots else contextlib.nullcontext()
+
+
 async def _messages(request_stream: Any, run: _Run) -> AsyncIterator[Any]:
     async for message in request_stream:
         run.num_messages += 1
         yield message
-    if request_stream.is_cancelled():
-        raise errors.Cancelled("the caller cut the stream off")
 
 
 def _named_after(handler: Callable[..., Any], method: Callable[..., Any]) -> Callable[..., Any]:
-    # functools.wraps would show Serve the handler's signature, without grpc_context.
+    # functools.wraps would show gRPC the handler's signature, without grpc_context.
     method.__name__, method.__qualname__ = handler.__name__, handler.__qualname__
     method.__module__, method.__doc__ = handler.__module__, handler.__doc__
     return method

@@ -13,9 +13,8 @@ from typing import Any
 
 import psutil
 
-from services.common.serve_patches.backpressure import IN_LOOP_VARIABLE
+from services.common.rpc.server import PORT_VARIABLE
 
-GUARD = "services.common.serve_patches.proxy_errors.install"
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -27,8 +26,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def local_serve(app: Any, name: str, servicer_functions: list[str]) -> Iterator[str]:
+def local_serve(app: Any, name: str) -> Iterator[str]:
     """Run one Serve application; gives the address of its gRPC port."""
+    port = free_port()
     os.environ.update(
         {
             "PYTHONPATH": str(REPOSITORY),
@@ -36,24 +36,18 @@ def local_serve(app: Any, name: str, servicer_functions: list[str]) -> Iterator[
             # Ray's defaults starve on a busy machine: workers at niceness 15, 10 s for agents.
             "RAY_worker_niceness": str(os.getpriority(os.PRIO_PROCESS, 0)),
             "RAY_agent_register_timeout_ms": "120000",
-            IN_LOOP_VARIABLE: "0",
+            "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+            PORT_VARIABLE: str(port),
         }
     )
     import ray
     from ray import serve
-    from ray.serve.config import gRPCOptions
 
     folder = tempfile.mkdtemp(prefix="ct-", dir="/tmp")
     _start_ray(folder)
     try:
-        port = free_port()
-        serve.start(
-            http_options={"host": "127.0.0.1", "port": free_port()},
-            grpc_options=gRPCOptions(
-                port=port, grpc_servicer_functions=[GUARD, *servicer_functions]
-            ),
-        )
-        serve.run(app, name=name, route_prefix=f"/{name}")
+        serve.start(proxy_location="Disabled")
+        serve.run(app, name=name, route_prefix=None)
         yield f"127.0.0.1:{port}"
     finally:
         serve.shutdown()

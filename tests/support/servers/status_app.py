@@ -1,6 +1,6 @@
 """A small Ray Serve app whose handlers fail in every way; run as a process of its own.
 
-Usage: ``python -m tests.support.servers.status_app <grpc port> <http port> <temp dir>``; prints
+Usage: ``python -m tests.support.servers.status_app <grpc port> <other port> <temp dir>``; prints
 ``ready`` and lives until its standard input closes.
 """
 
@@ -12,10 +12,9 @@ from pathlib import Path
 
 import ray
 from ray import serve
-from ray.serve.config import HTTPOptions, gRPCOptions
 
-from cytosynth.classifier.v1 import classifier_pb2
-from cytosynth.trainer.v1 import trainer_pb2
+from cytosynth.classifier.v1 import classifier_pb2, classifier_pb2_grpc
+from cytosynth.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 from services.common import errors
 from services.common.logs import configure_logging
 from services.common.rpc.handlers import (
@@ -26,6 +25,8 @@ from services.common.rpc.handlers import (
     set_observer,
     unary,
 )
+from services.common.rpc.call_slots import CallSlots
+from services.common.rpc.server import Listen, ServedReplica
 
 
 def _fail(how: str) -> None:
@@ -50,13 +51,23 @@ class Inner:
         _fail(how)
         return how
 
+    async def steps(self, how: str, count: int):
+        for step in range(count):
+            yield step
+        _fail(how)
 
-@serve.deployment(max_ongoing_requests=16)
-class Front:
-    def __init__(self, inner: serve.handle.DeploymentHandle, marks: str) -> None:
+
+@serve.deployment
+class Front(
+    ServedReplica,
+    classifier_pb2_grpc.ClassifierServiceServicer,
+    trainer_pb2_grpc.TrainerServiceServicer,
+):
+    def __init__(self, inner: serve.handle.DeploymentHandle, marks: str, listen: Listen) -> None:
         configure_logging()
         set_observer(metrics_observer(serve.metrics))
         self._inner, self._marks = inner, Path(marks)
+        self.serve(["classifier", "trainer"], listen, 32 * 1024 * 1024, CallSlots(16, 16))
 
     @unary(classifier_pb2.ClassifyResponse)
     async def Classify(self, request, call):
@@ -79,6 +90,9 @@ class Front:
                 answer.job.progress.step = step
                 answer.job.name = "x" * (100_000 if how == "large" else 0)
                 yield answer
+            if how == "dead":
+                async for _ in self._inner.options(stream=True).steps.remote(how, 1):
+                    pass
             if how == "sleep":
                 await asyncio.sleep(60)
             _fail(how)
@@ -111,8 +125,7 @@ class Front:
             (self._marks / "bidi-cleaned").touch()
 
 
-def main(grpc_port: int, http_port: int, temp_dir: str) -> None:
-    stubs = "cytosynth.{0}.v1.{0}_pb2_grpc.add_{1}ServiceServicer_to_server"
+def main(grpc_port: int, other_port: int, temp_dir: str) -> None:
     ray.init(
         address="local",
         num_cpus=3,
@@ -121,18 +134,9 @@ def main(grpc_port: int, http_port: int, temp_dir: str) -> None:
         _temp_dir=temp_dir,
         log_to_driver=True,
     )
-    serve.start(
-        http_options=HTTPOptions(host="127.0.0.1", port=http_port),
-        grpc_options=gRPCOptions(
-            port=grpc_port,
-            grpc_servicer_functions=[
-                "services.common.serve_patches.proxy_errors.install",
-                stubs.format("classifier", "Classifier"),
-                stubs.format("trainer", "Trainer"),
-            ],
-        ),
-    )
-    serve.run(Front.bind(Inner.bind(), temp_dir), name="app", route_prefix="/app")
+    serve.start(proxy_location="Disabled")
+    listen = Listen("127.0.0.1", (grpc_port, other_port))
+    serve.run(Front.bind(Inner.bind(), temp_dir, listen), name="app", route_prefix=None)
     print("ready", flush=True)
     sys.stdin.read()
     serve.shutdown()

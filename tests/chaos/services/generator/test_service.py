@@ -20,7 +20,6 @@ from tests.support.servers.local_serve import local_serve, replica_processes
 
 CLASSES = ("monocyte", "basophil", "myeloblast")
 NUM_EVENTS = 20
-SERVICER = "cytosynth.generator.v1.generator_pb2_grpc.add_GeneratorServiceServicer_to_server"
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -41,7 +40,7 @@ def generator_of_two(root: Path) -> Iterator[str]:
         generator_min_replicas=2,
         generator_max_replicas=2,
     )
-    with local_serve(build_app(settings), APP_NAME, [SERVICER]) as address:
+    with local_serve(build_app(settings), APP_NAME) as address:
         yield address
 
 

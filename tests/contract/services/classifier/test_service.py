@@ -21,7 +21,6 @@ from services.common.store.artifacts import ArtifactStore
 from tests.support.few_shot import CLASSES, TENANT, cell_image, store_random_classifier
 from tests.support.servers.local_serve import local_serve
 
-SERVICER = "cytosynth.classifier.v1.classifier_pb2_grpc.add_ClassifierServiceServicer_to_server"
 METADATA = [("x-cytosynth-tenant", TENANT)]
 SECONDS = 120
 
@@ -48,7 +47,7 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         max_image_pixels=1_000_000,
         classifier_num_threads=1,
     )
-    with local_serve(build_app(settings), APP_NAME, [SERVICER]) as address:
+    with local_serve(build_app(settings), APP_NAME) as address:
         with grpc.insecure_channel(
             address, options=[("grpc.max_send_message_length", 64 << 20)]
         ) as channel:

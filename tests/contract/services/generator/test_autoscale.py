@@ -70,7 +70,7 @@ def front() -> Iterator[Any]:
     app = serve.deployment(Front).options(
         name="Front", autoscaling_config=front_autoscaling(), **cheap
     )
-    with local_serve(app.bind(samplers.bind()), APP, []):
+    with local_serve(app.bind(samplers.bind()), APP):
         yield serve.get_app_handle(APP)
 
 

@@ -13,7 +13,6 @@ from services.common.store.artifacts import ArtifactStore
 from tests.support import fakes
 from tests.support.servers.local_serve import local_serve
 from tests.support.trainer import (
-    SERVICER,
     Running,
     upload_requests,
 )
@@ -41,7 +40,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         upload_idle_seconds=3.0,
         drain_file=root / "drain",
     )
-    with local_serve(build_app(settings), APP_NAME, [SERVICER]) as address:
+    with local_serve(build_app(settings), APP_NAME) as address:
         with grpc.insecure_channel(address) as channel:
             stub = trainer_pb2_grpc.TrainerServiceStub(channel)
             yield Running(stub, root, ArtifactStore(settings.store_uri))

@@ -178,18 +178,15 @@ def test_plaintext_stays_on_loopback(tmp_path: Path) -> None:
 
 
 def test_nobody_gets_past_the_edge_from_the_network(stack: local_stack.StackInfo) -> None:
-    proxy = next(
-        process
-        for process in psutil.Process(stack.pid).children(recursive=True)
-        if "ProxyActor" in " ".join(process.cmdline())
-    )
     upstream = StackFiles(stack.state_dir).envoy_config.read_text()
     listening = {
         connection.laddr.port: connection.laddr.ip.removeprefix("::ffff:")
-        for connection in proxy.net_connections(kind="tcp")
+        for process in psutil.Process(stack.pid).children(recursive=True)
+        if "ray::" in " ".join(process.cmdline())
+        for connection in process.net_connections(kind="tcp")
         if connection.status == psutil.CONN_LISTEN and f": {connection.laddr.port} " in upstream
     }
-    assert list(listening.values()) == ["127.0.0.1"]
+    assert list(listening.values()) == ["127.0.0.1"] * len(SERVICES)
 
 
 def test_a_lost_edge_comes_back(stack: local_stack.StackInfo) -> None:

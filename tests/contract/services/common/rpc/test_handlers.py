@@ -1,4 +1,4 @@
-"""Domain errors as a plain gRPC client sees them through a real Ray Serve proxy."""
+"""Domain errors as a plain gRPC client sees them from a real Serve replica."""
 
 import os
 import re
@@ -18,7 +18,6 @@ from grpc_status import rpc_status
 
 from cytosynth.classifier.v1 import classifier_pb2, classifier_pb2_grpc
 from cytosynth.trainer.v1 import trainer_pb2, trainer_pb2_grpc
-from services.common.serve_patches.backpressure import IN_LOOP_VARIABLE
 
 REPOSITORY = Path(__file__).parents[5]
 # Ray's defaults starve on a busy machine: workers at niceness 15, 10 s for its agents.
@@ -27,7 +26,7 @@ RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_agent_register_timeout_ms": "120000",
     "RAY_worker_niceness": str(os.getpriority(os.PRIO_PROCESS, 0)),
-    IN_LOOP_VARIABLE: "0",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
 }
 LEAK = re.compile(r"Traceback|File \"|\.py|/srv|10\.0\.0\.1|pid=|ray::|RuntimeError|secret")
 

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import json
 import logging
+import re
 import time
 
 import grpc
@@ -14,18 +15,20 @@ from cytosynth.classifier.v1.classifier_pb2 import ClassifyRequest, ClassifyResp
 from services.common import errors
 from services.common.logs import JsonFormatter
 from services.common.rpc import handlers as status
-from services.common.serve_patches.proxy_errors import tell_briefly
+from services.common.rpc.call_slots import CallSlots
 
 
 class FakeContext:
-    """Stands for both Serve's context in a replica and gRPC's in the proxy."""
+    """Stands for the context of a call in the server."""
 
     def __init__(self, code=None, details="", **headers: str) -> None:
         self._code, self._details = code, details
         self._headers = [(name.replace("_", "-"), value) for name, value in headers.items()]
-        self._trailers: list = [("request_id", "serve-1")]
+        self._trailers: list = []
+        self.begun = False
 
     def invocation_metadata(self):
+        self.begun = True
         return self._headers
 
     def trailing_metadata(self):
@@ -56,12 +59,9 @@ class FakeStream:
 
     async def __anext__(self):
         if not self._left:
-            raise StopAsyncIteration
+            raise asyncio.CancelledError if self._cut else StopAsyncIteration
         self._left -= 1
         return ClassifyRequest()
-
-    def is_cancelled(self) -> bool:
-        return self._cut
 
 
 class Handlers:
@@ -100,7 +100,7 @@ def records():
     status.set_observer(lambda record: None)
 
 
-def test_serve_sees_a_handler_that_takes_a_context():
+def test_grpc_sees_a_handler_that_takes_a_context():
     for method in (Handlers.Classify, Handlers.Upload, Handlers.Watch):
         assert "grpc_context" in inspect.signature(method).parameters
     assert inspect.iscoroutinefunction(Handlers.Classify)
@@ -123,16 +123,18 @@ def test_call_says_who_calls_and_until_when(records):
     assert [(r.service, r.method, r.code) for r in records] == [("Handlers", "Classify", "OK")]
 
 
-def test_without_headers_the_tenant_is_local_and_the_id_is_serves():
+def test_without_headers_the_tenant_is_local_and_the_id_is_new():
     handlers = Handlers()
-    asyncio.run(handlers.Classify(ClassifyRequest(), grpc_context=FakeContext()))
-    call = handlers.seen[0]
-    assert (call.tenant, call.request_id, call.deadline) == ("local", "serve-1", None)
+    for _ in range(2):
+        asyncio.run(handlers.Classify(ClassifyRequest(), grpc_context=FakeContext()))
+    first, second = handlers.seen
+    assert (first.tenant, first.deadline) == ("local", None)
+    assert re.fullmatch("[0-9a-f]{32}", first.request_id) and first.request_id != second.request_id
 
 
 def test_forged_request_id_is_not_taken_into_the_logs():
     context = FakeContext(x_request_id='x"\n{"level": "ERROR"}')
-    assert status.request_id_of(context) == "serve-1"
+    assert re.fullmatch("[0-9a-f]{32}", status.request_id_of(context))
 
 
 def test_malformed_tenant_never_reaches_the_handler(records):
@@ -154,9 +156,10 @@ def test_failed_unary_call_returns_and_leaves_its_status_on_the_context():
 
 
 def test_stream_cut_off_by_the_caller_is_not_taken_for_its_end():
-    context, handlers = FakeContext(), Handlers()
-    asyncio.run(handlers.Upload(FakeStream(3, cut=True), grpc_context=context))
-    assert context.code() is grpc.StatusCode.CANCELLED
+    handlers = Handlers()
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(handlers.Upload(FakeStream(3, cut=True), grpc_context=FakeContext()))
+    assert handlers.seen == []
     context = FakeContext()
     whole = asyncio.run(handlers.Upload(FakeStream(3, cut=False), grpc_context=context))
     assert (whole.model, context.code()) == ("3", None)
@@ -176,8 +179,7 @@ def test_cancelled_stream_closes_its_handler(records):
     assert [(record.code, record.num_messages) for record in records] == [("CANCELLED", 1)]
 
 
-def test_replica_that_is_its_own_server_ends_a_stream_without_a_last_message(monkeypatch):
-    monkeypatch.setenv("RAY_SERVE_ENABLE_DIRECT_INGRESS", "1")
+def test_failed_stream_ends_with_its_status_and_details():
     context, handlers = FakeContext(), Handlers(errors.Unavailable("the sampler is away"))
 
     async def read_all():
@@ -185,6 +187,45 @@ def test_replica_that_is_its_own_server_ends_a_stream_without_a_last_message(mon
 
     assert [answer.model for answer in asyncio.run(read_all())] == ["1"]
     assert context.code() is grpc.StatusCode.UNAVAILABLE
+    assert status.DETAILS_TRAILER in dict(context.trailing_metadata())
+
+
+def test_calls_of_a_server_that_ends_are_unavailable(records):
+    context, handlers = FakeContext(), Handlers()
+
+    async def interrupt():
+        answers = handlers.Watch(ClassifyRequest(), grpc_context=context)
+
+        async def read():
+            return [answer async for answer in answers]
+
+        reading = asyncio.create_task(read())
+        while not context.begun:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        status.interrupt_calls()
+        return await reading
+
+    assert [answer.model for answer in asyncio.run(interrupt())] == ["1"]
+    assert handlers.cleaned and context.code() is grpc.StatusCode.UNAVAILABLE
+    assert [record.code for record in records] == ["UNAVAILABLE"]
+
+
+def test_a_call_too_many_is_refused_before_its_handler(records):
+    handlers = Handlers()
+    handlers.call_slots = CallSlots(max_running=1, max_waiting=0)
+    first, second = FakeContext(), FakeContext()
+
+    async def two_calls():
+        answers = handlers.Watch(ClassifyRequest(), grpc_context=first)
+        await anext(answers)
+        await handlers.Classify(ClassifyRequest(), grpc_context=second)
+        await answers.aclose()
+        await handlers.Classify(ClassifyRequest(), grpc_context=first)
+
+    asyncio.run(two_calls())
+    assert second.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert len(handlers.seen) == 1, "the call after the stream's end"
 
 
 def test_audit_line_is_json_with_request_id_tenant_and_outcome(caplog):
@@ -208,31 +249,3 @@ def test_audit_line_is_json_with_request_id_tenant_and_outcome(caplog):
     assert lines[-1]["request_id"] == "edge-2"
     assert lines[-1]["tenant"] == "lab-a"
     assert (lines[-1]["method"], lines[-1]["code"]) == ("Classify", "INVALID_ARGUMENT")
-
-
-@pytest.mark.parametrize(
-    ("code", "details", "told"),
-    [
-        (grpc.StatusCode.INTERNAL, "The actor died unexpectedly: pid=7 ip=10.0.0.1", "UNAVAILABLE"),
-        (grpc.StatusCode.INTERNAL, "Traceback: KeyError /srv/x.py 10.0.0.1", "INTERNAL"),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, "num_queued_requests=9 pid=7", "RESOURCE_EXHAUSTED"),
-        (grpc.StatusCode.UNAVAILABLE, "Deployment X at 10.0.0.1 failed", "UNAVAILABLE"),
-        (grpc.StatusCode.NOT_FOUND, "Application 'generator' not found. Ping", "UNAVAILABLE"),
-    ],
-)
-def test_failures_of_the_proxy_are_told_briefly(code, details, told):
-    context = FakeContext(code, details)
-    tell_briefly(context)
-    assert context.code().name == told
-    everything = context.details() + str(context.trailing_metadata())
-    assert not any(secret in everything for secret in ("10.0.0.1", "pid", "/srv", "Traceback"))
-
-
-def test_guard_leaves_our_own_failures_and_successes_alone():
-    ours = FakeContext()
-    asyncio.run(Handlers(errors.NotFound("a")).Classify(ClassifyRequest(), grpc_context=ours))
-    fine = FakeContext(grpc.StatusCode.OK)
-    for context in (ours, fine):
-        before = (context.code(), context.details(), context.trailing_metadata())
-        tell_briefly(context)
-        assert (context.code(), context.details(), context.trailing_metadata()) == before

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[5]
-HOME = ROOT / "services" / "common" / "serve_patches"
+HOME = ROOT / "services" / "common" / "private_ray"
 SOURCES = [
     path
     for folder in ("services", "cytosynth", "benchmarks")
@@ -68,3 +68,8 @@ def test_they_stand_in_one_folder() -> None:
         for name in private_names(path.read_text())
     }
     assert found == set()
+
+
+def test_only_one_is_used() -> None:
+    texts = [path.read_text() for path in HOME.glob("*.py")]
+    assert [name for text in texts for name in private_names(text)] == ["ray.init(_temp_dir=)"]
