@@ -7,7 +7,6 @@ import secrets
 from pathlib import Path
 
 
-
 def ray_environment(token_path: Path) -> dict[str, str]:
     """The environment of a local Ray's processes; writes a new private token.
 

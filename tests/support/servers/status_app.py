@@ -17,6 +17,7 @@ from cytosynth.classifier.v1 import classifier_pb2, classifier_pb2_grpc
 from cytosynth.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 from services.common import errors
 from services.common.logs import configure_logging
+from services.common.rpc.call_slots import CallSlots
 from services.common.rpc.handlers import (
     bidi_stream,
     client_stream,
@@ -25,7 +26,6 @@ from services.common.rpc.handlers import (
     set_observer,
     unary,
 )
-from services.common.rpc.call_slots import CallSlots
 from services.common.rpc.server import Listen, ServedReplica
 
 
