@@ -38,7 +38,7 @@ from cytosynth.stack import stack as local_stack
 from cytosynth.stack.state import StackFiles, StackInfo
 
 NEEDED = ("prometheus", "prometheus-alertmanager")
-CLASSIFIER, PROXY, RUNNER = "ServeReplica:classifier", "ProxyActor", "ray::JobRunner"
+CLASSIFIER, RUNNER = "ServeReplica:classifier", "ray::JobRunner"
 _DATA_SECONDS = 240.0
 _ALERT_SECONDS = 300.0
 _PICTURE_SECONDS = 180.0
@@ -104,7 +104,7 @@ def _run(
         from benchmarks.monitoring.preview import plot  # matplotlib takes its time
 
         plot(board, prometheus, start, time.time(), previews / f"{board.stem}.png")
-    say("breaking a runner, the classifier, the proxy and the edge")
+    say("breaking a runner, the classifier and the edge")
     wanted = _break_parts(load, info, receiver)
     load.end()
     came = {name: receiver.came[name] for name in wanted if name in receiver.came}
@@ -157,12 +157,11 @@ def _break_parts(load: Load, info: StackInfo, receiver: Receiver) -> dict[str, f
     time.sleep(10)  # until it is at work
     runner.suspend()
     wanted["JobSilent"] = time.time()
-    # A lost replica leaves calls waiting; a lost proxy fails them.
-    for alert, part in (("NoReplicas", CLASSIFIER), ("AvailabilityBurnsFast", PROXY)):
+    for alert in ("NoReplicas", "AvailabilityBurnsFast"):
         wanted[alert] = time.time()
         until = time.monotonic() + _ALERT_SECONDS
         while time.monotonic() < until and alert not in receiver.came:
-            for process in _processes(info, part):
+            for process in _processes(info, CLASSIFIER):
                 process.kill()
             time.sleep(1)
     _wait_for(lambda: "JobSilent" in receiver.came)

@@ -1,18 +1,19 @@
 """The services of the scaling benchmark: generator replicas compute nothing.
 
 What reaches the generator's front is a payload whose size the request's seed names, so that the
-edge, the proxy and the front are measured at the image sizes of larger bases than a CPU can draw.
+edge and the front are measured at the image sizes of larger bases than a CPU can draw.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from ray import serve
 
 from services.classifier import app as classifier_app
+from services.common.rpc.server import Listen
 from services.generator.app import SAMPLER_NAME, Generator
 from services.generator.config import GeneratorSettings
 from services.generator.plan import SyntheticImage
@@ -39,19 +40,17 @@ class Idle:
         return ""
 
 
-def build_apps() -> dict[str, Any]:
+def build_apps(listen: Mapping[str, Listen]) -> dict[str, Any]:
     """The three services, and as many idle replicas as ``IDLE_VARIABLE`` says."""
     settings = GeneratorSettings.load()
     samplers = serve.deployment(PayloadSampler).options(
         name=SAMPLER_NAME, max_ongoing_requests=64, ray_actor_options={"num_cpus": 0}
     )
-    front = serve.deployment(Generator).options(
-        name="Generator", max_ongoing_requests=32, ray_actor_options={"num_cpus": 0}
-    )
+    front = serve.deployment(Generator).options(name="Generator", ray_actor_options={"num_cpus": 0})
     apps = {
-        "generator": front.bind(settings, samplers.bind()),
-        "classifier": classifier_app.build_app(),
-        "trainer": trainer_app.build_app(),
+        "generator": front.bind(settings, samplers.bind(), listen["generator"]),
+        "classifier": classifier_app.build_app(listen=listen["classifier"]),
+        "trainer": trainer_app.build_app(listen=listen["trainer"]),
     }
     if num_idle := int(os.environ.get(IDLE_VARIABLE, "0")):
         idle = serve.deployment(Idle).options(

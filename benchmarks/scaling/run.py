@@ -39,7 +39,6 @@ IMAGE_PIXELS = 96
 #: Substring of a process's command line, and the part that it is counted as.
 PARTS = {
     "envoy": "edge",
-    "ProxyActor": "proxy",
     "ServeController": "controller",
     "gcs_server": "gcs",
     "ServeReplica:classifier": "classifier",

@@ -84,7 +84,6 @@ def generator_parts(measured: dict[str, Any]) -> list[Part]:
     requests = sum(checkpoint.values()) / measured["store"]["least_seconds_between_checkpoints"]
     return [
         Part("generator's front", "1 process, 1 core", cores("front")),
-        Part("Serve proxy", f"1 process, for {GPUS_PER_NODE} GPUs", cores("proxy"), 0, True),
         Part("edge, processor", f"1 pod, {EDGE_CORES} cores", cores("edge") / EDGE_CORES),
         Part("edge, network", "1 pod, 25 Gbit/s", images * IMAGE_MB / EDGE_MB_PER_SECOND),
         Part("Serve controller", "1 process, 1 core", *kept("controller")),
@@ -106,7 +105,6 @@ def classifier_parts(measured: dict[str, Any], images_per_call: int) -> list[Par
     reads = sum(measured["store"]["classify_call"].values())
     return [
         Part("classifier replica", "1 process, 1 core", cores("classifier")),
-        Part("Serve proxy", "1 process, 1 core", cores("proxy")),
         Part("edge, processor", f"1 pod, {EDGE_CORES} cores", cores("edge") / EDGE_CORES),
         Part("database: alias", f"{DATABASE_CORES} cores", calls * lookup / DATABASE_CORES),
         Part("store: does it exist", "5,500 requests/s", calls * reads / STORE_READS_PER_SECOND),
@@ -143,11 +141,11 @@ def unit_table(measured: dict[str, Any]) -> str:
     classify, stream = measured["classify"], measured["stream"]
     database, replicas = measured["database"], measured["replicas"]
     rows = ["| what | of which part | CPU time |", "|---|---|--:|"]
-    for part in ("edge", "proxy", "classifier"):
+    for part in ("edge", "classifier"):
         rows.append(f"| a Classify call | {part} | {ms(classify['seconds_per_call'][part])} |")
         what = f"each image in it ({classify['image_bytes'] / 1000:.0f} kB)"
         rows.append(f"| {what} | {part} | {ms(classify['seconds_per_image'][part])} |")
-    for part in ("edge", "proxy", "front"):
+    for part in ("edge", "front"):
         rows.append(f"| an image of a stream | {part} | {ms(stream['seconds_per_image'][part])} |")
         a_megabyte = stream["seconds_per_megabyte"][part]
         speed = f", so {1 / a_megabyte:,.0f} MB/s a core" if a_megabyte else ""
