@@ -199,6 +199,32 @@ def test_a_lost_edge_comes_back(stack: local_stack.StackInfo) -> None:
     assert [process.pid for process in _children(stack, "envoy")] != [envoy.pid]
 
 
+def test_a_lost_front_ends_its_streams_and_comes_back(stack: local_stack.StackInfo) -> None:
+    with grpc.insecure_channel(stack.address) as channel:
+        stub = generator_pb2_grpc.GeneratorServiceStub(channel)
+        request = generator_pb2.SynthesizeRequest()
+        request.class_counts.add(class_id="monocyte", num_images=100_000)
+        stream = stub.Synthesize(request, timeout=120)
+        assert next(stream).index == 0
+        children = psutil.Process(stack.pid).children(recursive=True)
+        (front,) = [one for one in children if "ToyGenerator" in " ".join(one.cmdline())]
+        front.kill()
+        with pytest.raises(grpc.RpcError) as lost:
+            list(stream)
+        # Envoy resets a stream that has begun; HTTP/2 has no word for UNAVAILABLE there.
+        assert lost.value.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE)
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                stub.GetCapabilities(generator_pb2.GetCapabilitiesRequest(), timeout=10)
+                break
+            except grpc.RpcError as refused:
+                assert refused.code() is grpc.StatusCode.UNAVAILABLE
+                assert "try again" in refused.details()
+                assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
 def test_nothing_is_left_in_the_home_folder(stack: local_stack.StackInfo, home: Path) -> None:
     assert [path for path in home.rglob("*") if path.is_file()] == []
 
