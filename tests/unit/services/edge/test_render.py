@@ -122,3 +122,23 @@ def test_only_unary_calls_that_change_nothing_may_be_repeated(method: MethodDesc
     ]
     reads = method.name.startswith(("Get", "List")) or method.name == "Classify"
     assert repeated == ([method.containing_service.full_name.split(".")[1]] if reads else [])
+
+
+def test_further_ports_are_used_once_they_answer(tmp_path: Path) -> None:
+    config = EdgeConfig(UPSTREAMS, port=50051, more_ports={"classifier": (9001, 9002)})
+    text = render(config)
+    _validate(text, tmp_path)
+    clusters = {one["name"]: one for one in yaml.safe_load(text)["static_resources"]["clusters"]}
+    [hosts] = clusters["classifier"]["load_assignment"]["endpoints"]
+    addresses = [each["endpoint"]["address"]["socket_address"] for each in hosts["lb_endpoints"]]
+    assert [each["port_value"] for each in addresses] == [9000, 9001, 9002]
+    [check] = clusters["classifier"]["health_checks"]
+    assert check["grpc_health_check"]["service_name"].endswith("ClassifierService")
+    assert "health_checks" not in clusters["trainer"], "a single port is used as it is"
+
+
+def test_ports_may_be_a_range_on_the_command_line() -> None:
+    upstreams = [f"--upstream={name}={name}.example:9000-9002" for name in SERVICES]
+    command = [sys.executable, "-m", "services.edge.render", *upstreams]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.count("port_value: 9002") == len(SERVICES)
