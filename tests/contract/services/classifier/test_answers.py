@@ -23,7 +23,6 @@ from services.common.store.artifacts import ArtifactStore
 from tests.support.few_shot import CLASSES, TENANT, cell_image, store_random_classifier
 from tests.support.servers.local_serve import local_serve
 
-SERVICER = "cytosynth.classifier.v1.classifier_pb2_grpc.add_ClassifierServiceServicer_to_server"
 METADATA = [("x-cytosynth-tenant", TENANT), ("x-request-id", "request-7")]
 MODEL = "classifiers/model-1"
 SECONDS = 120
@@ -47,7 +46,7 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     settings = ClassifierSettings(
         store_uri=f"file://{root}/store", database_url=url, models_dir=root / "models"
     )
-    with local_serve(build_app(settings), APP_NAME, [SERVICER]) as address:
+    with local_serve(build_app(settings), APP_NAME) as address:
         with grpc.insecure_channel(address) as channel:
             yield classifier_pb2_grpc.ClassifierServiceStub(channel)
 
