@@ -34,7 +34,8 @@ from services.trainer.classifiers.training import train
 from services.trainer.classifiers.training_images import LabelledImages
 from services.trainer.compute.training_run import NoCheckpoints
 from services.trainer.datasets.center_crop import estimate_center_crop
-from services.trainer.evaluation.metrics import Predictions, evaluate_runs, paired_difference
+from services.trainer.evaluation.metrics import evaluate_runs, paired_difference
+from services.trainer.evaluation.predictions import Predictions
 
 MODELS = Path("models")
 SIZE_PX = 64

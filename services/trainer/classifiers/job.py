@@ -35,7 +35,8 @@ from services.trainer.datasets.leakage import training_phashes
 from services.trainer.datasets.reading import load_images, usable_classes
 
 if TYPE_CHECKING:
-    from services.trainer.evaluation.metrics import Evaluation, Predictions
+    from services.trainer.evaluation.metrics import Evaluation
+    from services.trainer.evaluation.predictions import Predictions
     from services.trainer.jobs.context import JobContext
 
 MAX_NUM_PER_CLASS = 100_000

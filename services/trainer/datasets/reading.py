@@ -40,7 +40,7 @@ def image_path(sha256: str) -> str:
     return f"images/{sha256}"
 
 
-def image_home(manifest: dict[str, Any]) -> str:
+def image_home(manifest: Mapping[str, Any]) -> str:
     """Id of the dataset that holds the images of a manifest."""
     name = manifest["body"].get("images_of") or manifest["name"]
     return resource_names.parse(DATASETS, name, "dataset")
@@ -66,13 +66,13 @@ def splits_of(store: ArtifactStore, tenant: str, name: str) -> list[str]:
     return [each["name"] for each in manifests if each["body"].get("images_of") == name]
 
 
-def usable_classes(manifest: dict[str, Any]) -> list[str]:
+def usable_classes(manifest: Mapping[str, Any]) -> list[str]:
     """Class ids of a dataset that were not left out, sorted."""
     classes = manifest["body"]["classes"]
     return sorted(each for each, split in classes.items() if not split["left_out_reason"])
 
 
-def digests_of_split(manifest: dict[str, Any], split: SplitName) -> dict[str, list[str]]:
+def digests_of_split(manifest: Mapping[str, Any], split: SplitName) -> dict[str, list[str]]:
     """SHA-256 digests of the images of one split, by usable class id."""
     classes = manifest["body"]["classes"]
     return {class_id: list(classes[class_id][split]) for class_id in usable_classes(manifest)}
@@ -112,7 +112,7 @@ def load_images(
 def load_members(
     store: ArtifactStore,
     tenant: str,
-    manifest: dict[str, Any],
+    manifest: Mapping[str, Any],
     members: Mapping[str, Sequence[str]],
     size: int,
     settings: TrainerSettings,

@@ -129,7 +129,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
         DomainError: As ``validate``; or the generator refused or was lost.
     """
     from services.trainer.compute.parallel_training import num_workers
-    from services.trainer.evaluation.metrics import Predictions
+    from services.trainer.evaluation.predictions import Predictions
     from services.trainer.studies.facts import replicate_facts
     from services.trainer.studies.measures import read_measures
     from services.trainer.studies.replicate import Replicate, lock_split

@@ -13,13 +13,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.trainer.evaluation.metrics import (
-    Predictions,
-    evaluate,
-    evaluate_runs,
-    paired_difference,
-)
-from services.trainer.reports.job import RESEARCH_USE, dataset_facts, metric_rows, patient_ids
+from services.trainer.evaluation.metrics import evaluate, evaluate_runs, paired_difference
+from services.trainer.evaluation.predictions import Predictions
+from services.trainer.reports.content import RESEARCH_USE, dataset_facts, metric_rows, patient_ids
 from services.trainer.studies.goals import study_goals
 from services.trainer.studies.page import render_study
 from services.trainer.studies.privacy import privacy_content, privacy_rows
@@ -126,7 +122,13 @@ def study_content(
         else None,
         "privacy": privacy_content(
             [
-                {**each, "nearest": found["nearest"]}
+                {
+                    "num_synthetic": each["num_synthetic"],
+                    "num_redrawn": each["num_redrawn"],
+                    "num_withheld": each["num_withheld"],
+                    "membership_inference": each["membership_inference"],
+                    "nearest": found["nearest"],
+                }
                 for each, found in zip(replicates, measures, strict=True)
             ]
         )
@@ -138,7 +140,7 @@ def study_content(
             for model in study.models
         },
         "revisions": dict(spec["revisions"]),
-        "dataset": dataset_facts(source["name"], dict(source)),
+        "dataset": dataset_facts(source["name"], source),
         "draws": list(replicates),
     }
     return {**content, "goals": study_goals(content)}
@@ -156,15 +158,7 @@ def _family(model: str) -> str:
 def _figures(runs: list[Predictions], patients: Mapping[str, str]) -> ArmFigures:
     found = evaluate_runs(runs, resample_runs=True, patients=patients)
     return {
-        "macro_f1": found.metrics["macro_f1"],
-        "balanced_accuracy": found.metrics["balanced_accuracy"],
-        "top1": found.metrics["top1"],
-        "macro_auc": found.metrics["macro_auc"],
-        "ece": found.metrics["ece"],
-        "intervals": found.intervals,
-        "per_class_recall": found.per_class_recall,
-        "per_class_recall_intervals": found.per_class_recall_intervals,
-        "confusion": found.confusion.tolist(),
+        **found.figures(),
         "class_ids": list(runs[0].class_ids),
         "num_draws": len(runs),
         "num_tested": [len(run.labels) for run in runs],

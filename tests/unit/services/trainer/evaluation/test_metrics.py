@@ -7,13 +7,13 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
 from services.trainer.evaluation.metrics import (
-    Predictions,
     _auc,
     evaluate,
     evaluate_runs,
     paired_difference,
     resample_weights,
 )
+from services.trainer.evaluation.predictions import Predictions
 
 CLASSES = ("eosinophil", "lymphocyte", "monocyte")
 

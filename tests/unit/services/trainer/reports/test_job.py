@@ -20,7 +20,8 @@ from services.common.images.near_duplicates import training_hashes
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.classifiers.image_sets import KeptRounds, SyntheticPlan
 from services.trainer.datasets.reading import digests_of_split
-from services.trainer.evaluation.metrics import Predictions, evaluate
+from services.trainer.evaluation.metrics import evaluate
+from services.trainer.evaluation.predictions import Predictions
 from services.trainer.reports import job as report
 from services.trainer.reports.charts import class_confusion_svg, recall_svg
 from services.trainer.reports.page import duration, patients_unknown
