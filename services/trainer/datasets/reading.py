@@ -14,7 +14,7 @@ from services.common.deletions import delete_artifact
 from services.common.errors import NotFound
 from services.common.images.codec import center_square, decode_image
 from services.common.resource_names import DATASETS
-from services.common.store.artifacts import ArtifactStore
+from services.common.store.artifacts import ArtifactStore, DeletionProof
 from services.trainer.config import TrainerSettings
 
 SplitName = Literal["train", "test"]
@@ -48,11 +48,11 @@ def image_home(manifest: Mapping[str, Any]) -> str:
 
 def delete_dataset(
     store: ArtifactStore, database: JobDatabase, tenant: str, dataset_id: str
-) -> dict[str, Any]:
+) -> DeletionProof:
     """Deletes a dataset, and before it every other split of its images.
 
     Returns:
-        Proof for the dataset itself, as ``ArtifactStore.delete`` gives it.
+        Proof for the dataset itself.
     """
     for name in splits_of(store, tenant, resource_names.build(DATASETS, dataset_id)):
         split_id = resource_names.parse(DATASETS, name, "name")
