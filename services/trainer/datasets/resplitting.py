@@ -81,7 +81,7 @@ def split_of(source: Mapping[str, Any], split: SplitSettings) -> Split:
     return split_images(_records(source), split, "settings")
 
 
-def spare_digests(dataset: dict[str, Any]) -> dict[str, list[str]]:
+def spare_digests(dataset: Mapping[str, Any]) -> dict[str, list[str]]:
     """Digests of images that neither train nor test, by usable class id.
 
     None is of a patient with test images, or a near-duplicate of a test image.
@@ -115,7 +115,7 @@ def _records(dataset: Mapping[str, Any]) -> list[ImageRecord]:
 def _crop(
     store: ArtifactStore,
     tenant: str,
-    source: dict[str, Any],
+    source: Mapping[str, Any],
     new: Split,
     settings: TrainerSettings,
 ) -> float:
