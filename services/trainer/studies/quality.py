@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from services.trainer.evaluation.feature_space import FeatureSpaceName
 from services.trainer.evaluation.image_quality import (
     ClassQuality,
     ImageQuality,
@@ -24,13 +25,13 @@ REAL_AGAINST_REAL = "real_against_real"
 
 
 def study_quality(
-    replicates: Sequence[ReferencedQuality], feature_space: Mapping[str, str]
+    replicates: Sequence[ReferencedQuality], feature_space: FeatureSpaceName
 ) -> Quality:
     """The part ``quality`` of ``report.json``: means over replicates.
 
     Args:
         replicates: Result of ``quality_by_class`` for each replicate, at least one.
-        feature_space: Name and revision (``FeatureSpace.to_dict``).
+        feature_space: Name and revision.
 
     Returns:
         Measures of the synthetic images, and of one half of the real images against the other.
@@ -42,7 +43,7 @@ def study_quality(
     if not replicates:
         raise ValueError("image quality needs at least one replicate")
     return {
-        "feature_space": dict(feature_space),
+        "feature_space": feature_space,
         "num_draws": len(replicates),
         **_rows(replicates),
         "real_against_real": _rows([each["real_against_real"] for each in replicates]),

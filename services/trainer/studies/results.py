@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
+from services.trainer.evaluation.feature_space import FeatureSpaceName
 from services.trainer.evaluation.memorization import ComparisonFigures, NearestFigures
 from services.trainer.evaluation.metrics import Figures
 from services.trainer.evaluation.triplets import ShownTriplet
@@ -70,7 +71,7 @@ class QualityRows(TypedDict):
 class Quality(QualityRows):
     """Image quality, with a real-to-real reference."""
 
-    feature_space: dict[str, str]
+    feature_space: FeatureSpaceName
     num_draws: int
     real_against_real: QualityRows
 
@@ -155,7 +156,7 @@ class Measures(TypedDict):
             nearest by hash, bits, whether flagged.
     """
 
-    feature_space: dict[str, str]
+    feature_space: FeatureSpaceName
     quality: ReferencedQuality
     gallery: list[ShownTriplet]
     nearest: ComparisonFigures
