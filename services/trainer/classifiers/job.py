@@ -245,7 +245,7 @@ def _documents(
     return {path: json.dumps(document).encode() for path, document in documents.items()}
 
 
-def _synthetic_body(spec: Mapping[str, Any], hparams: Hyperparameters) -> dict[str, Any] | None:
+def _synthetic_body(spec: Mapping[str, Any], hparams: Hyperparameters) -> dict[str, object] | None:
     synthetic = spec.get("synthetic")
     if not synthetic:
         return None

@@ -65,7 +65,7 @@ class Hyperparameters:
         """The same with another augmentation."""
         return dataclasses.replace(self, augment=augment)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, str | int | float]:
         """The filled-in ``ClassifierSettings`` of the API."""
         names = ["preset", "architecture", "clip_base", "resnet_base", "num_steps", "batch_size"]
         names += ["learning_rate", "weight_decay", "image_size", "seed"]

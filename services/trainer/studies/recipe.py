@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from cytosynth.cell_classes import narrower_classes
 from cytosynth.phantoms import CELL_TYPES
@@ -217,6 +217,15 @@ class StudySettings:
         return settings
 
 
+class StudySpec(TypedDict):
+    """A checked request: the settings resolved, and the revision of every pretrained model."""
+
+    dataset: str
+    title: str
+    settings: dict[str, Any]
+    revisions: dict[str, str]
+
+
 PRESETS = {
     "evidence": StudySettings(
         preset="evidence",
@@ -264,7 +273,7 @@ def hyperparameters_of(study: StudySettings, trial: Trial) -> Hyperparameters:
     But for further real images, which count in full in every class: that arm is the most that any
     generator could bring, and nothing is wrong with its images.
     """
-    settings: dict[str, Any] = {
+    settings: dict[str, str | int] = {
         "preset": "paper" if study.preset == "paper" else "cpu",
         "architecture": trial.model,
         "seed": study.seed + trial.replicate,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from collections.abc import Collection
+from typing import Literal
 
 from services.common import resource_names
 from services.common.resource_names import DATASETS
@@ -94,7 +94,7 @@ class Replicate:
 
 
 def lock_split(
-    spec: Mapping[str, Any], number: int, study: StudySettings, ctx: JobContext, work: Draft
+    dataset: str, number: int, study: StudySettings, ctx: JobContext, work: Draft
 ) -> None:
     """Draws and stores the split of a replicate, unless it is stored.
 
@@ -102,7 +102,7 @@ def lock_split(
         NotFound: If the dataset does not exist.
         InvalidArgument: If the split cannot be drawn.
     """
-    source_id = resource_names.parse(DATASETS, spec["dataset"], "dataset")
+    source_id = resource_names.parse(DATASETS, dataset, "dataset")
     source = ctx.store.get_manifest(ctx.tenant, DATASETS, source_id)
     split = study.split(number, sorted(source["body"]["classes"]))
     resplit(ctx.store, ctx.tenant, source_id, split, split_id(work, number), ctx.settings)

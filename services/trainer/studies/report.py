@@ -26,6 +26,7 @@ from services.trainer.studies.recipe import (
     TRANSFER_REAL_ONLY,
     TRANSFER_REAL_PLUS_SYNTHETIC,
     StudySettings,
+    StudySpec,
     Trial,
     hyperparameters_of,
 )
@@ -42,7 +43,7 @@ Answers = Mapping[Trial, Predictions]
 
 
 def study_files(
-    spec: Mapping[str, Any],
+    spec: StudySpec,
     study: StudySettings,
     answers: Answers,
     replicates: Sequence[ReplicateFacts],
@@ -73,7 +74,7 @@ def study_files(
 
 
 def study_content(
-    spec: Mapping[str, Any],
+    spec: StudySpec,
     study: StudySettings,
     answers: Answers,
     replicates: Sequence[ReplicateFacts],
