@@ -201,7 +201,7 @@ def synthetic_plan(
 
 
 def open_pool(plan: SyntheticPlan, image_size: int, ctx: JobContext) -> Any:
-    """A pool that pulls a plan's images from the generator in the background."""
+    """Pool pulling a plan's images from the generator in the background."""
     from cytosynth.client import (
         CytosynthError,
         GeneratorClient,

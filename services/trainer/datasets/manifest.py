@@ -11,7 +11,7 @@ from services.trainer.datasets.splitting import Split, SplitSettings
 
 
 class StoredImage(TypedDict):
-    """One image in a manifest; ``phash`` is 16 hex digits, sizes are pixels."""
+    """Image in a manifest; ``phash`` is 16 hex digits, sizes are pixels."""
 
     class_id: str
     file_name: str

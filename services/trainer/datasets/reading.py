@@ -87,12 +87,12 @@ def load_images(
     settings: TrainerSettings,
     most: Mapping[str, int] | None = None,
 ) -> SplitImages:
-    """Reads the training or test images of a dataset: centre-cropped squares of ``size`` pixels.
+    """Reads a split's images as centre-cropped squares of ``size`` pixels.
 
     Args:
         store: Store of the dataset.
         tenant: Owner of the dataset.
-        dataset_id: Its id.
+        dataset_id: Id of the dataset.
         split: Training or test images.
         size: Edge of the squares, pixels.
         settings: Limits of images.
@@ -147,7 +147,10 @@ def dataset_id_of(store: ArtifactStore, tenant: str, name: str, field_path: str)
 def read_in_order(
     store: ArtifactStore, tenant: str, dataset_id: str, digests: Sequence[str]
 ) -> Iterator[tuple[str, bytes]]:
-    """Digest and encoded bytes of images that a dataset holds itself; raises as ``load_images``."""
+    """Digest and encoded bytes of images that a dataset holds itself.
+
+    Errors are those of ``load_images``.
+    """
     for start in range(0, len(digests), 64):
         group = digests[start : start + 64]
         files = store.read_many(tenant, DATASETS, dataset_id, [image_path(d) for d in group])

@@ -1,7 +1,7 @@
 """Receives real cell images and locks their split.
 
-An upload is spooled outside the store and written only when all of it was seen to be good, so
-a cut stream, a bad file or a server that dies leaves nothing half-written.
+An upload is spooled outside the store and written only when all of it was seen to be good. A cut
+stream, a bad file or a server that dies leaves nothing half-written.
 """
 
 from __future__ import annotations

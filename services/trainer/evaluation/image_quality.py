@@ -159,9 +159,9 @@ def quality_by_class(
 ) -> ReferencedQuality:
     """All measures per class and overall, with a real-to-real reference.
 
-    Overall takes as many images of a class from one set as from the other, picked at random, so
-    that another mix of classes does not pass for worse images; images of the wrong class show per
-    class only. The halves have as many images of a class, to within one.
+    Overall takes as many images of a class from one set as from the other, picked at random.
+    Another mix of classes therefore does not pass for worse images; images of the wrong class show
+    per class only. The halves have as many images of a class, to within one.
 
     Args:
         real: Locked test images, which no model behind the synthetic ones has seen.
@@ -304,9 +304,10 @@ def _over_subsets(
 
 
 def _precision_recall(real: NDArray[np.float64], synthetic: NDArray[np.float64]) -> PrecisionRecall:
-    """Precision, recall, density and coverage; k shrinks so that it is at most half of the others.
+    """Precision, recall, density and coverage.
 
-    Otherwise the ball around an image holds all of a small class, and every image is "covered".
+    k is at most half of the other images: otherwise the ball around an image holds all of a small
+    class, and every image is "covered".
     """
     nearest_k = min(_NEAREST_K, (min(len(real), len(synthetic)) - 1) // 2)
     if nearest_k < 1:

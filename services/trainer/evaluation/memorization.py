@@ -1,10 +1,10 @@
 """Memorization: how near synthetic and new real images come to training images.
 
 Two distances to the nearest training image: in a feature space, and between perceptual hashes.
-Held-out real images say what is normal: a synthetic image that is much nearer to a training image
-than any real one that was not trained on is more likely a copy than a new cell (Meehan et al. 2020,
-"A Non-Parametric Test to Detect Data-Copying in Generative Models"; Alaa et al. 2022, "How Faithful
-is your Synthetic Data?", authenticity). Features come as plain arrays, from whatever space.
+Held-out real images say what is normal. A synthetic image much nearer to a training image than any
+held-out one is more likely a copy than a new cell (Meehan et al. 2020, "A Non-Parametric Test to
+Detect Data-Copying in Generative Models"; Alaa et al. 2022, "How Faithful is your Synthetic Data?",
+authenticity). Features come as plain arrays, from whatever space.
 """
 
 from __future__ import annotations
@@ -176,15 +176,15 @@ def flag_copies(
 ) -> NDArray[np.bool_]:
     """Flags of images that are probably copies, (N,).
 
-    Flagged are images whose hash is within ``NEAR_DUPLICATE_BITS`` of a training image's, and those
-    less than ``COPY_SHARE`` times as far from one as the nearest held-out image is: of their class,
-    if that has ``MIN_REFERENCE`` held-out images, else of all classes.
+    Flagged are images whose hash is within ``NEAR_DUPLICATE_BITS`` of a training image's. Flagged
+    are also images less than ``COPY_SHARE`` times as far from one as the nearest held-out image is:
+    of their class, if that has ``MIN_REFERENCE`` held-out images, else of all classes.
 
     Args:
         ours: The images in question.
-        our_classes: Their class ids.
+        our_classes: Class ids of ``ours``.
         theirs: Held-out real images.
-        their_classes: Their class ids.
+        their_classes: Class ids of ``theirs``.
     """
     flagged: NDArray[np.bool_] = ours.bits <= NEAR_DUPLICATE_BITS
     if not len(theirs.distance):

@@ -1,9 +1,9 @@
 """Test metrics with bootstrap confidence intervals.
 
-Intervals are 95 % percentile bootstraps over the test images, resampled within each class, so
-that every resample has the class counts of the test set; all arms share the same resamples, which
-makes the difference of two arms a paired one. Where patients are known, patients are resampled
-instead, as images of one are not independent.
+Intervals are 95 % percentile bootstraps over the test images, resampled within each class: every
+resample has the class counts of the test set. All arms share the same resamples, which makes the
+difference of two arms a paired one. Where patients are known, patients are resampled instead, as
+images of one are not independent.
 """
 
 from __future__ import annotations
@@ -315,7 +315,7 @@ def resampled_metrics(predictions: Predictions, weights: np.ndarray) -> dict[str
 
 
 def _auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve per resample (R,); 0.5 for a lone class."""
+    """ROC AUC per resample (R,); 0.5 for a lone class."""
     if positive.all() or not positive.any():
         return np.full(len(weights), 0.5)
     if len(weights) == 1 and (weights == 1).all():

@@ -1,4 +1,4 @@
-"""Privacy of a study: figures of all replicates for ``report.json``, table and page."""
+"""Privacy figures of a study's replicates for ``report.json``, table and page."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def mean_with_interval(
 ) -> tuple[float | None, float | None, float | None]:
     """Mean of AUCs with its 95 % interval over replicates (Student's t).
 
-    Each replicate has an adapter and images of its own, so their spread holds the chance of both.
+    Each replicate has an adapter and images of its own, so the spread of AUCs holds the chance of
+    both.
 
     Returns:
         Mean, low and high end; the ends are None for one value, all are for none.

@@ -69,7 +69,7 @@ class Trial:
 
     @property
     def path(self) -> str:
-        """Where its answers are kept."""
+        """Path of the trial's answers."""
         name = f"{self.model}.{self.arm}.{self.num_per_class}"
         return f"trials/replicate-{self.replicate:02d}/{name}.json"
 
@@ -270,8 +270,8 @@ PRESETS = {
 def hyperparameters_of(study: StudySettings, trial: Trial) -> Hyperparameters:
     """Hyperparameters of one classifier, the same for all arms of a replicate.
 
-    But for further real images, which count in full in every class: that arm is the most that any
-    generator could bring, and nothing is wrong with its images.
+    Further real images are the exception, as they count in full in every class: that arm is the
+    most that any generator could bring, and nothing is wrong with its images.
     """
     settings: dict[str, str | int] = {
         "preset": "paper" if study.preset == "paper" else "cpu",

@@ -1,4 +1,4 @@
-"""One replicate of a study: its locked split and the images of it."""
+"""One replicate of a study: its locked split and the split's images."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Replicate:
         return self._images[split, size]
 
     def kept_images(self, split: Literal["train", "test"], size: int) -> SplitImages:
-        """The same without the classes that are left out."""
+        """Real images of a split without the classes left out."""
         whole = self.images(split, size)
         rows = [i for i, class_id in enumerate(whole.class_ids) if class_id in self.class_ids]
         return SplitImages(
@@ -96,11 +96,11 @@ class Replicate:
 def lock_split(
     dataset: str, number: int, study: StudySettings, ctx: JobContext, work: Draft
 ) -> None:
-    """Draws and stores the split of a replicate, unless it is stored.
+    """Makes and stores the split of a replicate, unless it is stored.
 
     Raises:
         NotFound: If the dataset does not exist.
-        InvalidArgument: If the split cannot be drawn.
+        InvalidArgument: If the split cannot be made.
     """
     source_id = resource_names.parse(DATASETS, dataset, "dataset")
     source = ctx.store.get_manifest(ctx.tenant, DATASETS, source_id)

@@ -1,6 +1,6 @@
 """Writes the report of a study: ``report.json``, tables and a page.
 
-Figures are means over replicates. Their 95 % intervals are over replicates and, within each, over
+Figures are means over replicates. The 95 % intervals are over replicates and, within each, over
 test images or patients (``evaluation/metrics.py``); differences are paired by replicate.
 """
 
@@ -54,7 +54,7 @@ def study_files(
 
     Args:
         spec: The job's request.
-        study: Its settings.
+        study: Settings of the study.
         answers: Answers of every classifier.
         replicates: Names, digests and seeds of each replicate.
         measures: Measures of the synthetic images of each replicate; empty without any.
