@@ -1,4 +1,4 @@
-"""The classifier as a Ray Serve application::
+"""The classifier as a Ray Serve application.
 
     client ──gRPC──▶ Classifier × N (decodes, batches, computes)
 
@@ -24,7 +24,7 @@ APP_NAME = "classifier"
 
 
 class Classifier(ClassifierService):
-    """One replica."""
+    """One classifier replica."""
 
     def __init__(self, settings: ClassifierSettings) -> None:
         configure_logging()

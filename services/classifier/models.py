@@ -32,7 +32,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One version.
+    """One version of a classifier.
 
     Attributes:
         classifier_id: Id of the classifier.

@@ -294,9 +294,9 @@ class JobDatabase:
         self._as_owner(id, owner, state=PENDING, lease_owner=None, lease_expires=None)
 
     def request_cancel(self, tenant: str, id: str) -> Job:
-        """Asks the job to stop, which a job without runner does at once.
+        """Asks the job to stop.
 
-        A job that is final already stays as it is.
+        A job without runner stops at once; one that is final already stays as it is.
 
         Raises:
             NotFound: If the tenant has no such job.

@@ -16,7 +16,10 @@ class ImageClassifier(nn.Module):
     config: ClassifierConfig
 
     def logits(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        """Logits (B, classes) of RGB images (B, 3, H, W) from 0 to 1."""
+        """Class logits of RGB images.
+
+        Images are (B, 3, H, W) in 0 to 1, logits (B, classes).
+        """
         raise NotImplementedError
 
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """gRPC reflection and health, answered in Serve's proxy.
 
-Both are answered by Serve's gRPC proxy itself, so they need no application and no metadata.
+Serve's gRPC proxy itself answers, so calls need no application and no metadata.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def add_health(server: Any, running_applications: RunningApplications) -> None:
 def add_reflection(server: Any) -> None:
     """Adds reflection v1; Serve adds v1alpha itself.
 
-    The messages of the two are the same.
+    Both versions have the same messages.
     """
     _answer_here(server, REFLECTION_V1)
     names = (*SERVICE_NAMES, HEALTH_SERVICE, REFLECTION_V1, REFLECTION_V1ALPHA)

@@ -1,8 +1,8 @@
 """A client that goes away stops its stream's replica, through Ray Serve.
 
-Serve (2.60) stops a replica only if the client leaves while the proxy waits for the replica's
-next message.  If the client leaves while a message is being sent to it, always so with one that
-had stopped reading, Serve's proxy drops the stream and the replica continues without a reader.
+Serve (2.60) stops a replica only if the client leaves while the proxy waits for the replica's next
+message.  If the client leaves while a message is being sent to it, Serve's proxy drops the stream
+and the replica continues without a reader. A client that had stopped reading always leaves so.
 ``stop_with_client`` has the end of the RPC cancel whatever the RPC still reads from replicas.
 """
 

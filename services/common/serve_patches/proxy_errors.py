@@ -1,9 +1,9 @@
 """Statuses for failures that Serve's gRPC proxy reports itself.
 
-A replica that is killed, a full queue or a deployment that is away is reported by the proxy
-itself, with class names, pids and addresses in the message.  Serve calls ``install`` in its
-proxies (``gRPCOptions.grpc_servicer_functions``); it puts a guard around every method that
-tells such failures briefly and in our own terms. Streams are bounded here too (``backpressure``).
+Serve's proxy reports a killed replica, a full queue or a deployment that is away with class names,
+pids and addresses in the message.  Serve calls ``install`` in its proxies
+(``gRPCOptions.grpc_servicer_functions``) to put a guard around every method. The guard tells such
+failures briefly and in our own terms. Streams are bounded here too (``backpressure``).
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ class ArtifactStore:
         return self._ids(f"tenants/{checked_tenant(tenant)}/{kind}")
 
     def is_being_deleted(self, tenant: str, kind: str, id: str) -> bool:
-        """Whether a deletion of it was begun and not finished."""
+        """Whether a deletion of the artifact was begun and not finished."""
         return self._files.has(self._folder(tenant, kind, id).file(DELETING))
 
     def delete(self, tenant: str, kind: str, id: str) -> DeletionProof:
