@@ -54,7 +54,10 @@ _NUM_RESAMPLES = 2000
 
 
 class AttackFigures(TypedDict):
-    """AUC with its 95 % interval, and true positive rates at 5 % and 1 % false positives."""
+    """AUC, its 95 % interval, and true positive rates.
+
+    The rates are at 5 % and 1 % false positives.
+    """
 
     auc: float
     low: float
@@ -64,7 +67,7 @@ class AttackFigures(TypedDict):
 
 
 class AuditedImages(TypedDict):
-    """How many images were audited, and how."""
+    """Numbers of audited images, and the method."""
 
     num_members: int
     num_non_members: int

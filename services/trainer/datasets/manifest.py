@@ -22,7 +22,7 @@ class StoredImage(TypedDict):
 
 
 class Origin(TypedDict, total=False):
-    """Digest of the content of an upload, or name of the dataset that holds the images."""
+    """Digest of an upload's content, or name of the images' dataset."""
 
     content_digest: str
     images_of: str

@@ -78,9 +78,9 @@ class ImageQuality(PrecisionRecall):
             coverage are None where it has fewer than 3.
         fid_comparable: Whether both sets have more images than features.
         note: What the numbers of images mean for the figures.
-        kid_std, cmmd_std: Standard deviation over random subsets of half the smaller set. They
-            spread about as much as the figure itself would over new images (delete-half
-            jackknife; more, if the sets differ in number).
+        kid_std, cmmd_std: Standard deviation over random subsets of half the smaller set. Subsets
+            spread about as much as the figure itself would over new images (delete-half jackknife;
+            more, if the sets differ in number).
         kid_interval, cmmd_interval: 2.5 % and 97.5 % over the same subsets.
     """
 

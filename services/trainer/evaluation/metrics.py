@@ -26,7 +26,10 @@ METRICS: tuple[MetricName, ...] = ("macro_f1", "balanced_accuracy", "top1", "mac
 
 
 class Breakdown(TypedDict):
-    """JSON of intervals, recalls by class id, and counts (rows are true classes)."""
+    """JSON of intervals, recalls by class id, and confusion counts.
+
+    Rows of the counts are true classes.
+    """
 
     intervals: dict[MetricName, tuple[float, float]]
     per_class_recall: dict[str, float]

@@ -1,4 +1,4 @@
-"""The nearest training image of others, in a feature space and between perceptual hashes."""
+"""Nearest training images, by features and by perceptual hashes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ class ImageFeatures:
 
     Attributes:
         images: uint8 (N, S, S, 3), cropped as for training.
-        features: float32 (N, D). Of training images also (N, V, D): of each image in V
-            orientations, for a space that rotations and mirroring change; V = 8 as in
-            ``orientations``.
+        features: float32 (N, D). Training images may have (N, V, D): each image in V orientations,
+            for a space that rotations and mirroring change; V = 8 as in ``orientations``.
         class_ids: N class ids.
     """
 

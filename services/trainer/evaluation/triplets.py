@@ -1,4 +1,4 @@
-"""Triplets to look at: a synthetic image, its nearest training and held-out images."""
+"""Triplets of a synthetic, its nearest training and nearest held-out image."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ class Triplet(TypedDict):
 
 
 class Pictures(TypedDict):
-    """PNG data URIs; ``training`` is in the matching orientation, ``held_out`` may be empty."""
+    """PNG data URIs of a triplet.
+
+    ``training`` is in the matching orientation; ``held_out`` may be empty.
+    """
 
     synthetic: str
     training: str

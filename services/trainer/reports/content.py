@@ -44,7 +44,7 @@ class RunFacts(TypedDict):
 
 
 class TrainingFacts(TypedDict):
-    """How a classifier was trained; ``settings`` and ``synthetic`` as its manifest has them."""
+    """Training of a classifier; ``settings`` and ``synthetic`` as in its manifest."""
 
     settings: Mapping[str, Any]
     synthetic: Mapping[str, Any] | None
@@ -74,7 +74,7 @@ class ClassCounts(TypedDict):
 
 
 class DatasetFacts(TypedDict):
-    """Facts of a dataset: classes, what was left out and why, the locked split."""
+    """Facts of a dataset: classes, reasons of those left out, locked split."""
 
     name: str
     display_name: str

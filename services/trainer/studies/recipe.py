@@ -218,7 +218,7 @@ class StudySettings:
 
 
 class StudySpec(TypedDict):
-    """A checked request: the settings resolved, and the revision of every pretrained model."""
+    """Checked request: resolved settings, and revisions of all pretrained models."""
 
     dataset: str
     title: str
