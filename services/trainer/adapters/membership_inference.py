@@ -7,8 +7,8 @@ the adapter has memorized gains more than one it has never seen:
   Inference Attacks against Diffusion Models"; Carlini et al. 2023, "Extracting Training Data from
   Diffusion Models", section 5.2).
 - Images differ in difficulty. Subtracting the loss under the base, which has seen neither split,
-  takes that out (difficulty calibration, Watson et al. 2022), and so does comparing within a class.
-- Beside the AUC stands the true positive rate at 5 % and 1 % false positives (Carlini et al. 2022,
+  takes that out (difficulty calibration, Watson et al. 2022). Comparing within a class does so too.
+- The AUC comes with true positive rates at 5 and 1 % false positives (Carlini et al. 2022,
   "Membership Inference Attacks From First Principles").
 
 The attacker knows the prompt and both sets of weights, as whoever holds the artifact does, but not

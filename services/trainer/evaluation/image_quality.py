@@ -1,9 +1,9 @@
 """Image quality: distances between features of real and synthetic images.
 
 Per class and overall: FID (Heusel et al. 2017), KID (Bińkowski et al. 2018), CMMD (Jayasumana et
-al. 2024), precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al.
-2020). torchmetrics, scikit-learn and prdc compute them; here is decided what is compared with
-what, and what a figure may be used for at its number of images:
+al. 2024); precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al.
+2020). torchmetrics, scikit-learn and prdc compute them; here is decided what is compared with what,
+and what a figure may be used for at its number of images:
 
 - FID is biased upward, more so for fewer images and by an amount that depends on the generator
   (Chong & Forsyth 2020; Bińkowski et al. 2018), so it ranks nothing when images are few.

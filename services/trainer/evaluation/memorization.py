@@ -2,9 +2,9 @@
 
 Two distances to the nearest training image: in a feature space, and between perceptual hashes.
 Held-out real images say what is normal. A synthetic image much nearer to a training image than any
-held-out one is more likely a copy than a new cell (Meehan et al. 2020, "A Non-Parametric Test to
+held-out one is more likely a copy than a new cell: Meehan et al. 2020, "A Non-Parametric Test to
 Detect Data-Copying in Generative Models"; Alaa et al. 2022, "How Faithful is your Synthetic Data?",
-authenticity). Features come as plain arrays, from whatever space.
+authenticity. Features come as plain arrays, from whatever space.
 """
 
 from __future__ import annotations
