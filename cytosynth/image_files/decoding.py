@@ -134,7 +134,7 @@ def _has_more_frames(image: Image.Image) -> bool:
             image.seek(1)
         except EOFError:
             return False
-        except Exception:
+        except Exception:  # a damaged second page is a second page
             return True
         return True
     return image.format != "MPO" and bool(getattr(image, "is_animated", False))

@@ -29,8 +29,6 @@ from numpy.typing import NDArray
 from prdc import compute_prdc
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.preprocessing import normalize
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import maximum_mean_discrepancy, poly_kernel
 
 Features = NDArray[np.floating[Any]]
 Labelled = tuple[Features, NDArray[np.integer[Any]]]
@@ -238,6 +236,9 @@ class _Given(torch.nn.Module):
 
 
 def _fid(real: NDArray[np.float64], synthetic: NDArray[np.float64]) -> float:
+    # Imported here: torchmetrics takes four seconds, which most processes of a study would waste.
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     metric = FrechetInceptionDistance(feature=_Given(real.shape[1]))
     metric.update(torch.from_numpy(real), real=True)
     metric.update(torch.from_numpy(synthetic), real=False)
@@ -256,6 +257,8 @@ class _Discrepancy(NamedTuple):
 def _kid(
     real: NDArray[np.float64], synthetic: NDArray[np.float64], rng: np.random.Generator
 ) -> _Discrepancy:
+    from torchmetrics.image.kid import poly_kernel
+
     x, y = torch.from_numpy(real), torch.from_numpy(synthetic)
     return _over_subsets(poly_kernel(x, x), poly_kernel(x, y), poly_kernel(y, y), rng)
 
@@ -286,6 +289,8 @@ def _over_subsets(
 
     torchmetrics' estimator takes sets of the same size, which subsets are.
     """
+    from torchmetrics.image.kid import maximum_mean_discrepancy
+
     fewest = min(len(k_xx), len(k_yy))
     if fewest < 2:
         return _Discrepancy()
