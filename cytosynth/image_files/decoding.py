@@ -49,7 +49,7 @@ RgbImage = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What one image may cost; the defaults are those of the services' settings."""
+    """Limits for one image, by default those of the services' settings."""
 
     max_bytes: int = 20_000_000
     max_pixels: int = 50_000_000
