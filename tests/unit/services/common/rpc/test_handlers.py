@@ -18,7 +18,7 @@ from services.common.serve_patches.proxy_errors import tell_briefly
 
 
 class FakeContext:
-    """Stands for both Serve's context in a replica and gRPC's in the proxy."""
+    """A stand-in for Serve's context in replicas and gRPC's in the proxy."""
 
     def __init__(self, code=None, details="", **headers: str) -> None:
         self._code, self._details = code, details

@@ -1,4 +1,4 @@
-"""A failed stream's last message carries its status and details into Serve's proxy."""
+"""A failed stream's last message: status and details for Serve's proxy."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ SIZE_PX = 64
 
 
 def features_of(images: np.ndarray) -> np.ndarray:
-    """A small feature space: coarse shapes in grey, without mean brightness and contrast."""
+    """A small feature space: coarse grey shapes without mean brightness and contrast."""
     grey = images.astype(float).mean(axis=-1)
     grey = np.array([np.asarray(Image.fromarray(each).resize((16, 16))) for each in grey])
     coarse = dctn(grey, axes=(1, 2), norm="ortho")[:, :6, :6].reshape(len(grey), 36)[:, 1:]
@@ -37,7 +37,7 @@ def cells(images: list[np.ndarray], class_ids: list[str], turned: bool = False) 
 
 
 def texture(class_id: str, seed: int) -> np.ndarray:
-    """A smooth image as unlike any other as cells of different people are."""
+    """A smooth image, as unlike others as cells of different people are."""
     rng = np.random.default_rng([seed, *class_id.encode()])
     coarse = Image.fromarray(rng.integers(0, 255, (7, 7, 3)).astype(np.uint8))
     return np.asarray(coarse.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC))

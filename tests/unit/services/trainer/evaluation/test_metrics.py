@@ -1,4 +1,4 @@
-"""Figures are those of the textbooks, and their intervals mean what they say."""
+"""Figures as in the textbooks, and intervals that mean what they say."""
 
 from __future__ import annotations
 

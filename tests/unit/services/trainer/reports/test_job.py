@@ -1,4 +1,4 @@
-"""A report says the same to machines and to people, and fetches nothing."""
+"""A report, the same for machines and people, that fetches nothing."""
 
 from __future__ import annotations
 

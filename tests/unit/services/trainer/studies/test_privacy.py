@@ -1,4 +1,4 @@
-"""What the report says of privacy is the sum of its replicates, and it says it plainly."""
+"""The report's privacy results: sums over replicates, plainly told."""
 
 from __future__ import annotations
 
