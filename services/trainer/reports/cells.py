@@ -75,7 +75,7 @@ def sample_cells(
         for class_id, files in sorted(found.items()):
             arrays = []
             for number, data in enumerate(files):
-                ctx.progress("drawing cells", num_searched, 0, {})
+                ctx.progress("reading cells", num_searched, 0, {})
                 array = center_square(decode_image(data, f"image {number}"), 1.0, _TILE_PX)
                 arrays.append(array)
                 num_searched += 1

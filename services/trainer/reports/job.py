@@ -94,7 +94,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     figures = report_content(spec, arms, dataset)
     image_sets = sorted({r.manifest["body"]["image_set"] for runs in _runs(arms) for r in runs})
     set_ids = [resource_names.parse(IMAGE_SETS, n, "image_set") for n in image_sets if n]
-    ctx.progress("drawing cells", 0, 0, {})
+    ctx.progress("reading cells", 0, 0, {})
     cells = sample_cells(dataset_id, set_ids, _MAX_SEARCHED_PER_CLASS, ctx)
     content: ReportContent = {
         **figures,
