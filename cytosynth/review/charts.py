@@ -52,7 +52,7 @@ def answers_svg(kind: str, counts: Mapping[str, int]) -> str:
 
 
 def tile(png: bytes) -> str:
-    """A cell, at most 96 pixels a side, as a data URI."""
+    """Data URI of a cell, at most 96 px wide and high."""
     with Image.open(io.BytesIO(png)) as image:
         image.thumbnail((_TILE_PX, _TILE_PX))
         buffer = io.BytesIO()

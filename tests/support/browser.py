@@ -1,6 +1,6 @@
 """A real browser for tests: the Chromium of this machine, through playwright.
 
-``browser`` is a fixture for ``conftest.py`` files. It lives as long as one test file: playwright's
+``browser`` is a fixture for ``conftest.py`` files and lives as long as one test file: playwright's
 synchronous API keeps an event loop running in the thread, which tests with loops of their own
 would trip over.
 """

@@ -132,7 +132,7 @@ class DrawnImage:
 
 
 class FakeGenerator:
-    """Draws discs for ``SyntheticPool``; counts what it was asked and can break."""
+    """Generates discs for ``SyntheticPool``; counts what it was asked and can break."""
 
     def __init__(self, fail_after: int | None = None) -> None:
         self.requests: list[tuple[dict[str, int], int]] = []
@@ -161,7 +161,7 @@ class FakeGenerator:
 def serve_images(
     monkeypatch: pytest.MonkeyPatch, fake: Callable[[dict[str, int], int], Iterator[DrawnImage]]
 ) -> None:
-    """Let the trainer's client of the generator draw from ``fake``."""
+    """Let the trainer's client of the generator receive images of ``fake``."""
     import cytosynth.client
 
     class Client:

@@ -37,7 +37,7 @@ def phantom(class_id: str, seed: int, size_px: int) -> np.ndarray:
 def write_trees(root: Path, count: int = 3, classes: tuple[str, ...] = CLASSES) -> list[Path]:
     """Write ``<root>/photos`` and ``<root>/drawn``, ``count`` images of every class.
 
-    Photos are JPEG of 60 px, drawn images PNG of 40 px.
+    Photos are JPEG of 60 px, the others PNG of 40 px.
     """
     folders = [root / "photos", root / "drawn"]
     for folder, size_px, suffix in zip(
@@ -52,7 +52,7 @@ def write_trees(root: Path, count: int = 3, classes: tuple[str, ...] = CLASSES) 
 
 
 def small_mix(root: Path, per_class: int = 2, count: int = 3, **options: Any) -> tuple[Mix, Path]:
-    """A mix of two classes, drawn into ``<root>/out``; gives both."""
+    """A mix of two classes, sampled into ``<root>/out``; gives both."""
     photos, drawn = write_trees(root, count)
     out = root / "out"
     return open_mix(photos, drawn, out, MixOptions(per_class, **options)), out

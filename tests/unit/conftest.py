@@ -1,4 +1,4 @@
-"""Shared fixtures: bases to draw with or train on, databases, a browser."""
+"""Shared fixtures: bases to generate with or train on, databases, a browser."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Test that a solver fitted to a real base beats UniPC.
 
-The bespoke solver draws what its teacher draws better than UniPC does.
+The bespoke solver reproduces its teacher's images better than UniPC does.
 """
 
 import itertools

@@ -32,7 +32,7 @@ class Break:
 
 
 class ToyGenerator(generator_pb2_grpc.GeneratorServiceServicer):
-    """Draws text; ``breaks`` are used up by one call each."""
+    """Generates text; ``breaks`` are used up by one call each."""
 
     def __init__(self) -> None:
         self.requests: list[generator_pb2.SynthesizeRequest] = []
