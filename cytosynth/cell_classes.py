@@ -56,7 +56,10 @@ _NARROWER = {"neutrophil": ("neutrophil_segmented", "neutrophil_band")}
 
 
 def is_class_id(text: str) -> bool:
-    """Whether a text is a lower-case letter and at most 62 of ``a-z0-9_``."""
+    """Whether a text has the form of a class id.
+
+    The form is a lower-case letter and at most 62 of ``a-z0-9_``.
+    """
     return _CLASS_ID.fullmatch(text) is not None
 
 
@@ -66,7 +69,7 @@ def is_known_class(class_id: str) -> bool:
 
 
 def resolve_class_id(name: str) -> str:
-    """The class id that a name stands for; empty if there is none.
+    """Class id that a name stands for; empty if there is none.
 
     Understands ids, Munich codes and display names, whatever their case, separators, order of
     words or plural: ``LYT``, ``Band neutrophils``, ``neutrophil (band)``. Other names become the
@@ -97,7 +100,7 @@ def similar_class(class_id: str) -> str:
 
 
 def class_phrase(class_id: str) -> str:
-    """The words for a class in a prompt, by default those of the id."""
+    """Words for a class in a prompt, by default the id's."""
     known = CELL_CLASSES.get(class_id)
     return known.phrase if known else class_id.replace("_", " ")
 
@@ -108,7 +111,7 @@ def narrower_classes(class_id: str) -> tuple[str, ...]:
 
 
 def class_prompt(class_id: str) -> str:
-    """The text prompt of a class, the same in training and in synthesis."""
+    """Text prompt of a class, identical in training and synthesis."""
     return f"a microscopic image of a single {class_phrase(class_id)}"
 
 

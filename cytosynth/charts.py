@@ -37,7 +37,7 @@ def titled(title: str, *shapes: str) -> str:
 def text(
     x: float, y: float, content: str, anchor: str = "", css_class: str = "", transform: str = ""
 ) -> str:
-    """A text whose start, or the end named by ``anchor``, lies at ``x``."""
+    """Text whose start, or the end named by ``anchor``, is at ``x``."""
     attributes = f' class="{css_class}"' if css_class else ""
     attributes += f' x="{_short(x)}" y="{_short(y)}"'
     attributes += f' text-anchor="{anchor}"' if anchor else ""

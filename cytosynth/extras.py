@@ -16,7 +16,11 @@ EXTRAS = {
 
 
 def how_to_install(error: ModuleNotFoundError) -> str | None:
-    """Says how to install what is missing; None if no extra brings it."""
+    """Says how to install a missing module.
+
+    Returns:
+        None if no extra brings the module.
+    """
     module = (error.name or "").partition(".")[0]
     if module not in EXTRAS:
         return None

@@ -1,4 +1,4 @@
-"""``labels.csv``, the table beside the class folders: its rows, and which patients they name."""
+"""``labels.csv``, the table beside the class folders: rows and their patients."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def read_labels(data: bytes) -> LabelsTable:
     images of one patient train and test.
 
     Raises:
-        LabelsError: The column ``file`` is missing, patients stand in a column of another name,
-            a row has more values than the header, or the text is not a table.
+        LabelsError: The text is not a table, the column ``file`` is missing, or a row has more
+            values than the header. Another cause is a column of patients with another name.
     """
     lines = _records(_text(data))
     try:
@@ -162,7 +162,11 @@ def _separator(header: str) -> str:
 
 
 def _column_names(header: Sequence[str]) -> list[str]:
-    """The header, known columns in lower case; raises if it cannot be used."""
+    """Header with known columns in lower case.
+
+    Raises:
+        LabelsError: The header cannot be used.
+    """
     written = [name.strip() for name in header]
     names = [name.lower() if name.lower() in _COLUMNS else name for name in written]
     for column in _COLUMNS:

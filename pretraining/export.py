@@ -6,8 +6,8 @@
     python -m pretraining.export resnet_base build/cyto-resnet --name cyto-resnet \
         --real ../shared/data/wbc-pbc-barcelona
 
-The manifest lists the SHA-256 and the perceptual hash of every real image the model has seen,
-so that a study can refuse to test on any of them.
+The manifest lists the SHA-256 and the perceptual hash of every real image the model has seen. A
+study can therefore refuse to test on any of these images.
 """
 
 from __future__ import annotations

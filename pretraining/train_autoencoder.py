@@ -6,10 +6,10 @@
     python -m pretraining.train_autoencoder --out build/ae-longer --start build/ae
 
 Latents are the principal components of blocks of 8 x 8 pixels, and the decoder begins as their
-transpose. Both are exact: AutoencoderDC (Chen et al., arXiv 2410.10733) moves pixels into channels
-and back instead of striding and interpolating, and the residual blocks begin at zero. Training then
-teaches the decoder's residual blocks what the components leave out. Why not an AutoencoderKL:
-docs/lab-notebook.md.
+transpose. Components and transpose are exact: AutoencoderDC (Chen et al., arXiv 2410.10733) moves
+pixels into channels and back instead of striding and interpolating, and the residual blocks begin
+at zero. Training then teaches the decoder's residual blocks what the components leave out. Why not
+an AutoencoderKL: docs/lab-notebook.md.
 """
 
 from __future__ import annotations

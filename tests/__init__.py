@@ -1,1 +1,1 @@
-"""The tests; a package, as other libraries install a package of this name too."""
+"""The tests, a package because other libraries install a ``tests`` package too."""

@@ -1,4 +1,4 @@
-"""What holds for every test: no network, no usage reports, one thread per process."""
+"""Rules for all tests: no network, no usage reports, single-threaded processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ LONGEST = (
 
 
 class WholeFiles(LoadScopeScheduling):
-    """A file is one worker's, with its fixtures; files that start Ray come one after the other.
+    """Scheduler that gives each file, with its fixtures, to one worker.
+
+    Files that start Ray run one after the other.
 
     ``--dist loadgroup`` would do, but pytest-xdist 3.8 cannot name groups under pytest 9.2.
     """
@@ -43,7 +45,7 @@ class WholeFiles(LoadScopeScheduling):
 
 
 def scope_of(nodeid: str) -> str:
-    """The file, or the kind of test if it is no unit test."""
+    """The file of a unit test; the kind of any other test."""
     file = PurePosixPath(nodeid.split("::")[0])
     return str(file) if file.parts[1] == "unit" else "/".join(file.parts[:2])
 

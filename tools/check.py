@@ -36,6 +36,11 @@ def _folders() -> set[PurePosixPath]:
     return {PurePosixPath(folder) for file in repository.tracked_files() for folder in file.parents}
 
 
+def _word_problems() -> list[str]:
+    prose = words.prose(ROOT, repository.tracked_files())
+    return [*words.word_problems(prose), *words.docstring_problems(_sources())]
+
+
 STEPS: dict[str, Step] = {
     "format": ["ruff", "format", "--check", "--output-format", "concise", "."],
     "lint": ["ruff", "check", "--output-format", "concise", "."],
@@ -50,7 +55,7 @@ STEPS: dict[str, Step] = {
     "tree": repository.tree_problems,
     "imports": lambda: structure.import_problems(_sources()),
     "sizes": lambda: structure.size_problems(_sources()),
-    "words": lambda: words.word_problems(words.prose(ROOT, repository.tracked_files())),
+    "words": _word_problems,
     "tests' places": lambda: structure.test_problems(_sources(), _folders()),
     "docs": repository.docs_problems,
     "edge manifest": manifests.edge_problems,

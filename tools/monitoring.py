@@ -26,7 +26,7 @@ RUNBOOK_PARTS = ("## Meaning", "## Impact", "## How to look", "## What to do")
 
 
 def monitoring_problems() -> list[str]:
-    """All of them."""
+    """All problems of ``deploy/monitoring/``."""
     problems = [*_generated_problems(), *_alert_problems(), *_dashboard_problems()]
     if shutil.which("promtool"):
         problems += _promtool_problems()

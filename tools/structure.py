@@ -79,8 +79,8 @@ def test_problems(texts: Mapping[PurePosixPath, str], folders: set[PurePosixPath
     """Tests that lie elsewhere than what they test.
 
     ``tests/<kind>/<folder>/test_<topic>.py`` tests ``<folder>``.  The topic of a unit test begins
-    with the name of a file or folder there or with the folder's own name, or the test imports from
-    there or names the folder.  Other kinds name a behaviour of the whole.
+    with the name of that folder, or of a file or folder in it. Otherwise the test imports from the
+    folder or names it.  Other kinds name a behaviour of the whole.
     """
     names: dict[PurePosixPath, set[str]] = defaultdict(set)
     for path in [*texts, *folders]:

@@ -38,7 +38,7 @@ from services.trainer.classifiers.training_images import LabelledImages
 from services.trainer.compute.training_run import NoCheckpoints
 from services.trainer.config import TrainerSettings
 from services.trainer.evaluation.answers import AnsweredTest, answer_figures
-from services.trainer.evaluation.metrics import Predictions
+from services.trainer.evaluation.predictions import Predictions
 
 BASE = "cyto-resnet"
 SIZE_PX, CENTER_CROP = 64, 0.62

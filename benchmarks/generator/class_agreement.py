@@ -4,10 +4,9 @@
         --data ../shared/data/wbc-pbc-barcelona
 
 The judge is a ResNet-18 trained on real images alone, which no base has seen: the four tenths that
-``pretraining.corpus`` keeps back.  Its accuracy on the other real
-images is reported beside its agreement with the asked class on synthetic ones, which it bounds
-roughly.  Writes the figures and a contact sheet to ``--out``, and with ``--card`` the figures
-into the base's manifest and model card.
+``pretraining.corpus`` keeps back.  The judge's accuracy on the other real images roughly bounds its
+agreement with the asked class on synthetic ones; both are reported.  Writes the figures and a
+contact sheet to ``--out``, and with ``--card`` the figures into the base's manifest and model card.
 """
 
 from __future__ import annotations

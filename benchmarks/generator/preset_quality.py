@@ -3,12 +3,12 @@
     python -m benchmarks.generator.preset_quality --arm paper=out/paper --arm fast=out/fast
     python -m benchmarks.generator.preset_quality --arm ... --data ../shared/data/wbc-pbc-barcelona
 
-An arm is a folder of synthetic images, ``<class>/<image>``, from the same image seeds in
-every arm.  A ResNet-18 learns from one arm's images alone and is tested on images that are not
-synthetic: phantoms from laboratories of their own, or with ``--data`` real cells, less those that
-the base has seen.  Arms share their classifier seeds (weights, batches, augmentation) and
-test images: the difference of an arm to the first one is paired.  Its interval is over
-the test images and over the classifiers: both are resampled.
+An arm is a folder of synthetic images, ``<class>/<image>``, from the same image seeds in every arm.
+A ResNet-18 learns from one arm's images alone and is tested on images that are not synthetic:
+phantoms from laboratories of their own, or with ``--data`` real cells, less those that the base has
+seen.  Arms share their classifier seeds (weights, batches, augmentation) and test images: the
+difference of an arm to the first one is paired.  The difference's interval is over the test images
+and over the classifiers: both are resampled.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from services.trainer.classifiers.training import train
 from services.trainer.classifiers.training_images import LabelledImages
 from services.trainer.compute.training_run import NoCheckpoints
 from services.trainer.datasets.center_crop import estimate_center_crop
-from services.trainer.evaluation.metrics import Predictions, evaluate_runs, paired_difference
+from services.trainer.evaluation.metrics import evaluate_runs, paired_difference
+from services.trainer.evaluation.predictions import Predictions
 
 MODELS = Path("models")
 SIZE_PX = 64
@@ -52,10 +53,11 @@ class ArmQuality:
 
     Attributes:
         macro_f1: Mean over the classifiers.
-        interval: Its 95 % bootstrap interval over the test images.
+        interval: 95 % bootstrap interval of the mean over the test images.
         per_run: Macro-F1 of each classifier.
         difference: Mean minus that of the reference arm.
-        difference_interval: Its 95 % bootstrap interval over test images and pairs of classifiers.
+        difference_interval: 95 % bootstrap interval of the difference over test images and pairs of
+            classifiers.
         difference_per_run: Difference of each pair of classifiers (one replicate, one seed).
     """
 
@@ -78,7 +80,7 @@ def downstream_macro_f1(
     Args:
         synthetic: Images to learn from; their classes are the classifier's.
         test: Images of some or all of these classes.
-        seed: Of weights, batches and augmentation.
+        seed: Seed of weights, batches and augmentation.
         num_steps: Optimizer steps of 32 images.
 
     Returns:

@@ -22,7 +22,7 @@ from benchmarks.generator.preset_quality import (
     unseen_tests,
 )
 from services.generator.presets import PRESETS
-from services.trainer.evaluation.metrics import Predictions
+from services.trainer.evaluation.predictions import Predictions
 
 TEST_PER_CLASS = 200
 """Real cells at most that a classifier is tested on."""

@@ -9,10 +9,10 @@ from torch._dynamo.callback import CallbackArgs, CallbackTrigger, callback_handl
 
 
 class RecompileCounter:
-    """While this context is open, recompiles on all threads are counted.
+    """Context that counts recompiles on all threads.
 
-    Beyond ``recompile_limit`` torch would run the function uncompiled, at another speed and
-    without another word.  Here it raises ``FailOnRecompileLimitHit`` instead.
+    Beyond ``recompile_limit`` torch would run the function uncompiled, at another speed and without
+    another word.  The context makes torch raise ``FailOnRecompileLimitHit`` instead.
 
     Attributes:
         count: How often a function was compiled again.

@@ -144,7 +144,7 @@ def first_image_seconds(client: Client, class_id: str, repeats: int = 5) -> floa
 
 
 def first_image_under_load(client: Client, class_ids: list[str]) -> float:
-    """The same while a job of 5,000 images runs."""
+    """Median time to one image while a job of 5,000 images runs."""
     bulk = client.synthesize({class_ids[0]: 5_000}, SynthesisSettings("adapters/bench", seed=99))
     stop = threading.Event()
     thread = threading.Thread(

@@ -32,7 +32,7 @@ class Report:
         """Start the clock.
 
         Args:
-            path: Of the JSON.
+            path: Path of the JSON.
             time_limit: Seconds until the process ends, even within a call that never returns.
             header: What was measured on.
             end_process: Called with an exit status when time runs out.

@@ -49,8 +49,8 @@ class Workload:
         dtype: Arithmetic, as torch calls it.
         num_images: By preset; a multiple of ten.
         num_slots: UNet evaluations per step of the engine.
-        batch_sizes: Of the UNet alone.
-        repeats: Of what is timed call by call; the median counts.
+        batch_sizes: Batch sizes of the UNet alone.
+        repeats: Repeats of each timed call; the median counts.
         full_size: Whether a share of an H100's peak means anything and compiling is worth minutes.
     """
 

@@ -25,12 +25,12 @@ class Expression:
 
     @property
     def selectors(self) -> list[str]:
-        """What it reads, as instant vector selectors, each once."""
+        """Instant vector selectors that the expression reads, each once."""
         return sorted({*_selectors(promql_parser.parse(self.text))})
 
     @property
     def needs_gpu(self) -> bool:
-        """Whether part of it is exported on machines with a GPU only."""
+        """Whether a series of the expression needs a machine with a GPU."""
         return any(selector.startswith(GPU_ONLY) for selector in self.selectors)
 
 

@@ -37,7 +37,7 @@ class Load:
         """Makes adapter and classifier; returns when the traffic runs.
 
         The adapter is fitted to images of its base, for one step, so it generates nearly the same
-        again, which the gate for near-duplicates must withhold.
+        again. The gate must withhold these near-duplicates.
         """
         client, counts = self._client, dict.fromkeys(CLASSES, _NUM_DRAWN)
         plain = SynthesisSettings(seed=_SEED)

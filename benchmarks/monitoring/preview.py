@@ -157,7 +157,7 @@ def _graph(
 
 
 def _legend_columns(width: float, legends: list[str]) -> int:
-    """As many as fit beside each other, at 0.075 inches a letter."""
+    """Columns that fit beside each other, at 0.075 inches a letter."""
     return max(1, min(len(legends), int(width / (0.35 + 0.075 * max(map(len, legends))))))
 
 

@@ -1,11 +1,11 @@
-"""``make monitoring``: do dashboards and alerts say anything about a real stack?
+"""``make monitoring``: checks dashboards and alerts against a real stack.
 
 Starts a local stack, puts light load on it and Prometheus beside it; asks every expression of
 every panel and every series that an alert reads; then breaks four things and waits until
 Alertmanager has passed their alerts on. Writes ``monitoring.json``; exit status 1 if an
 expression has no data or an alert did not come.
 
-python -m benchmarks.monitoring.run --out out [--previews docs/dashboards]
+    python -m benchmarks.monitoring.run --out out [--previews docs/dashboards]
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _PICTURE_SECONDS = 180.0
 
 
 def main() -> int:
-    """Runs it; returns the exit status."""
+    """Runs the checks; returns the exit status."""
     parser = argparse.ArgumentParser(description="Checks dashboards and alerts on a live stack.")
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--previews", type=Path, help="plot the dashboards into this folder")
@@ -196,7 +196,7 @@ def _processes(info: StackInfo, word: str) -> list[psutil.Process]:
 
 
 def _wake(info: StackInfo) -> None:
-    """Nothing may stay stopped: it could not be ended in order."""
+    """Wakes stopped processes, which could not be ended in order."""
     for one in _processes(info, ""):
         if one.is_running() and one.status() == psutil.STATUS_STOPPED:
             os.kill(one.pid, signal.SIGCONT)

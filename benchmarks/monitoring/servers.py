@@ -49,7 +49,7 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        """Where it takes alerts."""
+        """Address that takes alerts."""
         return f"http://127.0.0.1:{self._server.server_port}/"
 
 

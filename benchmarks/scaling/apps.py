@@ -1,7 +1,7 @@
 """The services of the scaling benchmark: generator replicas compute nothing.
 
-What reaches the generator's front is a payload whose size the request's seed names, so that the
-edge and the front are measured at the image sizes of larger bases than a CPU can draw.
+The request's seed names the size of the payload that reaches the generator's front. Edge, proxy and
+front are thus measured at the image sizes of larger bases than a CPU can sample.
 """
 
 from __future__ import annotations

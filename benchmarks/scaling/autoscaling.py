@@ -69,7 +69,7 @@ class Autoscaled:
     """One request from no replica and back to none; virtual seconds.
 
     Attributes:
-        replica_hours: Of all replicas from the decision to start to the decision to stop.
+        replica_hours: Hours of all replicas from the decision to start to the decision to stop.
         work_hours: What the images take a replica that never waits.
     """
 

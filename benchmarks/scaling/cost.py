@@ -50,7 +50,7 @@ def tflop_per_image(sampler: SamplerSettings) -> float:
 
 
 def assumed_images_per_second(sampler: SamplerSettings) -> float:
-    """Images a second of one GPU at the assumed share of its peak."""
+    """Images per second of a GPU at its assumed share of peak."""
     return SHARE_OF_PEAK * PEAK_TFLOPS / tflop_per_image(sampler)
 
 

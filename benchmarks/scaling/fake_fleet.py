@@ -61,8 +61,10 @@ class _Replica:
 
 
 class FakeFleet:
-    """Replicas behind a handle like Serve's: first come, first served, and of two replicas drawn
-    by lot the less busy one."""
+    """Replicas behind a handle like Serve's.
+
+    First come, first served; of two replicas picked at random, the less busy one serves.
+    """
 
     def __init__(self, sampler: FakeSampler, seed: int = 0) -> None:
         self.sampler, self._random = sampler, random.Random(seed)
@@ -162,8 +164,8 @@ class _Sample:
 class FakeController:
     """Asks the real policies as Serve's controller does, every ``autoscale.REPORT_SECONDS``.
 
-    Of Serve 2.60 it keeps three rules: with shards queued and none running, one replica at
-    once and no question asked; up at once, down after the delay; to zero only from one.
+    Three rules of Serve 2.60 are kept: with shards queued and none running, one replica at once and
+    no question asked; up at once, down after the delay; to zero only from one.
     """
 
     def __init__(self, fleet: FakeFleet, settings: AutoscaleSettings) -> None:

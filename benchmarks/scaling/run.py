@@ -2,8 +2,8 @@
 
     python -m benchmarks.scaling.run --out out/bench
 
-Starts local stacks and reads the CPU time of their processes before and after a counted load, so
-that other work on the machine changes the figures little. Takes some minutes.
+Starts local stacks and reads the CPU time of their processes before and after a counted load. Other
+work on the machine therefore changes the figures little. Takes some minutes.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Part:
 
     @property
     def full_at(self) -> float:
-        """The amount that takes all of it; infinite if it grows along."""
+        """Load that takes the whole capacity; infinite if the part grows along."""
         at = (1 - self.fixed) / self.used if self.used else float("inf")
         return float("inf") if self.per_node and at > GPUS_PER_NODE else at
 

@@ -28,7 +28,7 @@ def run_virtual(work: Coroutine[Any, Any, T]) -> T:
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Instead of waiting, notes that the time has passed."""
+    """Selector that advances the clock instead of waiting."""
 
     def __init__(self) -> None:
         super().__init__()

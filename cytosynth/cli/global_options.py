@@ -191,7 +191,10 @@ class GlobalGroup(TyperGroup):
 
 
 class GlobalSubgroup(TyperGroup):
-    """A group of commands; global options between its name and the command's go to the command."""
+    """Group of commands that hands global options to its command.
+
+    Global options may stand between the group's name and the command's.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Move global options behind the command's name."""

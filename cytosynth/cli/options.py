@@ -23,7 +23,7 @@ Shots = Annotated[
     str,
     typer.Option(
         help="Training images per class: 16, or 16,12,8 by class in alphabetical order, "
-        "or class=16,class=12; 0: all but the test share."
+        "or class=16,class=12. 0 takes all but the test share."
     ),
 ]
 MaxTest = Annotated[

@@ -158,7 +158,10 @@ def in_words(error: CytosynthError, options: Mapping[str, str]) -> CytosynthErro
 
 
 def _with_subject(text: str, field: str, option: str) -> str:
-    """``text`` with ``option`` where it is about the field, not where the word means itself."""
+    """Replace ``field`` by ``option`` in ``text``.
+
+    The word stays where it does not name the field.
+    """
     pattern = rf"(?<![\w.-]){re.escape(field)}(?=:| was | its | are )"
     return re.sub(pattern, lambda _: option, text)
 

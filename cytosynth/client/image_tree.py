@@ -29,7 +29,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImageTree:
-    """The images of a folder by class and name, and notices to the user."""
+    """Images of a folder by class and name, and notices."""
 
     images: tuple[ImageFile, ...]
     notices: tuple[str, ...]
@@ -48,9 +48,10 @@ def read_image_tree(folder: str | Path) -> ImageTree:
     patient. Everything that is not used is named in ``notices``.
 
     Raises:
-        CytosynthError: No images, folders that are no classes, a table that would lose patients
-            or contradicts itself or the folders, or files that are no images of at most 20 MB.
-            Names all files at fault, up to a limit, and how many there are.
+        CytosynthError: There are no images, folders that are no classes, or files that are no
+            images of at most 20 MB. Another cause is a table that would lose patients, or
+            contradicts itself or the folders. The message names all files at fault, up to a
+            limit, and their number.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -68,7 +69,7 @@ def read_image_tree(folder: str | Path) -> ImageTree:
 
 
 def image_files(paths: list[Path]) -> tuple[list[Path], list[str]]:
-    """The image files among ``paths`` and below the folders among them, and notices.
+    """Image files in and below ``paths``, and notices.
 
     Raises:
         CytosynthError: A path does not exist, a folder cannot be listed, or there is no image.
@@ -93,7 +94,11 @@ def image_files(paths: list[Path]) -> tuple[list[Path], list[str]]:
 
 
 def read_image(path: Path, file_name: str = "") -> bytes:
-    """The bytes of an image file; raises naming one that cannot be sent."""
+    """Bytes of an image file.
+
+    Raises:
+        CytosynthError: The file cannot be sent; the message names the file.
+    """
     name = file_name or printable(str(path))
     try:
         size = path.stat().st_size
@@ -114,7 +119,7 @@ def check_size(name: str, num_bytes: int) -> None:
 
 
 def _table_above(root: Path) -> list[str]:
-    """A notice about the table of a folder around this one, which is not read."""
+    """Notice about a table in the parent folder, which is not read."""
     if any(each.name.lower() == LABELS_FILE for each in root.iterdir()):
         return []
     table = root.resolve().parent / LABELS_FILE

@@ -1,4 +1,4 @@
-"""A folder on this machine, as the reader of ImageFolder trees asks for it."""
+"""Local folders for the reader of ImageFolder trees."""
 
 from __future__ import annotations
 

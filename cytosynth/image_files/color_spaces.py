@@ -5,8 +5,8 @@ that sRGB holds are kept. A profile that moves no colour by more than ``SAME_COL
 for sRGB, and the pixels stay as they are. A profile that cannot be read, or is of another kind of
 image, is ignored, which the caller is told, as in browsers.
 
-A file without a profile may state its colours otherwise: a PNG by cICP, or by gAMA and cHRM, a TIFF
-by its primaries, and a camera's JPEG by the EXIF interoperability index "R03", which is Adobe RGB.
+A file without a profile may state its colours otherwise: a PNG by cICP, or by gAMA and cHRM; a TIFF
+by its primaries; a camera's JPEG by the EXIF interoperability index "R03", which is Adobe RGB.
 What differs from sRGB there is refused.
 """
 
@@ -40,7 +40,7 @@ _REMEDY = "save it as sRGB"
 def embedded_profile(
     image: Image.Image, data: bytes, notice: Callable[[str], None]
 ) -> bytes | None:
-    """Finds the ICC profile of an open image file, None if there is none.
+    """Finds the ICC profile of an open image file, if any.
 
     Args:
         image: Image as opened.

@@ -50,7 +50,7 @@ RgbImage = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What one image may cost; the defaults are those of the services' settings."""
+    """Limits for one image, by default those of the services' settings."""
 
     max_bytes: int = 20_000_000
     max_pixels: int = 50_000_000
@@ -147,7 +147,7 @@ def _has_more_frames(image: Image.Image) -> bool:
             image.seek(1)
         except EOFError:
             return False
-        except Exception:
+        except Exception:  # a damaged second page is a second page
             return True
         return True
     return image.format != "MPO" and bool(getattr(image, "is_animated", False))

@@ -42,7 +42,7 @@ class Samples:
 
 
 def read_samples(image: TiffImageFile) -> Samples:
-    """Reads the tags of an open TIFF file, before its pixels are loaded.
+    """Reads the tags of an open TIFF file before its pixels.
 
     Corrects Pillow's plan for separate planes of 16-bit RGB.
 
@@ -106,7 +106,10 @@ def _is_plain(photometric: int, num_planes: int, extra_samples: tuple[int, ...])
 
 
 def _plan_16_bit_planes(image: TiffImageFile) -> None:
-    """Gives every tile the reader of its plane; Pillow's is a letter of "RGB;16L"."""
+    """Gives every tile the reader of its plane.
+
+    Pillow's plan takes a letter of "RGB;16L" as the reader.
+    """
     order = "B" if image.tag_v2.prefix == b"MM" else "L"
     per_plane = len(image.tile) // 3
     for number, tile in enumerate(image.tile):

@@ -1,4 +1,4 @@
-"""Tells class folders from splits and wrappers, and finds the class of each folder."""
+"""Tells class folders from splits and wrappers, and names their classes."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _refuse_splits(files: Files, folders: Sequence[tuple[str, ...]]) -> None:
 def _refuse_wrappers(
     files: Files, folders: Sequence[tuple[str, ...]], classes: dict[str, str]
 ) -> None:
-    """Raise where a folder of no known class holds the folders of known ones."""
+    """Raise if a folder of unknown class holds folders of known classes."""
     wrappers: dict[tuple[str, ...], list[str]] = {}
     for parts in folders:
         if is_known_class(classes[parts[0]]):

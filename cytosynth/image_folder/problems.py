@@ -1,4 +1,4 @@
-"""Messages of bounded length about folders that cannot be used as they are."""
+"""Messages of bounded length about folders that cannot be used."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def left_out(names: Sequence[str], reason: str) -> str:
 
 
 def printable(name: str) -> str:
-    """A file name that can be shown and sent, at most ``MAX_FILE_NAME`` characters.
+    """Printable file name of at most ``MAX_FILE_NAME`` characters.
 
     Bytes that are not UTF-8, control characters and line ends are written as escapes. The
     beginning of an over-long path is cut off.

@@ -51,7 +51,7 @@ class FolderImage:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The images of a folder in the order of their paths, and notices."""
+    """Images of a folder in the order of their paths, and notices."""
 
     images: tuple[FolderImage, ...]
     notices: tuple[str, ...]
@@ -124,7 +124,11 @@ def _labels(files: Files, found: Found) -> tuple[str, LabelsTable | None]:
 
 
 def _other_tables(files: Files, found: Found, labels: str, *, has_patients: bool) -> list[str]:
-    """Notices about tables that are not read; raises where patients would be lost."""
+    """Notices about tables that are not read.
+
+    Raises:
+        ImageFolderError: Patients that only such a table names would be lost.
+    """
     others = [each for each in found.tables if each.path != labels]
     with_patients = [
         Problem(printable(each.path), f"names patients in {column!r}, and is not read")

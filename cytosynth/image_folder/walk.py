@@ -1,4 +1,4 @@
-"""Lists what lies in a folder: images, tables, and what is left out."""
+"""Lists a folder: images, tables, and what is left out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SPECIAL = "neither a file nor a folder"
 
 @dataclass(frozen=True)
 class Entry:
-    """A file or folder as listed; ``name`` is the last part of its path."""
+    """Listed file or folder; ``name`` is the last part of its path."""
 
     name: str
     kind: Literal["file", "folder", "link", "other"]
@@ -33,7 +33,7 @@ class Entry:
 
 
 class Files(Protocol):
-    """A folder on any file system; paths are relative, "" is the top."""
+    """Folder on any file system, with relative paths; "" is the top."""
 
     def entries(self, path: str) -> list[Entry]:
         """What lies in a folder, in any order; raises OSError."""
@@ -50,7 +50,7 @@ class Files(Protocol):
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file in the tree; ``parts`` are the names from the top down."""
+    """File in the tree; ``parts`` are names from the top down."""
 
     parts: tuple[str, ...]
     num_bytes: int

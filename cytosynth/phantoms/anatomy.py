@@ -1,4 +1,4 @@
-"""Geometry of one cell: its outline and its nucleus, sampled from a :class:`CellType`."""
+"""Outline and nucleus of one cell, sampled from a :class:`CellType`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _COARSE_SIDE = 48  # grid on which the nucleus is scaled to the wanted area
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A cell's geometry on an (S, S) grid, in frame widths; distances negative inside."""
+    """Geometry of a cell on an (S, S) grid, in frame widths.
+
+    Distances are negative inside.
+    """
 
     cell_distance: Field
     nucleus_distance: Field
@@ -74,7 +77,7 @@ class _CellOutline:
 def _fitting_shape(
     rng: np.random.Generator, sampler: Sampler, lobes: int, nc_ratio: float
 ) -> tuple[Outline, float]:
-    """A sampled outline of the wanted area, and its reach from its origin.
+    """Sampled outline of the wanted area, and its reach from its origin.
 
     A long chain of lobes can stick out of the cell; then the most compact of a few samples is used.
     """
@@ -98,7 +101,7 @@ def _fitting_shape(
 def sample_anatomy(
     rng: np.random.Generator, cell_type: CellType, red_cell_diameter: float, grid_size: int
 ) -> Anatomy:
-    """Draw one cell of ``cell_type``; its diameter is capped at 0.9 of the frame."""
+    """Sample one cell, its diameter at most 0.9 of the frame."""
     radius = min(sample_value(rng, cell_type.diameter) * red_cell_diameter, 0.9) / 2
     centre = (float(rng.normal(0, 0.018)), float(rng.normal(0, 0.018)))
     low, high = cell_type.corners

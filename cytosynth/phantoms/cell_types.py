@@ -249,7 +249,11 @@ CELL_TYPES: dict[str, CellType] = {
 
 
 def cell_type_named(cell_class: str) -> CellType:
-    """The :class:`CellType` of a class id; ``ValueError`` listing the known ids if none."""
+    """The :class:`CellType` of a class id.
+
+    Raises:
+        ValueError: The id is unknown; the message lists the known ids.
+    """
     try:
         return CELL_TYPES[cell_class]
     except KeyError:

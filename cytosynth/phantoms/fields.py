@@ -1,7 +1,8 @@
-"""Scalar fields on the square frame: coordinate grids, smooth noise, spots, soft edges.
+"""Scalar fields on the frame: coordinates, smooth noise, spots, soft edges.
 
-A field is an (S, S) float32 array. Coordinates are in frame widths from the frame's centre, x
-to the right and y down, so the same random values give the same picture at any resolution.
+A field is an (S, S) float32 array. Coordinates are in frame widths from the centre of the square
+frame, x to the right and y down. Thus the same random values give the same picture at any
+resolution.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ Field = np.ndarray
 
 @lru_cache(maxsize=16)
 def frame_axes(grid_size: int) -> tuple[Field, Field]:
-    """Pixel-centre coordinates x (1, S) and y (S, 1), frame widths, in [-0.5, 0.5]."""
+    """Pixel-centre coordinates x (1, S) and y (S, 1).
+
+    The unit is the frame width; values lie in [-0.5, 0.5].
+    """
     axis = ((np.arange(grid_size, dtype=np.float32) + 0.5) / grid_size - 0.5).astype(np.float32)
     return axis[None, :], axis[:, None]
 
 
 @lru_cache(maxsize=512)
 def _spline_taps(grid_size: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """First knot (S,) and the four cubic B-spline weights (4, S) of every pixel.
+    """First knot (S,) and cubic B-spline weights (4, S) of every pixel.
 
     The weights are scaled so that unit-variance knots give unit variance.
     """
@@ -52,7 +56,10 @@ def smooth_noise(rng: np.random.Generator, grid_size: int, cells: float) -> Fiel
 
 
 def soft_inside(signed_distance: Field, edge: float) -> Field:
-    """Coverage 0..1 of where ``signed_distance`` < 0; ``edge`` is the softness, frame widths."""
+    """Coverage 0..1 of the region where ``signed_distance`` < 0.
+
+    ``edge`` is the softness in frame widths.
+    """
     return 0.5 - 0.5 * np.tanh(signed_distance * np.float32(0.5 / edge))
 
 
@@ -64,7 +71,10 @@ def smooth_step(field: Field) -> Field:
 def spots(
     x: np.ndarray, y: np.ndarray, weights: np.ndarray, radius: float, grid_size: int
 ) -> Field:
-    """Coverage 0..1 of soft discs at (x, y), each (n,), in frame widths."""
+    """Coverage 0..1 of soft discs.
+
+    The centres ``x`` and ``y``, each (n,), and ``radius`` are in frame widths.
+    """
     impulses = np.zeros((grid_size + 1, grid_size + 1), dtype=np.float32)
     column = np.clip((x + 0.5) * grid_size - 0.5, 0, grid_size - 1.001)
     row = np.clip((y + 0.5) * grid_size - 0.5, 0, grid_size - 1.001)

@@ -141,7 +141,10 @@ _FIELD_COLOURS = {  # illumination families: (mean RGB, standard deviation per c
 
 
 def sample_laboratory(rng: np.random.Generator) -> Laboratory:
-    """A random laboratory: broad variation of stain, light and camera for domain randomisation."""
+    """Random laboratory for domain randomisation.
+
+    Stain, light and camera vary broadly.
+    """
     names = list(_FIELD_COLOURS)
     weights = np.array([_FIELD_COLOURS[name][2] for name in names])
     family = names[int(rng.choice(len(names), p=weights / weights.sum()))]

@@ -1,7 +1,8 @@
-"""Outlines of nuclei as signed-distance functions in nucleus units (overall radius about 1).
+"""Outlines of nuclei as signed-distance functions in nucleus units.
 
-A signed distance is negative inside. Every ``sample_*`` function samples a shape and returns a
-function of two coordinate arrays of equal shape.
+The overall radius of a nucleus is about 1. A signed distance is negative inside. Every
+``sample_*`` function samples a shape and returns a function of two coordinate arrays of equal
+shape.
 """
 
 from __future__ import annotations
@@ -75,13 +76,16 @@ def sample_indented(rng: np.random.Generator, _lobes: int) -> Outline:
 
 
 def sample_kidney(rng: np.random.Generator, _lobes: int) -> Outline:
-    """Bean: an indentation of a fifth to a third of the short axis."""
+    """Bean indented by 1/5 to 1/3 of its short axis."""
     b = rng.uniform(0.62, 0.78)
     return _indented(rng, b, rng.uniform(0.42, 0.72) * b, rng.uniform(0.38, 0.75))
 
 
 def sample_band(rng: np.random.Generator, _lobes: int) -> Outline:
-    """Horseshoe of uniform width; sometimes opened to a C or twisted to an S."""
+    """Horseshoe of uniform width.
+
+    Some samples are opened to a C or twisted to an S.
+    """
     span = rng.uniform(0.85, 1.6) * np.pi
     thickness = rng.uniform(0.30, 0.40)
     angles = np.linspace(-span / 2, span / 2, 9)
@@ -146,7 +150,7 @@ def sample_bilobed(rng: np.random.Generator, _lobes: int) -> Outline:
 
 
 def sample_butterfly(rng: np.random.Generator, _lobes: int) -> Outline:
-    """Two big touching wings with a deep cleft on one or both sides."""
+    """Two big touching wings, deeply cleft on one or both sides."""
     gap = rng.uniform(0.40, 0.50)
     radius = rng.uniform(0.54, 0.62)
     tilt = rng.uniform(0.1, 0.5)
@@ -177,7 +181,7 @@ def sample_lobulated(rng: np.random.Generator, _lobes: int) -> Outline:
 
 
 def sample_folded(rng: np.random.Generator, _lobes: int) -> Outline:
-    """Irregular, with one deep and one or two shallow folds in the contour."""
+    """Irregular contour with one deep and one or two shallow folds."""
     b = rng.uniform(0.74, 0.95)
     count = int(rng.integers(1, 4))
     angles = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.uniform(1.3, 2.6, count))

@@ -23,7 +23,10 @@ def illuminate(
 
 
 def area_downsample(image: np.ndarray, factor: int) -> np.ndarray:
-    """Mean over ``factor`` x ``factor`` blocks of (H, W, C) or (H, W)."""
+    """Mean over square blocks of (H, W, C) or (H, W).
+
+    ``factor`` is the width and height of a block in pixels.
+    """
     height, width = image.shape[0] // factor, image.shape[1] // factor
     blocks = image.reshape(height, factor, width, factor, *image.shape[2:])
     return blocks.mean(axis=(1, 3))
@@ -32,7 +35,10 @@ def area_downsample(image: np.ndarray, factor: int) -> np.ndarray:
 def photograph(
     light: np.ndarray, laboratory: Laboratory, factor: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Blur and digitise ``light`` (S, S, 3) to uint8 of ``1 / factor`` its size."""
+    """Blur and digitise ``light`` (S, S, 3).
+
+    The result is uint8, ``1 / factor`` the size of ``light``.
+    """
     grid_size = light.shape[0]
     sigma = laboratory.blur_sigma * grid_size
     image = area_downsample(gaussian_filter(light, (sigma, sigma, 0), truncate=3.0), factor)

@@ -23,7 +23,7 @@ _EDGE = 0.006  # softness of membranes, frame widths
 def stain_cell(
     rng: np.random.Generator, cell_type: CellType, anatomy: Anatomy, laboratory: Laboratory
 ) -> tuple[dict[str, Field], Field, dict[str, int]]:
-    """Concentrations (S, S) by stain name, coverage of the cell, and structure counts."""
+    """Stain concentrations (S, S) by name, cell coverage, and structure counts."""
     cell = soft_inside(anatomy.cell_distance, _EDGE)
     nucleus = soft_inside(anatomy.nucleus_distance, _EDGE * (5.0 if cell_type.smudge else 0.8))
     layers, vacuole_count = _cytoplasm(rng, cell_type, anatomy, laboratory)
@@ -89,7 +89,10 @@ def _chromatin(
 
 
 def _streaks(rng: np.random.Generator, grid_size: int) -> Field:
-    """Fibres of a smeared nucleus: factor (S, S) varying across one random direction."""
+    """Fibres of a smeared nucleus: a factor (S, S).
+
+    The factor varies across one random direction.
+    """
     x, y = frame_axes(grid_size)
     angle = rng.uniform(0, 2 * np.pi)
     across = np.cos(angle) * x + np.sin(angle) * y + 0.05 * smooth_noise(rng, grid_size, 4)
@@ -101,7 +104,7 @@ def _streaks(rng: np.random.Generator, grid_size: int) -> Field:
 
 
 def _crease(rng: np.random.Generator, anatomy: Anatomy) -> Field:
-    """A fold of the nucleus, dark with a paler side: a factor (S, S)."""
+    """Dark fold of the nucleus, paler beside: a factor (S, S)."""
     x, y = frame_axes(anatomy.cell_distance.shape[0])
     angle, bend = rng.uniform(0, 2 * np.pi), rng.uniform(1.0, 2.5) * anatomy.cell_radius
     cx = anatomy.nucleus_centre[0] + bend * np.cos(angle)
@@ -170,7 +173,11 @@ def _add_granules(
     layers: dict[str, Field],
     nucleus: Field,
 ) -> int:
-    """Add one granule population to ``layers`` in place; returns how many granules were placed."""
+    """Add one granule population to ``layers`` in place.
+
+    Returns:
+        Number of granules placed.
+    """
     grid_size = nucleus.shape[0]
     red_cells_in_cell = (2 * anatomy.cell_radius / laboratory.red_cell_diameter) ** 2
     wanted = int(sample_value(rng, population.density) * red_cells_in_cell)

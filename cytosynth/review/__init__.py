@@ -1,4 +1,4 @@
-"""Blinded review of real and synthetic cells by haematologists, on a web page.
+"""Web page for haematologists' blinded review of real and synthetic cells.
 
 ``mix`` → page, ``answers`` → ``results`` → ``report``.
 """

@@ -1,7 +1,8 @@
-"""Agreement figures of a review and their intervals: Cohen's κ, AUC of a graded call, means.
+"""Agreement figures of a review, with bootstrap intervals.
 
-Intervals resample cells (2,000 resamples, percentiles 2.5 and 97.5). A resample is a whole
-number per cell, so that all answers to one cell stay together. What is undefined is None.
+The figures are Cohen's κ, the AUC of a graded call, and means. Intervals resample cells (2,000
+resamples, percentiles 2.5 and 97.5). A resample is a whole number per cell, so that all answers to
+one cell stay together. What is undefined is None.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ def resample(strata: NDArray[np.int64], seed: int = 0) -> Weights:
 
 
 def interval(values: NDArray[np.float64], num_cells: int) -> Interval:
-    """The middle 95 % of the defined resampled values; None below two cells."""
+    """Middle 95 % of the defined resampled values.
+
+    None below two cells or without defined values.
+    """
     defined = values[np.isfinite(values)]
     if num_cells < _TOO_FEW_CELLS or not defined.size:
         return None
@@ -54,7 +58,10 @@ def weighted_means(values: NDArray[np.float64], weights: Weights) -> NDArray[np.
 
 
 def cohen_kappa(left: Sequence[str], right: Sequence[str]) -> float | None:
-    """Cohen's κ of two labellings; None without labels, or if both give one and the same label."""
+    """Cohen's κ of two labellings.
+
+    None without labels, or if both labellings consist of one and the same label.
+    """
     from sklearn.metrics import cohen_kappa_score
 
     labels = {*left, *right}
@@ -80,7 +87,10 @@ def resampled_kappas(
 
 
 def auc(is_synthetic: NDArray[np.bool_], grades: NDArray[np.int64]) -> float | None:
-    """Area under the ROC curve of the graded call; None unless both origins were answered."""
+    """Area under the ROC curve of the graded call.
+
+    None unless cells of both origins were answered.
+    """
     from sklearn.metrics import roc_auc_score
 
     if is_synthetic.all() or not is_synthetic.any():
@@ -91,7 +101,10 @@ def auc(is_synthetic: NDArray[np.bool_], grades: NDArray[np.int64]) -> float | N
 def resampled_aucs(
     is_synthetic: NDArray[np.bool_], grades: NDArray[np.int64], weights: Weights
 ) -> NDArray[np.float64]:
-    """The same area in each resample (resamples,), NaN where undefined; ties count half."""
+    """Area under the ROC curve in each resample (resamples,).
+
+    NaN where undefined; ties count half.
+    """
     levels = np.eye(int(grades.max(initial=0)) + 1)[grades]
     real = weights[:, ~is_synthetic] @ levels[~is_synthetic]
     synthetic = weights[:, is_synthetic] @ levels[is_synthetic]

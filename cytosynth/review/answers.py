@@ -1,4 +1,4 @@
-"""Keeps what reviewers answered: every answer at once, durably, and none is ever overwritten."""
+"""Keeps each answer of reviewers at once, durably; never overwrites one."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _wrong(value: object) -> str:
 
 
 class Answers:
-    """The answers of one review; may be used from several threads and processes.
+    """Answers of one review, for use from several threads and processes.
 
     An answer is on disk when ``keep`` returns (SQLite, write-ahead log, synchronous FULL).
     """
@@ -134,7 +134,10 @@ class Answers:
             self._database.close()
 
     def keep(self, answer: Answer) -> None:
-        """Keep an answer; an earlier one for the same cell stays in the history."""
+        """Keep an answer.
+
+        Earlier answers for the same cell stay in the history.
+        """
         answered_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         row = (answer.reviewer, answer.cell, answer.call, answer.class_id, answer.quality)
         with self._lock, self._database:

@@ -1,4 +1,4 @@
-"""Drawings of the results page: confusion matrices, distributions of answers, rows of cells."""
+"""Charts of the results page: confusion matrices, distributions of answers, cells."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ def answers_confusion_svg(
 
 
 def answers_svg(kind: str, counts: Mapping[str, int]) -> str:
-    """Shares of graded answers as one stacked bar; ``kind`` ("call", "quality") gives colours."""
+    """Shares of graded answers as one stacked bar.
+
+    ``kind`` ("call" or "quality") selects the colours.
+    """
     width, height = 520, 30
     total = max(1, sum(counts.values()))
     parts, x = [], 0.0
@@ -49,7 +52,7 @@ def answers_svg(kind: str, counts: Mapping[str, int]) -> str:
 
 
 def tile(png: bytes) -> str:
-    """A cell, at most 96 pixels a side, as a data URI."""
+    """Data URI of a cell, at most 96 px wide and high."""
     with Image.open(io.BytesIO(png)) as image:
         image.thumbnail((_TILE_PX, _TILE_PX))
         buffer = io.BytesIO()

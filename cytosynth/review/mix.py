@@ -70,7 +70,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Mix:
-    """The cells of a review, sorted by origin, class and file, with notices."""
+    """Cells of a review by origin, class and file, with notices."""
 
     options: MixOptions
     size_px: int
@@ -115,7 +115,11 @@ def open_mix(
 
 
 def read_mix(out: Path) -> Mix:
-    """The mix of ``out``; raises if there is none or it is damaged."""
+    """Read the mix of the folder ``out``.
+
+    Raises:
+        CytosynthError: The folder holds no mix, or the mix is damaged.
+    """
     path = out / MIX_FILE
     if not path.is_file():
         raise CytosynthError(

@@ -1,4 +1,6 @@
-"""The web page of a review: one cell at a time, answers kept at once.
+"""Web page of a review, one cell at a time.
+
+Every answer is kept at once.
 
 The browser learns random cell ids, pixels, the classes to choose from and its own reviewer's
 answers; never what a cell is.
@@ -172,7 +174,10 @@ def _icon(request: Request) -> Response:
 
 
 def _check_same_origin(request: Request) -> None:
-    """Refuse what another site's page sends; programs that are no browser send neither header."""
+    """Refuse what another site's page sends.
+
+    Programs that are no browser send neither of the two headers.
+    """
     origin = request.headers.get("origin")
     site = request.headers.get("sec-fetch-site", "same-origin")
     own = f"{request.url.scheme}://{request.headers.get('host', '')}"

@@ -1,4 +1,4 @@
-"""Writes what a review found: ``review.json``, ``review.csv`` and a page that stands alone."""
+"""Writes review results: ``review.json``, ``review.csv`` and a self-contained page."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ReviewReport:
 
 
 def write_review(out: Path) -> ReviewReport:
-    """Compute the results of the review in ``out`` from the last answers and write them there.
+    """Compute results from the last answers and write them to ``out``.
 
     Raises:
         CytosynthError: There is no review or no answer in ``out``, or it is damaged.
@@ -71,7 +71,10 @@ def as_json(content: object) -> bytes:
 
 
 def _csv(mix: Mix, labels: Mapping[str, Sequence[Label]]) -> str:
-    """One row per reviewer and cell, in the order in which the reviewer saw the cells."""
+    """CSV with one row per reviewer and cell.
+
+    The cells are in the order in which the reviewer saw them.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
@@ -117,7 +120,10 @@ def _render(
 
 
 def _rows(labels: Mapping[str, Sequence[Label]], shown: Mapping[str, bytes]) -> list[Any]:
-    """Rows of cells for the page: a title, and cells with data URI, class and caption."""
+    """Rows of cells for the page, with titles.
+
+    A cell has a data URI, the class asked for, and the classes that reviewers gave.
+    """
     by_cell: dict[str, list[Label]] = {}
     for found in labels.values():
         for label in found:

@@ -1,7 +1,7 @@
 """Starts, shows and stops one local Cytosynth.
 
-`up` starts the supervisor (`python -m services.launch.local_stack`) as a process of its own and
-waits until a real call to every service has succeeded through the edge. Everything the stack
+`up` starts the supervisor (`python -m services.launch.local_stack`) as a process of its own. Then
+`up` waits until a real call to every service has succeeded through the edge. Everything the stack
 writes lies under the state directory. Every process of the stack carries the directory's token,
 so that `status` and `down` find all of them, also after the supervisor was killed.
 """

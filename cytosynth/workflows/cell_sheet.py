@@ -1,4 +1,4 @@
-"""One picture with real and synthetic cells of every class side by side."""
+"""Picture of real and synthetic cells of every class side by side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ _PAPER, _INK = "white", "#222222"
 def write_cell_sheet(
     path: Path, real: Mapping[str, Sequence[bytes]], synthetic: Mapping[str, Sequence[bytes]]
 ) -> None:
-    """Writes a PNG with a row per class: its name, real cells, synthetic cells.
+    """Writes a PNG with a row per class.
+
+    A row shows the class name, real cells and synthetic cells.
 
     Args:
         path: File to write.

@@ -1,4 +1,4 @@
-"""The classifier as a Ray Serve application::
+"""The classifier as a Ray Serve application.
 
     client ──gRPC──▶ Classifier × N (decodes, batches, computes)
 

@@ -22,7 +22,7 @@ DEFAULT_ALIAS = "production"
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One version.
+    """One version of a classifier.
 
     Attributes:
         classifier_id: Id of the classifier.

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from services.common import resource_names
 from services.common.database.deletions import Deletion
@@ -23,18 +22,15 @@ from services.common.database.jobs import JobDatabase
 from services.common.errors import NotFound, ResourceExhausted
 from services.common.settings import CommonSettings
 from services.common.storage_errors import storage_error
-from services.common.store.artifacts import ArtifactStore
+from services.common.store.artifacts import ArtifactStore, DeletionProof
 
 
 def delete_artifact(
     store: ArtifactStore, database: JobDatabase, tenant: str, kind: str, id: str
-) -> dict[str, Any]:
+) -> DeletionProof:
     """Removes an artifact and keeps the proof.
 
     Where storage is too full for the note, the removal comes first: it makes the room.
-
-    Returns:
-        Proof, as ``ArtifactStore.delete`` gives it.
 
     Raises:
         NotFound: If there is no such artifact.
@@ -56,7 +52,7 @@ def delete_artifact(
         raise
     if not is_noted:
         database.deletions.begin(tenant, name)
-    database.deletions.end(tenant, proof)
+    database.deletions.end(tenant, name, proof["digest"], proof["num_objects"])
     return proof
 
 
@@ -73,7 +69,9 @@ def delete_again(
             # The database may be older than the deletion, and must know of it from now on.
             database.deletions.begin(deletion.tenant, deletion.name)
             if deletion.digest:
-                database.deletions.end(deletion.tenant, asdict(deletion))
+                database.deletions.end(
+                    deletion.tenant, deletion.name, deletion.digest, deletion.num_objects
+                )
             continue
         done.append(f"{deletion.tenant}: {deletion.name}")
     return done

@@ -6,9 +6,10 @@ from pathlib import Path
 
 
 def computes_in_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 numbers itself (known on x86 and Arm Linux).
+    """Whether this CPU multiplies bfloat16 numbers itself.
 
-    Other CPUs emulate bfloat16, many times slower than they compute in float32.
+    The answer is known on x86 and Arm Linux. Other CPUs emulate bfloat16, many times slower than
+    they compute in float32.
     """
     try:
         text = Path("/proc/cpuinfo").read_text()

@@ -74,7 +74,7 @@ def _problem(error: ErrorDetails) -> str:
 
 
 class CommonSettings(BaseSettings):
-    """What all services share. Each service's ``config.py`` subclasses it.
+    """Settings that all services share; subclassed in each service's ``config.py``.
 
     Environment variables are ``CYTOSYNTH_<NAME>``.
     """

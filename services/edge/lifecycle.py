@@ -1,6 +1,7 @@
 """An edge pod's probe and drain: `python -m services.edge.lifecycle ready | drain`.
 
-Envoy's admin port is on loopback, where the kubelet cannot reach it; these run in the pod.
+Envoy's admin port is on loopback, where the kubelet cannot reach it; probe and drain run in the
+pod.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def drain(admin_port: int, notice_seconds: float, longest_seconds: float) -> int
     """Sends clients elsewhere and waits until their calls have ended.
 
     Args:
-        admin_port: Envoy's, on loopback.
+        admin_port: Port of Envoy's admin interface, on loopback.
         notice_seconds: until every node has learned that this pod is no endpoint any more.
         longest_seconds: what still runs then is cut; clients resume at the next image.
 

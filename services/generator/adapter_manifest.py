@@ -30,7 +30,7 @@ class AdapterRef:
         layout: "shared" or "per_class".
         class_ids: Classes that it was fitted on.
         base: Name of the base it was fitted on.
-        base_revision: And that base's revision then.
+        base_revision: Revision of that base at the time.
         has_hashes: Whether it has hashes of its training images.
     """
 

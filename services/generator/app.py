@@ -1,4 +1,4 @@
-"""The generator as a Ray Serve application::
+"""The generator as a Ray Serve application.
 
     client ──gRPC──▶ Generator (front: checks, plans, orders) ──shards──▶ SamplerReplica × N
 

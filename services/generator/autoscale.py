@@ -103,9 +103,10 @@ def target_num_replicas(
 ) -> int:
     """Replicas that work the backlog off within the target time.
 
-    While it is worked off, fewer and fewer would do. But letting them go would never meet the
-    target and save nothing, as the work costs the same GPU-seconds on fewer replicas. So
-    ``current`` replicas stay as long as they have work for longer than the downscale delay.
+    While the backlog is worked off, fewer and fewer replicas would do. But letting replicas go
+    would never meet the target and save nothing, as the work costs the same GPU-seconds on fewer
+    replicas. So ``current`` replicas stay as long as they have work for longer than the downscale
+    delay.
 
     Args:
         backlog_evaluations: UNet evaluations still to be done.

@@ -1,8 +1,8 @@
 """Withholds near-duplicates of an adapter's training images and generates them again.
 
-Whether an image is one depends on its pixels and the adapter alone.  The seed of attempt k depends
-on class, request seed, index and k.  So the image that is delivered in the end is the same on every
-replica, from any point of resumption and beside any others.
+Whether an image is a near-duplicate depends on its pixels and the adapter alone.  The seed of
+attempt k depends on class, request seed, index and k.  So the image that is delivered in the end is
+the same on every replica, from any point of resumption and beside any others.
 """
 
 from __future__ import annotations

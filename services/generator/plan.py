@@ -79,7 +79,7 @@ class SynthesisPlan:
 
     Attributes:
         extra_revisions: Revisions of what is used beside the base itself, by name.
-        first_index: First image wanted. This and what follows is not a part of the manifest.
+        first_index: First image wanted; from here on, fields are not a part of the manifest.
         interactive: Whether it goes before bulk work.
         request_id: Shares are per tenant, and then per request.
     """

@@ -28,7 +28,7 @@ class Shard:
     """The images ``first`` to ``end - 1`` of a plan.
 
     Attributes:
-        request_id: Of the call that the images are for, for logs.
+        request_id: Id of the call that the images are for, in logs.
         traceparent: The span that waits for them; empty: none.
     """
 

@@ -1,4 +1,4 @@
-"""Health probe of a container; exits with 0 if any service is SERVING."""
+"""Container health probe; exits with 0 if any service is SERVING."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The supervisor of one local stack: Ray Serve and the Envoy edge.
 
-Started by `cytosynth.stack.stack.up`; writes down what it is doing, and ends everything it started
-when it is told to (SIGTERM) or when a part is lost that it cannot bring back.
+`cytosynth.stack.stack.up` starts the supervisor, which writes down what it is doing. The supervisor
+ends everything it started on SIGTERM, or when a part is lost that it cannot bring back.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@
     python -m services.operations.drain_jobs --resume
     python -m services.operations.drain_jobs --this-host    # only here, for good: a pod's preStop
 
-It is written into the job database, so it holds for every runner on it, of whichever cluster. Each
-saves a checkpoint and gives its job back; jobs that clients create meanwhile wait. ``--this-host``
-is written into the file ``CYTOSYNTH_DRAIN_FILE``, which the runners of one host look at: another
-host takes their jobs up at once, without waiting for a lease to lapse.
+A drain is written into the job database, so it holds for every runner on it, of whichever cluster.
+Each runner saves a checkpoint and gives its job back; jobs that clients create meanwhile wait.
+``--this-host`` is written into the file ``CYTOSYNTH_DRAIN_FILE``, which the runners of one host
+look at: another host takes their jobs up at once, without waiting for a lease to lapse.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def drain(port: int, notice_seconds: float, longest_seconds: float) -> int:
     """Waits for running calls; returns how many are left.
 
     Args:
-        port: of Ray's metrics on this pod.
+        port: Port of Ray's metrics on this pod.
         notice_seconds: until callers know; longer than the 10 s between two of Ray's reports.
         longest_seconds: what still runs then is lost; callers resume or ask again.
     """

@@ -1,4 +1,4 @@
-"""The trainer as a Ray Serve application::
+"""The trainer as a Ray Serve application.
 
     client ──gRPC──▶ Trainer (front: datasets, jobs; no torch) ──▶ job database ◀── JobRunner × N
 

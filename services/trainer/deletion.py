@@ -10,7 +10,7 @@ from services.common.database.jobs import FAILED, PENDING, RUNNING, Job, JobData
 from services.common.deletions import delete_artifact
 from services.common.errors import FailedPrecondition
 from services.common.resource_names import ALIASES, CLASSIFIERS, DATASETS
-from services.common.store.artifacts import ArtifactStore
+from services.common.store.artifacts import ArtifactStore, DeletionProof
 from services.trainer.datasets.reading import delete_dataset, splits_of
 from services.trainer.jobs.checkpoints import forget_checkpoints
 from services.trainer.studies.job import study_id
@@ -21,14 +21,11 @@ _MAX_NAMED = 3
 
 def delete_unused(
     store: ArtifactStore, database: JobDatabase, tenant: str, kind: str, id: str
-) -> dict[str, Any]:
+) -> DeletionProof:
     """Deletes an artifact, unless an alias or an unfinished job needs it.
 
     A job that was asked to stop counts as ended. Checkpoints that failed jobs keep of their
     training on the artifact are deleted with it.
-
-    Returns:
-        Proof, as ``ArtifactStore.delete`` gives it.
 
     Raises:
         FailedPrecondition: If it is needed, naming the jobs or the alias.

@@ -14,6 +14,7 @@ from cytosynth.trainer.v1 import trainer_pb2 as pb
 from services.common.database.jobs import Job
 from services.common.errors import DomainError
 from services.common.rpc.handlers import to_status
+from services.common.store.artifacts import DeletionProof
 from services.trainer.datasets.splitting import SplitSettings
 from services.trainer.datasets.upload import DatasetHeader
 
@@ -126,7 +127,7 @@ def report_message(manifest: Mapping[str, Any], digest: str) -> pb.Report:
     )
 
 
-def proof_message(proof: Mapping[str, Any]) -> pb.DeletionProof:
+def proof_message(proof: DeletionProof) -> pb.DeletionProof:
     """The store's proof of a deletion."""
     return pb.DeletionProof(
         name=proof["name"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -236,7 +236,11 @@ class TrainerService:
                 await asyncio.sleep(WATCH_POLL_SECONDS)
 
     async def _create(
-        self, kind: str, validate: Callable[..., dict[str, Any] | None], request: Any, call: Call
+        self,
+        kind: str,
+        validate: Callable[..., Mapping[str, object] | None],
+        request: Any,
+        call: Call,
     ) -> Job:
         spec = messages.plain(request)
         key = spec.pop("idempotency_key")

@@ -1,6 +1,6 @@
 """A real browser for tests: the Chromium of this machine, through playwright.
 
-``browser`` is a fixture for ``conftest.py`` files. It lives as long as one test file: playwright's
+``browser`` is a fixture for ``conftest.py`` files and lives as long as one test file: playwright's
 synchronous API keeps an event loop running in the thread, which tests with loops of their own
 would trip over.
 """
@@ -47,7 +47,7 @@ def open_page(
     dark: bool = False,
     expected: str = "",
 ) -> Iterator[Page]:
-    """Open an HTML file or an address in a window of ``width`` pixels.
+    """Open an HTML file or address in a window ``width`` pixels wide.
 
     When the block ends without an error, the page must have logged none: neither an exception of
     a script nor a violation of its Content-Security-Policy. Errors that hold the text ``expected``

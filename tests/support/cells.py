@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def cell(seed: int, size: int = 32, nucleus: float = 0.3) -> np.ndarray:
-    """A light field with a dark disc of ``nucleus`` times the side, and noise."""
+    """A noisy light field with a dark disc, ``nucleus`` times the size."""
     rng = np.random.default_rng(seed)
     row, column = np.indices((size, size)) - (size - 1) / 2
     disc = np.hypot(row, column) < nucleus * size / 2

@@ -1,4 +1,4 @@
-"""A few-shot dataset of coloured discs, and a job's surroundings without a database."""
+"""A few-shot dataset of coloured discs, and job surroundings without a database."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ _COLORS = {"eosinophil": (220, 90, 60), "lymphocyte": (80, 60, 190), "monocyte":
 
 
 def cell_image(class_id: str, seed: int, size: int = 40) -> np.ndarray:
-    """A noisy disc in the class's colour on a pale field: uint8 (size, size, 3)."""
+    """A noisy disc in the class's colour on a pale field.
+
+    The array is uint8 (size, size, 3).
+    """
     rng = np.random.default_rng([seed, *class_id.encode()])
     y, x = np.mgrid[:size, :size]
     centre = size / 2 + rng.uniform(-3, 3, 2)
@@ -51,7 +54,13 @@ def settings_for(root: Path, **extra: Any) -> TrainerSettings:
 
 
 def upload_dataset(store: ArtifactStore, settings: TrainerSettings, seed: int = 0) -> str:
-    """Three classes of 14 images, 6 shots each, and a class of one image; gives the name."""
+    """Upload three classes of 14 images and one of one image.
+
+    The split has 6 shots of each of the three.
+
+    Returns:
+        The dataset's name.
+    """
     split = SplitSettings(shots=6, seed=seed)
     header = DatasetHeader(display_name="Discs", split=split, center_crop=0.9)
     with DatasetUpload(store, TENANT, header, settings) as upload:
@@ -66,7 +75,11 @@ def upload_dataset(store: ArtifactStore, settings: TrainerSettings, seed: int = 
 def store_adapter(
     store: ArtifactStore, digests: list[str], base: str = "tiny", id: str = "adapter-1"
 ) -> str:
-    """An adapter's manifest without weights, which only the generator reads; gives the name."""
+    """Store an adapter's manifest without weights, which only the generator reads.
+
+    Returns:
+        The adapter's name.
+    """
     draft = store.new_draft(TENANT, "adapters", id)
     draft.write("note", b"no weights")
     body = {"layout": "shared", "class_ids": list(CLASSES)}
@@ -119,7 +132,7 @@ class DrawnImage:
 
 
 class FakeGenerator:
-    """Draws discs for ``SyntheticPool``; counts what it was asked and can break."""
+    """Generates discs for ``SyntheticPool``; counts what it was asked and can break."""
 
     def __init__(self, fail_after: int | None = None) -> None:
         self.requests: list[tuple[dict[str, int], int]] = []
@@ -148,7 +161,7 @@ class FakeGenerator:
 def serve_images(
     monkeypatch: pytest.MonkeyPatch, fake: Callable[[dict[str, int], int], Iterator[DrawnImage]]
 ) -> None:
-    """Let the trainer's client of the generator draw from ``fake``."""
+    """Let the trainer's client of the generator receive images of ``fake``."""
     import cytosynth.client
 
     class Client:

@@ -1,4 +1,4 @@
-"""Disks that are full: a small file system that really is, and writes that fail as on one."""
+"""Full disks: a small real file system, and writes that fail likewise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FILL_BYTES = 512
 
 @contextmanager
 def small_disk(folder: Path, num_bytes: int) -> Iterator[Path]:
-    """A file system of ``num_bytes`` at ``folder``; the test is skipped where none may be mounted.
+    """Mount a file system of ``num_bytes`` at ``folder``, or skip the test.
 
     Yields:
         The folder.
@@ -37,7 +37,7 @@ def small_disk(folder: Path, num_bytes: int) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """Writes a file into ``folder`` until its disk is full; removing it makes room again."""
+    """Fill ``folder``'s disk with a file, whose removal makes room again."""
     ballast, size = folder / "ballast", 1 << 20
     with open(ballast, "wb", buffering=0) as file:
         while size >= _FILL_BYTES:

@@ -1,4 +1,4 @@
-"""The context of a gRPC call as Serve hands it to a handler, for handlers without Ray."""
+"""Serve's context of a gRPC call, for handlers without Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs leased from a database, and the least work that makes an artifact."""
+"""Jobs leased from a database, and the least work for an artifact."""
 
 from __future__ import annotations
 

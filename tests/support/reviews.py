@@ -1,4 +1,4 @@
-"""Small reviews for tests: folders of phantoms, a served page, answers known by hand."""
+"""Small reviews: folders of phantoms, a served page, answers known by hand."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ def phantom(class_id: str, seed: int, size_px: int) -> np.ndarray:
 
 
 def write_trees(root: Path, count: int = 3, classes: tuple[str, ...] = CLASSES) -> list[Path]:
-    """``<root>/photos`` (60 px JPEG) and ``<root>/drawn`` (40 px PNG), ``count`` of every class."""
+    """Write ``<root>/photos`` and ``<root>/drawn``, ``count`` images of every class.
+
+    Photos are JPEG of 60 px, the others PNG of 40 px.
+    """
     folders = [root / "photos", root / "drawn"]
     for folder, size_px, suffix in zip(
         folders, (REAL_PX, SYNTHETIC_PX), ("jpg", "png"), strict=True
@@ -49,7 +52,7 @@ def write_trees(root: Path, count: int = 3, classes: tuple[str, ...] = CLASSES) 
 
 
 def small_mix(root: Path, per_class: int = 2, count: int = 3, **options: Any) -> tuple[Mix, Path]:
-    """A mix of two classes, drawn into ``<root>/out``; gives both."""
+    """A mix of two classes, sampled into ``<root>/out``; gives both."""
     photos, drawn = write_trees(root, count)
     out = root / "out"
     return open_mix(photos, drawn, out, MixOptions(per_class, **options)), out
@@ -69,7 +72,10 @@ class Served:
         return ask(self.url + path, None, headers)
 
     def post(self, body: object, **headers: str) -> tuple[int, dict[str, Any]]:
-        """Send an answer; gives status and JSON. Headers are written with _ for -."""
+        """Send an answer; return status and JSON.
+
+        Headers are written with _ for -.
+        """
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         sent = {"Content-Type": "application/json"}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
@@ -91,7 +97,7 @@ def ask(url: str, data: bytes | None, headers: dict[str, str]) -> tuple[int, dic
 
 @contextmanager
 def served(mix: Mix, out: Path) -> Iterator[Served]:
-    """Serve a review on a free port of this machine, from a thread."""
+    """Serve a review on a free local port, from a thread."""
     with closing(Answers(out)) as answers:
         app = review_app(mix, shown_cells(mix, out), answers, ["127.0.0.1"])
         config = uvicorn.Config(app, port=0, log_level="warning", lifespan="off")

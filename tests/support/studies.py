@@ -44,7 +44,7 @@ def read_report(store: ArtifactStore, report: str) -> dict[str, Any]:
 
 
 def comparable(content: dict[str, Any]) -> dict[str, Any]:
-    """A report without what differs from run to run: times and digests of the artifacts."""
+    """A report without times and artifact digests, which differ between runs."""
     for replicate in content["draws"]:
         for name in ("adapter_files", "image_set"):
             replicate.pop(name, None)
@@ -52,7 +52,7 @@ def comparable(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def forget_synthesis(store: ArtifactStore) -> None:
-    """Deletes all adapters and image sets, so that the next study makes its own."""
+    """Delete all adapters and image sets; the next study makes its own."""
     for folder in ("adapters", "imageSets"):
         for manifest in store.list(TENANT, folder):
             store.delete(TENANT, folder, manifest["name"].split("/")[1])
@@ -71,7 +71,7 @@ def make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class ProcessNotes:
-    """Files in which worker processes note what they do; sent to them pickled.
+    """Files for the notes of worker processes, which receive this object pickled.
 
     Attributes:
         folder: Where the files lie.
@@ -85,7 +85,7 @@ class ProcessNotes:
     die_at: str = ""
 
     def use(self, monkeypatch: pytest.MonkeyPatch, num_processes: int) -> None:
-        """Lets studies of this test run in so many processes that note what they do."""
+        """Run this test's studies in ``num_processes`` processes that note their work."""
         from services.trainer.compute import parallel_training
 
         monkeypatch.setattr(parallel_training, "num_workers", lambda device: num_processes)

@@ -1,4 +1,4 @@
-"""Parts of a job that do nothing but note when and where they ran."""
+"""Job parts that only note when and where they ran."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Unpicklable(Exception):
 
 @dataclass(frozen=True)
 class ToyPart:
-    """A part; ``do`` says what it does after it has noted its beginning."""
+    """A part that notes its beginning, then acts as ``do`` says."""
 
     name: str
     after: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class ToyPart:
 
 
 def begin(folder: Path, link: Link) -> Callable[[ToyPart], None]:
-    """For a worker process: carries toy parts out, and notes them in a file."""
+    """Worker function that runs toy parts and notes them in a file."""
 
     def note(text: str) -> None:
         with open(folder / "notes", "a") as file:
@@ -86,7 +86,7 @@ def wait_until(condition: Callable[[], Any]) -> None:
 
 
 def main() -> None:
-    """A job whose two parts work until it is killed; the folder is the argument."""
+    """Run a two-part job in the argument's folder until it is killed."""
     parts = [ToyPart("a", do="work"), ToyPart("b", do="work")]
     run_in_processes(parts, partial(begin, Path(sys.argv[1])), 2, lambda _: False)
 

@@ -28,7 +28,7 @@ FINAL = {job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STAT
 
 @dataclass
 class Running:
-    """A running trainer, a client's stub for it, and where it keeps things."""
+    """A running trainer: a client's stub, its folder and its store."""
 
     stub: trainer_pb2_grpc.TrainerServiceStub
     root: Path

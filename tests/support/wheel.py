@@ -31,7 +31,7 @@ def build_wheel(folder: Path) -> Path:
 
 
 def install(wheel: Path, folder: Path) -> Path:
-    """Installs the wheel into an empty environment; returns the folder of its programs.
+    """Install the wheel into an empty environment; return its programs' folder.
 
     Packages come from uv's cache, or else from the site's mirror; the test skips without both.
     """

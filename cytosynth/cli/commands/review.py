@@ -70,9 +70,9 @@ def review(
         show.notices(mix.notices)
         if not is_loopback(host):
             open_to_all = (
-                f"{host} is open to the network and the page asks for no password: "
-                "whoever reaches it sees the cells and can answer in any name; browsers that call "
-                "this machine by another name need --allow-host"
+                f"{host} is open to the network and the page asks for no password. "
+                "Anyone who reaches the page sees the cells and can answer in any name. "
+                "Browsers that call this machine by another name need --allow-host."
             )
             show.notices([open_to_all])
 

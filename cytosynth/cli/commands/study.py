@@ -1,4 +1,4 @@
-"""``study``: does synthesis help, over several replicates of one collection of cells?"""
+"""``study``: whether synthesis helps, over replicates of one collection of cells."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -44,10 +43,10 @@ class Deletions:
         with self._engine.begin() as connection:
             connection.execute(deletions.delete().where(*mine, deletions.c.digest == ""))
 
-    def end(self, tenant: str, proof: dict[str, Any]) -> None:
-        """Keeps the proof, as ``ArtifactStore.delete`` gives it."""
-        mine = self._deletion(tenant, proof["name"])
-        values = {"digest": proof["digest"], "num_objects": proof["num_objects"]}
+    def end(self, tenant: str, name: str, digest: str, num_objects: int) -> None:
+        """Keeps the proof of a deletion."""
+        mine = self._deletion(tenant, name)
+        values = {"digest": digest, "num_objects": num_objects}
         with self._engine.begin() as connection:
             connection.execute(deletions.update().where(*mine).values(values))
 

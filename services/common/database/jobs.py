@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -128,7 +128,7 @@ class JobDatabase:
         self._engine.dispose()
 
     def create(
-        self, tenant: str, kind: str, spec: dict[str, Any], idempotency_key: str = ""
+        self, tenant: str, kind: str, spec: Mapping[str, object], idempotency_key: str = ""
     ) -> Job:
         """A new PENDING job, or the job of the same key.
 
@@ -294,9 +294,9 @@ class JobDatabase:
         self._as_owner(id, owner, state=PENDING, lease_owner=None, lease_expires=None)
 
     def request_cancel(self, tenant: str, id: str) -> Job:
-        """Asks the job to stop, which a job without runner does at once.
+        """Asks the job to stop.
 
-        A job that is final already stays as it is.
+        A job without runner stops at once; one that is final already stays as it is.
 
         Raises:
             NotFound: If the tenant has no such job.

@@ -1,4 +1,4 @@
-"""Decodes and encodes image files, and the few image operations that services share.
+"""Decoding and encoding of image files, and shared image operations.
 
 Arrays are ``uint8`` of shape (H, W, 3), sRGB, unless said otherwise.
 """

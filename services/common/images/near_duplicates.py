@@ -27,7 +27,7 @@ METHOD = "64-bit perceptual hash against every training image in its 8 orientati
 
 
 def orientations(image: RgbImage) -> list[RgbImage]:
-    """All 8 orientations of an image (H, W, 3), the image itself first.
+    """The 8 orientations of an image (H, W, 3), itself first.
 
     Four rotations by quarter turns, and the same of the mirror image.
     """
@@ -39,19 +39,22 @@ def orientations(image: RgbImage) -> list[RgbImage]:
 
 
 def training_hashes(images: np.ndarray) -> NDArray[np.uint64]:
-    """Perceptual hashes, uint64 (8 N,), of images (N, H, W, 3) in all orientations."""
+    """Perceptual hashes of images in all orientations.
+
+    Images are (N, H, W, 3), hashes uint64 (8 N,).
+    """
     hashes = [perceptual_hash(each) for image in images for each in orientations(image)]
     return np.array([int(each, 16) for each in hashes], dtype=np.uint64)
 
 
 def nearest_bits(image: RgbImage, known: NDArray[np.uint64]) -> int:
-    """Bits between an image's hash and the nearest known one; 64 without any."""
+    """Bits from an image's hash to the nearest known; 64 without any."""
     own = np.uint64(int(perceptual_hash(image), 16))
     return int(np.bitwise_count(known ^ own).min(initial=64))
 
 
 def is_near_duplicate(image: RgbImage, known: NDArray[np.uint64]) -> bool:
-    """Whether an image (H, W, 3) is a near-duplicate of one of ``known``."""
+    """Whether an image (H, W, 3) nearly duplicates one of ``known``."""
     return nearest_bits(image, known) <= NEAR_DUPLICATE_BITS
 
 
@@ -77,7 +80,7 @@ class NearDuplicateHashes:
         return NearDuplicateHashes(np.unique(training_hashes(np.array(squares))))
 
     def find(self, image: RgbImage) -> bool:
-        """Whether an image (S, S, 3) is a near-duplicate of a training image."""
+        """Whether an image (S, S, 3) nearly duplicates a training image."""
         return nearest_bits(center_square(image, 1.0, self.size_px), self.known) <= self.max_bits
 
     def to_json(self) -> bytes:

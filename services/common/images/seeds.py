@@ -27,7 +27,7 @@ def image_seed(class_id: str, request_seed: int, index: int, attempt: int = 0) -
 
 
 def attempt_of(seed: int, class_id: str, request_seed: int, index: int) -> int | None:
-    """The attempt with this seed, counted from 0; None if there is none."""
+    """Attempt with this seed, counted from 0; None if there is none."""
     for attempt in range(MAX_ATTEMPTS):
         if image_seed(class_id, request_seed, index, attempt) == seed:
             return attempt

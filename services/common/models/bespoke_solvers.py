@@ -2,8 +2,8 @@
 
 A solver of a few steps is a handful of numbers: timesteps, and weights of the starting noise and of
 the UNet's outputs so far. Gradient descent fits the numbers to end where many steps end, which
-formulas do less well (Shaul et al., "Bespoke Non-Stationary Solvers", arXiv 2403.01329). Being few,
-they also suit adapters that they were not fitted with. Guided steps come first. Their guidance (the
+formulas do less well (Shaul et al., "Bespoke Non-Stationary Solvers", arXiv 2403.01329). So few
+numbers also suit adapters that they were not fitted with. Guided steps come first. Guidance (the
 output with the prompt less that without) acts in later steps too, which then cost one evaluation.
 After step *k* the sample is
 
@@ -32,7 +32,7 @@ MAX_NUM_KEPT = 6
 
 @dataclass(frozen=True)
 class BespokeSolver:
-    """Coefficients of K steps fitted to one base; the first G are guided.
+    """Coefficients of K fitted steps, the first G of them guided.
 
     The base's revision leaves its solver out: what was trained on the base still fits.
 

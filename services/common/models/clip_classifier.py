@@ -120,7 +120,7 @@ def load_clip(base: ClipBase, image_size: int | None = None) -> Any:
 
 
 class ClipClassifier(ImageClassifier):
-    """Cosine similarity of an image with the class prompts, times CLIP's logit scale."""
+    """Cosine similarity of image and class prompts, times CLIP's logit scale."""
 
     def __init__(self, config: ClassifierConfig, models_dir: Path) -> None:
         super().__init__()

@@ -91,7 +91,7 @@ class Base:
 
     @property
     def class_ids(self) -> tuple[str, ...] | None:
-        """Classes that the base was trained on; None where it does not say."""
+        """Classes that the base was trained on; None if not stated."""
         listed = self.manifest.get("class_ids")
         return tuple(listed) if listed else None
 

@@ -1,4 +1,4 @@
-"""Distillation LoRAs, with which a base's UNet needs few steps and no guidance.
+"""Distillation LoRAs: few steps and no guidance for a base's UNet.
 
 Hyper-SD (Ren et al., arXiv 2404.13686) is one. A base names its own in ``manifest.json`` by the
 key ``accelerator``, as a folder beside its own or on a hub::
@@ -29,7 +29,7 @@ MAX_NUM_STEPS = 50
 
 @dataclass(frozen=True)
 class DistillationLora:
-    """Location of a base's distillation LoRA, and the steps it was distilled to.
+    """Location of a base's distillation LoRA, and its number of steps.
 
     The base's revision leaves this LoRA out: what was trained on the base still fits.
 

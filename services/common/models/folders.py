@@ -1,4 +1,4 @@
-"""Folders of base models: the manifest, and the check of a requested name."""
+"""Folders of base models: manifest, and check of a requested name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.common.errors import InvalidArgument, shown
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Content of a model folder's ``manifest.json``; empty where there is none to read."""
+    """Content of a model folder's ``manifest.json``; empty without a readable one."""
     try:
         content = json.loads((folder / "manifest.json").read_text())
     except (OSError, ValueError):

@@ -24,7 +24,10 @@ class ImageClassifier(nn.Module):
         raise NotImplementedError
 
     def logits(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        """Logits (B, classes) of RGB images (B, 3, H, W) from 0 to 1."""
+        """Class logits of RGB images.
+
+        Images are (B, 3, H, W) in 0 to 1, logits (B, classes).
+        """
         return self.head(self.features(images_BCHW))
 
     def features_and_logits(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""LoRA on a Stable Diffusion pipeline: adding, reading and writing the standard file.
+"""Adds LoRA to a Stable Diffusion pipeline; reads and writes the file.
 
 The file is diffusers' own ``pytorch_lora_weights.safetensors`` with rank, alpha and targets in
 its metadata, so ``pipeline.load_lora_weights`` reads it anywhere.
@@ -140,7 +140,7 @@ def lora_file(pipeline: Pipeline) -> bytes:
 
 
 def read_lora(pipeline: Pipeline, data: bytes) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Reads the UNet's part of a LoRA file as diffusers and peft do.
+    """Reads the UNet part of a LoRA file like diffusers and peft.
 
     Returns:
         By name of the UNet's layer: ``down`` (r, in) or (r, in, k, k), and ``up`` (out, r) with
@@ -183,9 +183,10 @@ def read_lora(pipeline: Pipeline, data: bytes) -> dict[str, tuple[torch.Tensor, 
 def encode_with_lora(
     pipeline: Pipeline, data: bytes | None, prompts: Sequence[str]
 ) -> list[PromptEmbeddings]:
-    """Embeddings of prompts, ``tokens`` (T, C) and ``pooled`` (P,), under a text LoRA.
+    """Embeddings of prompts under a text LoRA.
 
-    Prompts are encoded one at a time, so that the bits of one do not depend on the others.
+    Each prompt has ``tokens`` (T, C) and ``pooled`` (P,). Prompts are encoded one at a time, so
+    that the bits of one do not depend on the others.
 
     Args:
         pipeline: Pipeline whose text encoders carry the LoRA meanwhile.
@@ -271,7 +272,7 @@ def _json_ready(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _canonical(safetensors_file: bytes) -> bytes:
-    """The file with a sorted header; the library writes metadata in any order."""
+    """File with a sorted header; the library leaves metadata in any order."""
     (length,) = struct.unpack("<Q", safetensors_file[:8])
     header = json.loads(safetensors_file[8 : 8 + length])
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PromptEmbeddings:
-    """Embedded prompts: ``tokens`` (N, T, C); ``pooled`` (N, P) for SDXL, else None."""
+    """Embedded prompts.
+
+    ``tokens`` is (N, T, C); ``pooled`` is (N, P) for SDXL, else None.
+    """
 
     tokens: torch.Tensor
     pooled: torch.Tensor | None = None
@@ -34,12 +37,15 @@ def text_encoders(pipeline: Pipeline) -> list[torch.nn.Module]:
 
 
 def image_size(pipeline: Pipeline) -> int:
-    """Size in pixels of the images that a loaded pipeline is made for."""
+    """Image size in pixels that a loaded pipeline is made for."""
     return int(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
 
 
 def encode_prompts(pipeline: Pipeline, prompts: Sequence[str]) -> PromptEmbeddings:
-    """Embeddings of N prompts; an empty prompt is the unconditional one of guidance."""
+    """Embeddings of N prompts.
+
+    An empty prompt is the unconditional one of guidance.
+    """
     tokens, _, *pooled = pipeline.encode_prompt(
         list(prompts),
         device=pipeline.unet.device,

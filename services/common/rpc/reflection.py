@@ -1,4 +1,7 @@
-"""gRPC reflection: every server tells all three services, as the edge leads to any of them."""
+"""gRPC reflection of all three services.
+
+Every server tells of all, as the edge may lead to any of them.
+"""
 
 from __future__ import annotations
 

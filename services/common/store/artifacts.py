@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from services.common import resource_names
 from services.common.errors import DataLoss, NotFound
@@ -32,6 +32,22 @@ from services.common.store.drafts import READ_AT_ONCE, Draft, in_groups
 from services.common.store.files import StoreFiles
 
 Manifests = list[dict[str, Any]]
+
+
+class DeletionProof(TypedDict):
+    """What a deletion removed.
+
+    Attributes:
+        name: Resource name of the artifact.
+        num_objects: Files that it had, the manifest included.
+        digest: SHA-256 over sorted paths and file digests, the manifest included.
+        delete_time: ISO 8601, UTC.
+    """
+
+    name: str
+    num_objects: int
+    digest: str
+    delete_time: str
 
 
 class ArtifactStore:
@@ -138,18 +154,14 @@ class ArtifactStore:
         return self._ids(f"tenants/{checked_tenant(tenant)}/{kind}")
 
     def is_being_deleted(self, tenant: str, kind: str, id: str) -> bool:
-        """Whether a deletion of it was begun and not finished."""
+        """Whether a deletion of the artifact was begun and not finished."""
         return self._files.has(self._folder(tenant, kind, id).file(DELETING))
 
-    def delete(self, tenant: str, kind: str, id: str) -> dict[str, Any]:
+    def delete(self, tenant: str, kind: str, id: str) -> DeletionProof:
         """Removes the artifact and looks every object up again.
 
         The artifact stops existing at once; a deletion that was cut short is completed by
         asking again.
-
-        Returns:
-            Proof: ``name``, ``num_objects``, ``digest`` (SHA-256 over sorted paths and file
-            digests, manifest included) and ``delete_time`` (ISO 8601, UTC).
 
         Raises:
             NotFound: If there is no such artifact.

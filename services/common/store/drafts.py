@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from services.common.errors import AlreadyExists, DataLoss, NotFound
 from services.common.store.artifact_folder import (
@@ -80,7 +79,7 @@ class Draft:
         """Paths of the draft's files, sorted."""
         return [p for p in self._files.list(self._folder.path) if p not in (MANIFEST, DELETING)]
 
-    def commit(self, manifest: dict[str, Any]) -> str:
+    def commit(self, manifest: Mapping[str, object]) -> str:
         """Makes the artifact exist, with every file of the draft.
 
         ``name``, ``kind``, ``tenant``, ``create_time`` and ``files`` are filled in.

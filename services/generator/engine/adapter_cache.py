@@ -137,7 +137,7 @@ class AdapterCache:
                 entry.evicting = False
 
     def failure(self, weights: Weights) -> DomainError | None:
-        """Why the load failed that this very object began; told once.
+        """Failure of the load that this very object began; told once.
 
         The next ``load`` tries again.  An equal object that waited for this load, or comes later,
         tries for itself.

@@ -1,8 +1,8 @@
 """LoRA of many adapters in one batch: every row has its own.
 
-To a layer's output for row *i* is added ``up[i] @ (down[i] @ x[i])`` (Hu et al. 2021), as one
-batched product for the whole batch. Row weights are inputs, not modules: another adapter never
-reloads, re-injects or recompiles anything.
+A layer's output for row *i* gains ``up[i] @ (down[i] @ x[i])`` (Hu et al. 2021), as one batched
+product for the whole batch. Row weights are inputs, not modules: another adapter never reloads,
+re-injects or recompiles anything.
 
 Cross-attention sees the prompt alone, which does not change from step to step.  So its keys and
 values, LoRA included, are computed once per adapter and prompt and picked per row as well.

@@ -34,7 +34,7 @@ _POLL_SECONDS = 0.005
 
 
 class Engine:
-    """One pipeline at work. Its methods may be called from any thread."""
+    """Engine of one pipeline, callable from any thread."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Engine:
     def withhold(self, stream: ImageStream, retry: ImageTask | None) -> None:
         """Count a near-duplicate, and sample another image in its place.
 
-        The other one belongs to the same stream and is cancelled with it.
+        The replacement belongs to the same stream and is cancelled with it.
 
         Args:
             stream: The stream of the near-duplicate.

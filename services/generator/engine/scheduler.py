@@ -25,7 +25,7 @@ class Schedulable(Protocol):
 
     Attributes:
         tenant: Shares are per tenant.
-        request_id: And then per request.
+        request_id: Shares within a tenant are per request.
         interactive: Goes before bulk work.
     """
 

@@ -60,7 +60,7 @@ class Solver:
 def build_scheduler(name: str, base_config: dict[str, Any]) -> SchedulerMixin:
     """The ODE solver called ``name`` on the noise schedule of a base.
 
-    All three are deterministic: nothing but the starting noise is random.
+    Every solver is deterministic: nothing but the starting noise is random.
 
     Args:
         name: "dpmpp_2m" (Lu et al. 2022), "ddim" (Song et al. 2021) or "unipc" (Zhao et al. 2023).

@@ -39,7 +39,7 @@ class ImageTask:
     """One image to sample.
 
     Attributes:
-        index: Its place in the request.
+        index: Place in the request.
         image_seed: Seed of its starting noise.
         attempt: Number of images withheld at this index before.
     """
@@ -57,10 +57,10 @@ class ImageStream:
 
     Attributes:
         tenant: Shares of the batch are per tenant.
-        request_id: And then per request.
+        request_id: Shares within a tenant are per request.
         interactive: Goes before bulk work.
         program: How the images are sampled.
-        tasks: Those that have not begun.
+        tasks: Tasks that have not begun.
         deliver: Called on the engine's thread with a finished image, not always in order.
         fail: Called there, once, if no more images will come.
         cancelled: Finished images are thrown away.

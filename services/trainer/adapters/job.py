@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from services.common import resource_names
 from services.common.errors import FailedPrecondition
@@ -25,16 +26,22 @@ if TYPE_CHECKING:
     from services.trainer.jobs.context import JobContext
 
 
+class AdapterSpec(TypedDict):
+    """A checked request: the base named, the settings resolved (``AdapterSettings.to_dict``)."""
+
+    dataset: str
+    base: str
+    base_revision: str
+    settings: dict[str, Any]
+
+
 def validate(
-    spec: dict[str, Any], store: ArtifactStore, tenant: str, settings: TrainerSettings
-) -> dict[str, Any]:
+    spec: Mapping[str, Any], store: ArtifactStore, tenant: str, settings: TrainerSettings
+) -> AdapterSpec:
     """Checks a request before a job is made of it.
 
     Args:
         spec: ``dataset`` (resource name), ``base`` (name or empty), ``settings`` (what was set).
-
-    Returns:
-        The spec with the base named and the settings resolved, as the job gets it.
 
     Raises:
         InvalidArgument: Naming the field that is wrong.
@@ -55,7 +62,7 @@ def validate(
     }
 
 
-def run(spec: dict[str, Any], ctx: JobContext) -> str:
+def run(spec: AdapterSpec, ctx: JobContext) -> str:
     """Trains and stores the adapter; ``spec`` as ``validate`` gave it.
 
     Returns:
@@ -127,6 +134,6 @@ def run(spec: dict[str, Any], ctx: JobContext) -> str:
     return ctx.artifact_id
 
 
-def _check_base_is_blind(base: Base, dataset: dict[str, Any]) -> None:
+def _check_base_is_blind(base: Base, dataset: Mapping[str, Any]) -> None:
     remedy = "use a base that has not seen them, for example cyto-small-phantoms"
     check_blind(f"base {base.name}", base.manifest, dataset, remedy)

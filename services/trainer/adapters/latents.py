@@ -86,7 +86,10 @@ def encode_images(
 
 
 def _encode(pipeline: Pipeline, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latent mean and deviation of pixels (V, 3, S, S), 0 to 1."""
+    """Latent mean and deviation of pixels.
+
+    Pixels are (V, 3, S, S) in 0 to 1.
+    """
     signed = pixels.to(pipeline.vae.device, pipeline.vae.dtype) * 2 - 1
     found = pipeline.vae.encode(signed)
     if not hasattr(found, "latent_dist"):  # an autoencoder without noise, as AutoencoderDC

@@ -7,8 +7,8 @@ the adapter has memorized gains more than one it has never seen:
   Inference Attacks against Diffusion Models"; Carlini et al. 2023, "Extracting Training Data from
   Diffusion Models", section 5.2).
 - Images differ in difficulty. Subtracting the loss under the base, which has seen neither split,
-  takes that out (difficulty calibration, Watson et al. 2022), and so does comparing within a class.
-- Beside the AUC stands the true positive rate at 5 % and 1 % false positives (Carlini et al. 2022,
+  takes that out (difficulty calibration, Watson et al. 2022). Comparing within a class does so too.
+- The AUC comes with true positive rates at 5 and 1 % false positives (Carlini et al. 2022,
   "Membership Inference Attacks From First Principles").
 
 The attacker knows the prompt and both sets of weights, as whoever holds the artifact does, but not
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence, Sized
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, SupportsFloat, TypedDict
 
 import numpy as np
 import torch
@@ -53,6 +53,41 @@ _BATCH_SIZE = 32
 _NUM_RESAMPLES = 2000
 
 
+class AttackFigures(TypedDict):
+    """AUC, its 95 % interval, and true positive rates.
+
+    The rates are at 5 % and 1 % false positives.
+    """
+
+    auc: float
+    low: float
+    high: float
+    tpr_at_5_fpr: float
+    tpr_at_1_fpr: float
+
+
+class AuditedImages(TypedDict):
+    """Numbers of audited images, and the method."""
+
+    num_members: int
+    num_non_members: int
+    method: str
+
+
+class MeasuredAudit(AttackFigures, AuditedImages):
+    """An audit that found figures."""
+
+
+class UnmeasuredAudit(AuditedImages):
+    """An audit without figures, and the reason."""
+
+    auc: None
+    reason: str
+
+
+Audit = MeasuredAudit | UnmeasuredAudit
+
+
 def audit_counts(members: Mapping[str, Sized], non_members: Mapping[str, Sized]) -> dict[str, int]:
     """Images of each class to audit, as many members as others.
 
@@ -83,7 +118,7 @@ def audit_adapter(
     progress: ProgressFn,
     seed: int = 0,
     device: str = "cpu",
-) -> dict[str, Any]:
+) -> Audit:
     """Attacks an adapter and measures how well members are found.
 
     Args:
@@ -96,24 +131,27 @@ def audit_adapter(
         device: torch device.
 
     Returns:
-        ``auc`` with its 95 % interval ``low``, ``high``; ``tpr_at_5_fpr``, ``tpr_at_1_fpr``;
-        ``num_members``, ``num_non_members``, ``method``. ``auc`` is None, with a ``reason``,
-        where a split has fewer than two images or a loss is not finite.
+        Figures, or the reason why there are none: a split has fewer than two images, or a loss is
+        not finite.
     """
-    counts = {"num_members": len(members.images), "num_non_members": len(non_members.images)}
-    if min(counts.values()) < 2:
+    audited: AuditedImages = {
+        "num_members": len(members.images),
+        "num_non_members": len(non_members.images),
+        "method": METHOD,
+    }
+    if min(len(members.images), len(non_members.images)) < 2:
         reason = "fewer than two training or held-out images of the same classes"
-        return {"auc": None, "reason": reason, **counts, "method": METHOD}
+        return {"auc": None, "reason": reason, **audited}
     progress(PHASE_AUDIT, 0, 0, {})
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     images = np.concatenate([members.images, non_members.images])
     class_ids = (*members.class_ids, *non_members.class_ids)
     scores = gains(load_pipeline(base, device, dtype), files, images, class_ids, progress, seed)
     if not np.isfinite(scores).all():
-        return {"auc": None, "reason": "a loss is not finite", **counts, "method": METHOD}
+        return {"auc": None, "reason": "a loss is not finite", **audited}
     scores = _within_classes(scores, class_ids)
     found = attack_figures(scores[: len(members.images)], scores[len(members.images) :], seed)
-    return {**found, **counts, "method": METHOD}
+    return {**found, **audited}
 
 
 @torch.no_grad()
@@ -201,7 +239,7 @@ def _within_classes(scores: np.ndarray, class_ids: Sequence[str]) -> np.ndarray:
     return centred
 
 
-def attack_figures(members: np.ndarray, others: np.ndarray, seed: int) -> dict[str, float]:
+def attack_figures(members: np.ndarray, others: np.ndarray, seed: int) -> AttackFigures:
     """AUC with 95 % bootstrap interval, and true positive rates.
 
     Args:
@@ -220,11 +258,14 @@ def attack_figures(members: np.ndarray, others: np.ndarray, seed: int) -> dict[s
     )
     resampled = np.einsum("rm,mn,rn->r", times_a, wins, times_b, optimize=True) / wins.size
     low, high = np.percentile(resampled, [2.5, 97.5])
-    found = {
-        "auc": roc_auc_score(labels, scores),
-        "low": low,
-        "high": high,
-        "tpr_at_5_fpr": true[false <= 0.05].max(),
-        "tpr_at_1_fpr": true[false <= 0.01].max(),
+    return {
+        "auc": _rounded(roc_auc_score(labels, scores)),
+        "low": _rounded(low),
+        "high": _rounded(high),
+        "tpr_at_5_fpr": _rounded(true[false <= 0.05].max()),
+        "tpr_at_1_fpr": _rounded(true[false <= 0.01].max()),
     }
-    return {name: round(float(value), 4) for name, value in found.items()}
+
+
+def _rounded(value: SupportsFloat) -> float:
+    return round(float(value), 4)

@@ -1,11 +1,12 @@
 """Prior preservation: images that the base generates, stained like the training images.
 
 A few images do not show all that cells of a class can look like. An adapter that sees nothing else
-forgets what its base knew about them (DreamBooth, Ruiz et al. 2023, section 3.3), so it also trains
-on the base's own cells. The adapter must replace the base's laboratory. Therefore those cells first
-take the colours and the sharpness of the training images: each cell the colours of a training image
-of its class (eosinophils are red), on the background of any training image. The few images of a
-class often share a background, which must not become a mark of the class.
+forgets what its base knew about them (DreamBooth, Ruiz et al. 2023, section 3.3). The adapter
+therefore also trains on the base's own cells. The adapter must replace the base's laboratory.
+Therefore those cells first take the colours and the sharpness of the training images: each cell the
+colours of a training image of its class (eosinophils are red), on the background of any training
+image. The few images of a class often share a background, which must not become a mark of the
+class.
 """
 
 from __future__ import annotations

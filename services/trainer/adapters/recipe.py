@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -99,7 +100,7 @@ class AdapterSettings:
         return asdict(self)
 
     @staticmethod
-    def from_spec(spec: dict[str, Any], path: str = "settings") -> AdapterSettings:
+    def from_spec(spec: Mapping[str, Any], path: str = "settings") -> AdapterSettings:
         """A preset, overridden by what ``spec`` sets.
 
         Args:

@@ -31,7 +31,7 @@ from services.trainer.classifiers.training_images import (
 from services.trainer.compute.training_run import Checkpoints, ProgressFn
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets.reading import SplitImages
-from services.trainer.evaluation.metrics import Predictions
+from services.trainer.evaluation.predictions import Predictions
 
 PHASE_TEST = "testing classifier"
 _BATCH_SIZE = 32

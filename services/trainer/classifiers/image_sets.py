@@ -33,7 +33,7 @@ _GENERATOR = "generator.json"
 
 @dataclass(frozen=True)
 class RoundImage:
-    """A synthetic image as the generator sent it; ``data`` is the encoded file."""
+    """Synthetic image as the generator sent it; ``data`` is the encoded file."""
 
     index: int
     class_id: str

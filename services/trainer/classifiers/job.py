@@ -39,7 +39,7 @@ from services.trainer.datasets.leakage import training_phashes
 from services.trainer.datasets.reading import load_images, usable_classes
 
 if TYPE_CHECKING:
-    from services.trainer.evaluation.metrics import Predictions
+    from services.trainer.evaluation.predictions import Predictions
     from services.trainer.jobs.context import JobContext
 
 MAX_NUM_PER_CLASS = 100_000
@@ -227,7 +227,7 @@ def synthetic_plan(
 
 
 def open_pool(plan: SyntheticPlan, image_size: int, ctx: JobContext) -> Any:
-    """A pool that pulls a plan's images from the generator in the background."""
+    """Pool pulling a plan's images from the generator in the background."""
     from cytosynth.client import (
         CytosynthError,
         GeneratorClient,
@@ -274,7 +274,7 @@ def _documents(
     return {path: json.dumps(document).encode() for path, document in documents.items()}
 
 
-def _synthetic_body(spec: Mapping[str, Any], hparams: Hyperparameters) -> dict[str, Any] | None:
+def _synthetic_body(spec: Mapping[str, Any], hparams: Hyperparameters) -> dict[str, object] | None:
     synthetic = spec.get("synthetic")
     if not synthetic:
         return None

@@ -27,7 +27,7 @@ def check_leakage(
     tenant: str,
     settings: TrainerSettings,
 ) -> None:
-    """Makes sure that no model behind a classifier has seen a test image.
+    """Checks that no model behind a classifier has seen test images.
 
     Raises:
         FailedPrecondition: Naming the model and what to use instead.

@@ -1,4 +1,4 @@
-"""The pretrained model of a classifier: a CLIP base, a ResNet base or none.
+"""Pretrained model of a classifier: CLIP base, ResNet base or none.
 
 Light to import: the trainer's front checks requests with it and never trains.
 """
@@ -20,13 +20,13 @@ def classifier_base(
     """The base a classifier starts from; None: random weights.
 
     Args:
-        hparams: Whose.
+        hparams: Hyperparameters of the classifier.
         models_dir: Folder of the embedded models.
         field: Request field, for errors; empty: that of a classifier's request.
 
     Raises:
         InvalidArgument: If there is no such base, or it is of another architecture.
-        FailedPrecondition: If its manifest says not where its weights lie.
+        FailedPrecondition: If its manifest does not say where its weights lie.
     """
     if hparams.clip_base:
         return resolve_clip_base(hparams.clip_base, models_dir, field or CLIP_FIELD)
@@ -37,7 +37,7 @@ def classifier_base(
 
 
 def describe_base(base: ClipBase | ResNetBase) -> tuple[str, str]:
-    """Name of a base for errors, and the remedy if it has seen test images."""
+    """Name and remedy for errors about a base that saw test images."""
     if isinstance(base, ClipBase):
         return (
             f"CLIP base {base.name}",

@@ -28,7 +28,7 @@ class Hyperparameters:
     """Hyperparameters of a classifier, every value resolved.
 
     Attributes:
-        image_size: Side of the input, pixels; 0: that of the CLIP base.
+        image_size: Size of the input, pixels; 0: that of the CLIP base.
         num_steps: Optimizer steps, the same for every arm.
         batch_size: Real images per step, the same for every arm.
         synthetic_batch_size: Synthetic images that a step adds where there are any.
@@ -64,10 +64,10 @@ class Hyperparameters:
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
     def with_augment(self, augment: AugmentSettings) -> Hyperparameters:
-        """The same with another augmentation."""
+        """These hyperparameters with another augmentation."""
         return dataclasses.replace(self, augment=augment)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, str | int | float]:
         """The filled-in ``ClassifierSettings`` of the API."""
         names = ["preset", "architecture", "clip_base", "resnet_base", "num_steps", "batch_size"]
         names += ["learning_rate", "weight_decay", "image_size", "seed"]

@@ -49,7 +49,7 @@ class SyntheticPool:
 
         Args:
             plan: Which images.
-            image_size: Side they are resized to, pixels.
+            image_size: Size of the resized images, pixels.
             store, tenant: Where the ImageSet is kept.
             synthesize: Opens a stream.
             on_wait: ``on_wait(num_arrived, num_images)``, called four times a second while a
@@ -86,7 +86,7 @@ class SyntheticPool:
             self._file.close()
 
     def wait_for(self, share: float) -> LabelledImages:
-        """The first rounds that make up ``share`` (0 to 1); waits for them.
+        """Waits for the first rounds that make up ``share`` (0 to 1).
 
         Raises:
             Exception: What stopped the pull, or what ``on_wait`` raised.

@@ -1,10 +1,10 @@
 """The training loop of a classifier, with and without synthetic images.
 
-Both arms take the same number of optimizer steps, each on a real batch of the same size picked
-and augmented the same way from the same seed; the second arm adds a synthetic batch to every
-step, with loss ``(1 - w) * real + w * synthetic``, where a class that has many real images
-needs its synthetic ones less (``synthetic_weights``). A step uses a random generator seeded by
-(seed, step) alone, so a resumed run repeats an uninterrupted one.
+Both arms take the same number of optimizer steps. Every step has a real batch of the same size,
+picked and augmented the same way from the same seed. The second arm adds a synthetic batch to every
+step, with loss ``(1 - w) * real + w * synthetic``. A class that has many real images needs its
+synthetic ones less (``synthetic_weights``). A step uses a random generator seeded by (seed, step)
+alone, so a resumed run repeats an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def train(
     progress: ProgressFn,
     checkpoints: Checkpoints,
 ) -> dict[str, float]:
-    """Trains ``model`` in place and leaves it in eval mode with averaged weights.
+    """Trains ``model`` in place; leaves it in eval mode with averaged weights.
 
     Args:
         model: Fresh; its weights are replaced if a checkpoint exists.
@@ -138,10 +138,10 @@ def train(
 def synthetic_weights(labels: np.ndarray, num_classes: int, enough: int) -> torch.Tensor:
     """Weight of synthetic images of each class beside its real ones.
 
-    Synthetic cells of a class are never quite those of the laboratory. Where real cells are few
-    they show what those do not; where there are more, what is wrong with them weighs more than
-    what is new (docs/lab-notebook.md). Hence they count in full up to ``enough`` real images, and
-    in inverse proportion to the real images beyond.
+    Synthetic cells of a class are never quite those of the laboratory. Where real cells are few,
+    synthetic ones show what those do not; where real ones are many, faults of synthetic ones weigh
+    more than what is new (docs/lab-notebook.md). Hence synthetic cells count in full up to
+    ``enough`` real images, and in inverse proportion to the real images beyond.
 
     Args:
         labels: int (N,), classes of the real images.
@@ -164,7 +164,10 @@ def sample_batch(
     generator: torch.Generator,
     device: torch.device,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """An augmented batch (B, 3, S, S), 0 to 1, and smoothed targets (B, classes)."""
+    """Augmented images and smoothed targets of a batch.
+
+    Images are (B, 3, S, S) in 0 to 1, targets (B, classes).
+    """
     picked = pick_balanced(source.labels, batch_size, generator)
     pixels = torch.from_numpy(np.ascontiguousarray(source.images[picked])).to(device)
     images = pixels.permute(0, 3, 1, 2).float() / 255

@@ -28,7 +28,7 @@ class SyntheticImages(Protocol):
     """Synthetic images that may still be arriving."""
 
     def wait_for(self, share: float) -> LabelledImages:
-        """The first ``share`` (0 to 1) of the images; waits for them."""
+        """Waits for the first ``share`` (0 to 1) of the images."""
         ...
 
 

@@ -1,9 +1,9 @@
 """Carries out parts of a job side by side, in one-thread processes.
 
 Small models gain nothing from a second core: a step of ResNet-18 at 64 px took 0.28 s on one core
-and 0.30 s on two. Processes share nothing of torch's process-wide state (random generator,
-attention kernels, ``torch.nn`` as libraries patch it while they load), so a part gives the same
-figures whatever runs beside it.
+and 0.30 s on two. Processes share nothing of torch's process-wide state: random generator,
+attention kernels, ``torch.nn`` as libraries patch it while they load. A part therefore gives the
+same figures whatever runs beside it.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ class Link:
 
 
 def num_workers(device: str) -> int:
-    """Number of parts at a time: one on a GPU, else one per core."""
+    """Number of concurrent parts: one on a GPU, else one per core."""
     import torch
 
     return 1 if device != "cpu" else min(MAX_PROCESSES, torch.get_num_threads())
 
 
 def compute_with_one_thread() -> None:
-    """For a worker process: the cores belong to the other processes."""
+    """Limits a worker process to one thread: others have the cores."""
     import torch
 
     torch.set_num_threads(1)

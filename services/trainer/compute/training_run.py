@@ -36,10 +36,10 @@ class NoCheckpoints:
     """Checkpoints of a training that starts over when interrupted."""
 
     def load(self) -> None:
-        """There is never one."""
+        """None, as there is never a checkpoint."""
 
     def due(self) -> bool:
-        """Never."""
+        """False, as no checkpoint is ever due."""
         return False
 
     def save(self, state: dict[str, Any], files: dict[str, bytes]) -> None:

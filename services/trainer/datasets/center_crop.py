@@ -1,4 +1,4 @@
-"""Estimates the centre crop of a dataset from the sizes of its nuclei.
+"""Estimates a dataset's centre crop from the sizes of its nuclei.
 
 Laboratories cut their cells out differently: in one set the nucleus fills the image, in the next
 the cell is a quarter of it. The bases were trained on cells of one apparent size, so images are
@@ -27,7 +27,7 @@ _PLAUSIBLE = (0.08, 0.85)
 
 
 def crop_sample(digests: Sequence[str]) -> Sequence[str]:
-    """The training images to estimate the crop from, spread evenly over all of them."""
+    """Training images for the crop's estimate, spread evenly over all."""
     return digests[:: max(1, len(digests) // MAX_CROP_IMAGES)]
 
 
@@ -75,7 +75,7 @@ def nucleus_share(image: NDArray[np.uint8]) -> float:
 
 
 def _otsu(values: NDArray[np.float32]) -> float:
-    """The threshold that parts the values into the two tightest groups (Otsu 1979)."""
+    """Threshold that parts values into the two tightest groups (Otsu 1979)."""
     counts, edges = np.histogram(values, bins=64)
     centres = (edges[:-1] + edges[1:]) / 2
     weight = np.cumsum(counts)

@@ -1,4 +1,7 @@
-"""Makes a dataset from an ImageFolder tree (``<class>/…/<image>``) that the server can read."""
+"""Makes a dataset from an ImageFolder tree that the server can read.
+
+Images are ``<class>/…/<image>``.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def import_folder(
     header: DatasetHeader,
     settings: TrainerSettings,
 ) -> dict[str, Any]:
-    """Makes a dataset of the images below ``uri``, read as an upload is.
+    """Makes a dataset of images below ``uri``, read as an upload is.
 
     Returns:
         The dataset's manifest; what was left out is among its notices.
@@ -80,7 +83,7 @@ def _allowed_prefix(uri: str, tenant: str, settings: TrainerSettings) -> str:
 
 
 def _check_no_way_out(fs: AbstractFileSystem, root: str, allowed: str) -> None:
-    """Refuses a folder that a link leads to from inside what is allowed."""
+    """Refuses a folder reached by a link out of the allowed one."""
     if isinstance(fs, LocalFileSystem):
         real, limit = os.path.realpath(root), os.path.realpath(allowed)
         if real != limit and not real.startswith(limit + os.sep):

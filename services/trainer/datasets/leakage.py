@@ -1,4 +1,4 @@
-"""Whether what a model was trained on holds locked test images of a dataset."""
+"""Checks that a model was not trained on locked test images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_blind(
 
 
 def training_phashes(dataset: Mapping[str, Any]) -> list[str]:
-    """Perceptual hashes of a dataset's training images, for the manifest of what learns them."""
+    """Perceptual hashes of a dataset's training images, for manifests of trained models."""
     images = dataset["body"]["images"]
     by_class = digests_of_split(dict(dataset), "train").values()
     return sorted({images[digest]["phash"] for digests in by_class for digest in digests})

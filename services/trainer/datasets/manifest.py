@@ -11,7 +11,7 @@ from services.trainer.datasets.splitting import Split, SplitSettings
 
 
 class StoredImage(TypedDict):
-    """One image in a manifest; ``phash`` is 16 hex digits, sizes are pixels."""
+    """Image in a manifest; ``phash`` is 16 hex digits, sizes are pixels."""
 
     class_id: str
     file_name: str
@@ -19,6 +19,42 @@ class StoredImage(TypedDict):
     phash: str
     width: int
     height: int
+
+
+class Origin(TypedDict, total=False):
+    """Digest of an upload's content, or name of the images' dataset."""
+
+    content_digest: str
+    images_of: str
+
+
+class DatasetBody(Origin):
+    """What only manifests of datasets have; ``classes`` are ``ClassSplit`` by class id."""
+
+    display_name: str
+    center_crop: float
+    split_digest: str
+    notices: list[str]
+    classes: dict[str, dict[str, Any]]
+    images: dict[str, StoredImage]
+
+
+class SplitRecord(TypedDict):
+    """Settings of a dataset; ``split`` is ``SplitSettings`` as JSON."""
+
+    split: dict[str, Any]
+
+
+class DatasetManifest(TypedDict):
+    """The manifest of a dataset, as it is committed."""
+
+    parents: list[str]
+    seed: int
+    settings: SplitRecord
+    code_version: str
+    metrics: dict[str, float]
+    digests: list[str]
+    body: DatasetBody
 
 
 def dataset_manifest(
@@ -29,9 +65,9 @@ def dataset_manifest(
     center_crop: float,
     images: Mapping[str, StoredImage],
     notices: Sequence[str],
-    origin: Mapping[str, str],
+    origin: Origin,
     parents: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> DatasetManifest:
     """The manifest to commit.
 
     Args:
@@ -41,7 +77,7 @@ def dataset_manifest(
         center_crop: Share of the shorter edge to keep, above 0, at most 1.
         images: By SHA-256 (hex).
         notices: What a user must know, before what the split adds.
-        origin: ``content_digest`` of an upload, or ``images_of`` the dataset that holds the images.
+        origin: Where the images are from.
         parents: Artifacts that it was made of.
     """
     return {

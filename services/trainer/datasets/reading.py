@@ -14,7 +14,7 @@ from services.common.deletions import delete_artifact
 from services.common.errors import NotFound
 from services.common.images.codec import center_square, decode_image
 from services.common.resource_names import DATASETS
-from services.common.store.artifacts import ArtifactStore
+from services.common.store.artifacts import ArtifactStore, DeletionProof
 from services.trainer.config import TrainerSettings
 
 SplitName = Literal["train", "test"]
@@ -40,7 +40,7 @@ def image_path(sha256: str) -> str:
     return f"images/{sha256}"
 
 
-def image_home(manifest: dict[str, Any]) -> str:
+def image_home(manifest: Mapping[str, Any]) -> str:
     """Id of the dataset that holds the images of a manifest."""
     name = manifest["body"].get("images_of") or manifest["name"]
     return resource_names.parse(DATASETS, name, "dataset")
@@ -48,11 +48,11 @@ def image_home(manifest: dict[str, Any]) -> str:
 
 def delete_dataset(
     store: ArtifactStore, database: JobDatabase, tenant: str, dataset_id: str
-) -> dict[str, Any]:
+) -> DeletionProof:
     """Deletes a dataset, and before it every other split of its images.
 
     Returns:
-        Proof for the dataset itself, as ``ArtifactStore.delete`` gives it.
+        Proof for the dataset itself.
     """
     for name in splits_of(store, tenant, resource_names.build(DATASETS, dataset_id)):
         split_id = resource_names.parse(DATASETS, name, "name")
@@ -66,13 +66,13 @@ def splits_of(store: ArtifactStore, tenant: str, name: str) -> list[str]:
     return [each["name"] for each in manifests if each["body"].get("images_of") == name]
 
 
-def usable_classes(manifest: dict[str, Any]) -> list[str]:
+def usable_classes(manifest: Mapping[str, Any]) -> list[str]:
     """Class ids of a dataset that were not left out, sorted."""
     classes = manifest["body"]["classes"]
     return sorted(each for each, split in classes.items() if not split["left_out_reason"])
 
 
-def digests_of_split(manifest: dict[str, Any], split: SplitName) -> dict[str, list[str]]:
+def digests_of_split(manifest: Mapping[str, Any], split: SplitName) -> dict[str, list[str]]:
     """SHA-256 digests of the images of one split, by usable class id."""
     classes = manifest["body"]["classes"]
     return {class_id: list(classes[class_id][split]) for class_id in usable_classes(manifest)}
@@ -87,12 +87,12 @@ def load_images(
     settings: TrainerSettings,
     most: Mapping[str, int] | None = None,
 ) -> SplitImages:
-    """Reads the training or test images of a dataset: centre-cropped squares of ``size`` pixels.
+    """Reads a split's images as centre-cropped squares of ``size`` pixels.
 
     Args:
         store: Store of the dataset.
         tenant: Owner of the dataset.
-        dataset_id: Its id.
+        dataset_id: Id of the dataset.
         split: Training or test images.
         size: Edge of the squares, pixels.
         settings: Limits of images.
@@ -112,7 +112,7 @@ def load_images(
 def load_members(
     store: ArtifactStore,
     tenant: str,
-    manifest: dict[str, Any],
+    manifest: Mapping[str, Any],
     members: Mapping[str, Sequence[str]],
     size: int,
     settings: TrainerSettings,
@@ -147,7 +147,10 @@ def dataset_id_of(store: ArtifactStore, tenant: str, name: str, field_path: str)
 def read_in_order(
     store: ArtifactStore, tenant: str, dataset_id: str, digests: Sequence[str]
 ) -> Iterator[tuple[str, bytes]]:
-    """Digest and encoded bytes of images that a dataset holds itself; raises as ``load_images``."""
+    """Digest and encoded bytes of images that a dataset holds itself.
+
+    Errors are those of ``load_images``.
+    """
     for start in range(0, len(digests), 64):
         group = digests[start : start + 64]
         files = store.read_many(tenant, DATASETS, dataset_id, [image_path(d) for d in group])

@@ -20,7 +20,7 @@ class Refusals:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Keep the refusal of one image for later; at ``MAX_REFUSED`` raise them joined."""
+        """Keep one image's refusal for later; raise all joined at ``MAX_REFUSED``."""
         try:
             yield
         except InvalidArgument as error:

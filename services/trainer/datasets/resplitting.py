@@ -1,7 +1,7 @@
 """Makes further few-shot splits of a dataset that share its images.
 
-A study needs several splits of the same images. Each is an artifact with a digest, locked before
-anything is trained on it, as an uploaded dataset's split is.
+A study needs several splits of the same images. Each split is an artifact with a digest, locked
+before anything is trained on it, as an uploaded dataset's split is.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def resplit(
     dataset_id: str,
     settings: TrainerSettings,
 ) -> dict[str, Any]:
-    """Makes ``datasets/{dataset_id}``, unless it exists: the images of another under a new split.
+    """Makes ``datasets/{dataset_id}``, a new split of another dataset's images, unless it exists.
 
     The centre crop is estimated from the training images of this split, so that no test image
     influences it.
 
     Returns:
-        Its manifest; ``body["images_of"]`` names the dataset that holds the images.
+        Manifest of the new dataset; ``body["images_of"]`` names the dataset that holds the images.
 
     Raises:
         NotFound: If there is no such source.
@@ -81,10 +81,10 @@ def split_of(source: Mapping[str, Any], split: SplitSettings) -> Split:
     return split_images(_records(source), split, "settings")
 
 
-def spare_digests(dataset: dict[str, Any]) -> dict[str, list[str]]:
+def spare_digests(dataset: Mapping[str, Any]) -> dict[str, list[str]]:
     """Digests of images that neither train nor test, by usable class id.
 
-    None is of a patient with test images, or a near-duplicate of a test image.
+    No image is of a patient with test images, or a near-duplicate of a test image.
     """
     records = _records(dataset)
     group_of = group_images(records)
@@ -115,7 +115,7 @@ def _records(dataset: Mapping[str, Any]) -> list[ImageRecord]:
 def _crop(
     store: ArtifactStore,
     tenant: str,
-    source: dict[str, Any],
+    source: Mapping[str, Any],
     new: Split,
     settings: TrainerSettings,
 ) -> float:

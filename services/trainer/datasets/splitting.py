@@ -41,7 +41,10 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """How to split. ``shots`` 0: all but the test share; ``max_test_per_class`` 0: no limit."""
+    """Settings of a split.
+
+    ``shots`` 0: all but the test share; ``max_test_per_class`` 0: no limit.
+    """
 
     shots: int = 0
     class_shots: dict[str, int] = field(default_factory=dict)
@@ -67,7 +70,7 @@ class SplitSettings:
 
 @dataclass(frozen=True)
 class ClassSplit:
-    """The split of one class: SHA-256 digests of its training and test images."""
+    """Split of one class: SHA-256 digests of training and test images."""
 
     class_id: str
     num_images: int
@@ -192,7 +195,7 @@ def _rng(settings: SplitSettings, *names: str) -> random.Random:
 def _assign_groups(
     by_class: dict[str, list[ImageRecord]], group_of: dict[str, str], settings: SplitSettings
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Assigns every group to ``train`` or ``test``, and says why classes are left out."""
+    """Assigns every group to ``train`` or ``test``; explains classes left out."""
     groups_of_class: dict[str, list[str]] = {}
     for class_id, members in by_class.items():
         groups = sorted({group_of[image.sha256] for image in members})
@@ -287,7 +290,7 @@ def _sample_class(
     assigned: dict[str, str],
     settings: SplitSettings,
 ) -> ClassSplit:
-    """Samples a class's training shots and test images from the groups assigned to each."""
+    """Samples a class's training shots and test images from their assigned groups."""
     train = [each.sha256 for each in members if assigned[group_of[each.sha256]] == "train"]
     test = [each.sha256 for each in members if assigned[group_of[each.sha256]] == "test"]
     _rng(settings, "train", class_id).shuffle(train)

@@ -1,7 +1,7 @@
 """Receives real cell images and locks their split.
 
-An upload is spooled outside the store and written only when all of it was seen to be good, so
-a cut stream, a bad file or a server that dies leaves nothing half-written.
+An upload is spooled outside the store and written only when all of it was seen to be good. A cut
+stream, a bad file or a server that dies leaves nothing half-written.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from services.common.resource_names import DATASETS
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.config import TrainerSettings
 from services.trainer.datasets.center_crop import crop_of_files, crop_sample
-from services.trainer.datasets.manifest import dataset_manifest
+from services.trainer.datasets.manifest import DatasetManifest, dataset_manifest
 from services.trainer.datasets.reading import image_path
 from services.trainer.datasets.splitting import ImageRecord, Split, SplitSettings, split_images
 
@@ -216,7 +216,7 @@ class DatasetUpload:
             raise
         return self._store.get_manifest(self._tenant, DATASETS, dataset_id)
 
-    def _manifest(self, kept: list[_Received], split: Split, content: str) -> dict[str, Any]:
+    def _manifest(self, kept: list[_Received], split: Split, content: str) -> DatasetManifest:
         return dataset_manifest(
             display_name=self._header.display_name,
             settings=self._header.split,

@@ -10,11 +10,11 @@ import numpy as np
 
 from services.common.answers.answer_model import Answers
 from services.trainer.evaluation.metrics import (
-    Predictions,
     calibration_error,
     interval,
     weights_of_runs,
 )
+from services.trainer.evaluation.predictions import Predictions
 
 KEPT_SHARE = 0.8
 """Share of the images, least in need of review, that ``macro_f1_kept`` looks at."""

@@ -20,7 +20,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,13 @@ class FeatureSource:
         return FeatureSpace(self.name, self.revision, _inception(self.weights, device))
 
 
+class FeatureSpaceName(TypedDict):
+    """Name and revision of a feature space."""
+
+    name: str
+    revision: str
+
+
 @dataclass(frozen=True)
 class FeatureSpace:
     """A network that turns images into features.
@@ -123,7 +130,7 @@ class FeatureSpace:
                 found.append(self.network(torch.from_numpy(batch).permute(0, 3, 1, 2)).cpu())
         return torch.cat(found).float().numpy()
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> FeatureSpaceName:
         """JSON form, for reports."""
         return {"name": self.name, "revision": self.revision}
 

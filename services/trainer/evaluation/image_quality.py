@@ -1,9 +1,9 @@
 """Image quality: distances between features of real and synthetic images.
 
 Per class and overall: FID (Heusel et al. 2017), KID (Bińkowski et al. 2018), CMMD (Jayasumana et
-al. 2024), precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al.
-2020). torchmetrics, scikit-learn and prdc compute them; here is decided what is compared with
-what, and what a figure may be used for at its number of images:
+al. 2024); precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al.
+2020). torchmetrics, scikit-learn and prdc compute them; here is decided what is compared with what,
+and what a figure may be used for at its number of images:
 
 - FID is biased upward, more so for fewer images and by an amount that depends on the generator
   (Chong & Forsyth 2020; Bińkowski et al. 2018), so it ranks nothing when images are few.
@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -29,8 +29,6 @@ from numpy.typing import NDArray
 from prdc import compute_prdc
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.preprocessing import normalize
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import maximum_mean_discrepancy, poly_kernel
 
 Features = NDArray[np.floating[Any]]
 Labelled = tuple[Features, NDArray[np.integer[Any]]]
@@ -56,24 +54,68 @@ NOTE_TOO_FEW = "Fewer than 3 images on a side: measures without a value need mor
 NOTE_SAMPLED = f"Measures over pairs of images take {_MOST_IMAGES} of each side, drawn at random."
 
 
-def image_quality(real: Features, synthetic: Features, seed: int = 0) -> dict[str, Any]:
+class PrecisionRecall(TypedDict):
+    """Precision, recall, density and coverage, None where there are too few images.
+
+    ``nearest_k`` is the number of neighbours that they look at.
+    """
+
+    precision: float | None
+    recall: float | None
+    density: float | None
+    coverage: float | None
+    nearest_k: int | None
+
+
+class ImageQuality(PrecisionRecall):
+    """All measures between two sets of images; figures are never NaN.
+
+    Attributes:
+        n_real, n_synthetic, num_features: Images and features.
+        fid, kid, cmmd: None where a set has fewer than 2 images; precision, recall, density and
+            coverage are None where it has fewer than 3.
+        fid_comparable: Whether both sets have more images than features.
+        note: What the numbers of images mean for the figures.
+        kid_std, cmmd_std: Standard deviation over random subsets of half the smaller set. Subsets
+            spread about as much as the figure itself would over new images (delete-half jackknife;
+            more, if the sets differ in number).
+        kid_interval, cmmd_interval: 2.5 % and 97.5 % over the same subsets.
+    """
+
+    n_real: int
+    n_synthetic: int
+    num_features: int
+    fid: float | None
+    fid_comparable: bool
+    note: str
+    kid: float | None
+    kid_std: float | None
+    kid_interval: list[float] | None
+    cmmd: float | None
+    cmmd_std: float | None
+    cmmd_interval: list[float] | None
+
+
+class ClassQuality(TypedDict):
+    """All measures overall and by class id."""
+
+    overall: ImageQuality
+    per_class: dict[str, ImageQuality]
+
+
+class ReferencedQuality(ClassQuality):
+    """All measures overall and by class id, with a real-to-real reference."""
+
+    real_against_real: ClassQuality
+
+
+def image_quality(real: Features, synthetic: Features, seed: int = 0) -> ImageQuality:
     """All measures between two sets of images.
 
     Args:
         real: Features of real images, (N, D); N may be 0.
         synthetic: Features of synthetic images, (M, D); M may be 0.
         seed: Seed of the subsets that KID and CMMD are taken over.
-
-    Returns:
-        ``n_real``, ``n_synthetic``, ``num_features``; ``fid``, ``kid``, ``cmmd``, ``precision``,
-        ``recall``, ``density`` and ``coverage``, None where there are too few images (fewer than 2
-        in a set for the first three, than 3 for the others), never NaN;
-        ``fid_comparable``, whether both sets have more images than features;
-        for KID and CMMD (``kid_…``, ``cmmd_…``) ``std`` and ``interval`` (2.5 % and 97.5 %) over
-        random subsets of half the smaller set, which spread about as much as the figure itself
-        would over new images (delete-half jackknife; more, if the sets differ in number);
-        ``nearest_k``, the neighbours that precision, recall, density and coverage look at;
-        ``note``, what the numbers of images mean for the figures.
 
     Raises:
         ValueError: If the features are no (N, D) and (M, D) of finite numbers.
@@ -89,41 +131,41 @@ def image_quality(real: Features, synthetic: Features, seed: int = 0) -> dict[st
     notes += [NOTE_TOO_FEW] if fewest < 3 else []
     notes += [NOTE_SAMPLED] if max(len(real), len(synthetic)) > _MOST_IMAGES else []
     rng = np.random.default_rng(seed)
-    found = {
+    fid = _fid(real, synthetic) if fewest >= 2 else None
+    some_real, some_synthetic = _some(real, rng), _some(synthetic, rng)
+    kid = _kid(some_real, some_synthetic, rng)
+    cmmd = _cmmd(some_real, some_synthetic, rng)
+    return {
         "n_real": len(real),
         "n_synthetic": len(synthetic),
         "num_features": num_features,
-        "fid": _fid(real, synthetic) if fewest >= 2 else None,
+        "fid": fid,
         "fid_comparable": comparable,
         "note": " ".join(notes),
+        "kid": kid.mean,
+        "kid_std": kid.std,
+        "kid_interval": kid.interval,
+        "cmmd": cmmd.mean,
+        "cmmd_std": cmmd.std,
+        "cmmd_interval": cmmd.interval,
+        **_precision_recall(some_real, some_synthetic),
     }
-    some_real, some_synthetic = _some(real, rng), _some(synthetic, rng)
-    return (
-        found
-        | _kid(some_real, some_synthetic, rng)
-        | _cmmd(some_real, some_synthetic, rng)
-        | _prdc(some_real, some_synthetic)
-    )
 
 
 def quality_by_class(
     real: Labelled, synthetic: Labelled, class_ids: Sequence[str], seed: int = 0
-) -> dict[str, Any]:
+) -> ReferencedQuality:
     """All measures per class and overall, with a real-to-real reference.
 
-    Overall takes as many images of a class from one set as from the other, picked at random, so
-    that another mix of classes does not pass for worse images; images of the wrong class show per
-    class only. The halves have as many images of a class, to within one.
+    Overall takes as many images of a class from one set as from the other, picked at random.
+    Another mix of classes therefore does not pass for worse images; images of the wrong class show
+    per class only. The halves have as many images of a class, to within one.
 
     Args:
         real: Locked test images, which no model behind the synthetic ones has seen.
         synthetic: Synthetic images in the same feature space.
         class_ids: Class ids of the labels.
         seed: Seed of what is picked at random.
-
-    Returns:
-        ``overall``, ``per_class`` (by class id) and ``real_against_real`` with ``overall`` and
-        ``per_class`` of its own; each figure as ``image_quality`` gives it.
 
     Raises:
         ValueError: If labels do not fit the features or the class ids.
@@ -141,7 +183,7 @@ def quality_by_class(
 
 def _compare(
     real: list[Features], synthetic: list[Features], class_ids: Sequence[str], seed: int
-) -> dict[str, Any]:
+) -> ClassQuality:
     rng = np.random.default_rng(seed)
 
     def mixed(by_class: list[Features]) -> Features:
@@ -194,6 +236,9 @@ class _Given(torch.nn.Module):
 
 
 def _fid(real: NDArray[np.float64], synthetic: NDArray[np.float64]) -> float:
+    # Imported here: torchmetrics takes four seconds, which most processes of a study would waste.
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     metric = FrechetInceptionDistance(feature=_Given(real.shape[1]))
     metric.update(torch.from_numpy(real), real=True)
     metric.update(torch.from_numpy(synthetic), real=False)
@@ -201,16 +246,26 @@ def _fid(real: NDArray[np.float64], synthetic: NDArray[np.float64]) -> float:
     return max(0.0, float(metric.compute()))
 
 
+class _Discrepancy(NamedTuple):
+    """Squared maximum mean discrepancy over subsets: mean, standard deviation, interval."""
+
+    mean: float | None = None
+    std: float | None = None
+    interval: list[float] | None = None
+
+
 def _kid(
     real: NDArray[np.float64], synthetic: NDArray[np.float64], rng: np.random.Generator
-) -> dict[str, Any]:
+) -> _Discrepancy:
+    from torchmetrics.image.kid import poly_kernel
+
     x, y = torch.from_numpy(real), torch.from_numpy(synthetic)
-    return _over_subsets("kid", poly_kernel(x, x), poly_kernel(x, y), poly_kernel(y, y), rng)
+    return _over_subsets(poly_kernel(x, x), poly_kernel(x, y), poly_kernel(y, y), rng)
 
 
 def _cmmd(
     real: NDArray[np.float64], synthetic: NDArray[np.float64], rng: np.random.Generator
-) -> dict[str, Any]:
+) -> _Discrepancy:
     """CMMD with the paper's kernel and scale, on features of length 1.
 
     By the unbiased estimator, as KID: the paper's code keeps the diagonals, by which it is larger
@@ -218,9 +273,9 @@ def _cmmd(
     """
     if not min(len(real), len(synthetic)):  # neither normalize nor rbf_kernel takes empty sets
         empty = torch.zeros(0, 0)
-        return _over_subsets("cmmd", empty, empty, empty, rng)
+        return _over_subsets(empty, empty, empty, rng)
     x, y = normalize(real), normalize(synthetic)
-    return _over_subsets("cmmd", _rbf(x, x), _rbf(x, y), _rbf(y, y), rng)
+    return _over_subsets(_rbf(x, x), _rbf(x, y), _rbf(y, y), rng)
 
 
 def _rbf(x: NDArray[np.float64], y: NDArray[np.float64]) -> torch.Tensor:
@@ -228,16 +283,17 @@ def _rbf(x: NDArray[np.float64], y: NDArray[np.float64]) -> torch.Tensor:
 
 
 def _over_subsets(
-    name: str, k_xx: torch.Tensor, k_xy: torch.Tensor, k_yy: torch.Tensor, rng: np.random.Generator
-) -> dict[str, Any]:
+    k_xx: torch.Tensor, k_xy: torch.Tensor, k_yy: torch.Tensor, rng: np.random.Generator
+) -> _Discrepancy:
     """Squared maximum mean discrepancy (unbiased) over random subsets without replacement.
 
     torchmetrics' estimator takes sets of the same size, which subsets are.
     """
+    from torchmetrics.image.kid import maximum_mean_discrepancy
+
     fewest = min(len(k_xx), len(k_yy))
-    found: dict[str, Any] = {name: None, f"{name}_std": None, f"{name}_interval": None}
     if fewest < 2:
-        return found
+        return _Discrepancy()
     size = min(_LARGEST_SUBSET, max(2, fewest // 2))
     scores = np.empty(_SUBSETS)
     for number in range(_SUBSETS):
@@ -245,22 +301,34 @@ def _over_subsets(
         scores[number] = maximum_mean_discrepancy(
             k_xx[x[:, None], x], k_xy[x[:, None], y], k_yy[y[:, None], y]
         )
-    found[name] = float(scores.mean())
-    if fewest >= 4:  # below, a half is no set of pairs
-        found[f"{name}_std"] = float(scores.std())
-        found[f"{name}_interval"] = np.percentile(scores, (2.5, 97.5)).tolist()
-    return found
+    mean = float(scores.mean())
+    if fewest < 4:  # a half is no set of pairs
+        return _Discrepancy(mean)
+    interval: list[float] = np.percentile(scores, (2.5, 97.5)).tolist()
+    return _Discrepancy(mean, float(scores.std()), interval)
 
 
-def _prdc(real: NDArray[np.float64], synthetic: NDArray[np.float64]) -> dict[str, Any]:
-    """Precision, recall, density and coverage; k shrinks so that it is at most half of the others.
+def _precision_recall(real: NDArray[np.float64], synthetic: NDArray[np.float64]) -> PrecisionRecall:
+    """Precision, recall, density and coverage.
 
-    Otherwise the ball around an image holds all of a small class, and every image is "covered".
+    k is at most half of the other images: otherwise the ball around an image holds all of a small
+    class, and every image is "covered".
     """
     nearest_k = min(_NEAREST_K, (min(len(real), len(synthetic)) - 1) // 2)
     if nearest_k < 1:
-        names = ("precision", "recall", "density", "coverage")
-        return dict.fromkeys(names) | {"nearest_k": None}
+        return {
+            "precision": None,
+            "recall": None,
+            "density": None,
+            "coverage": None,
+            "nearest_k": None,
+        }
     with contextlib.redirect_stdout(io.StringIO()):  # prdc prints the numbers of images
         found = compute_prdc(real, synthetic, nearest_k)
-    return {name: float(value) for name, value in found.items()} | {"nearest_k": nearest_k}
+    return {
+        "precision": float(found["precision"]),
+        "recall": float(found["recall"]),
+        "density": float(found["density"]),
+        "coverage": float(found["coverage"]),
+        "nearest_k": nearest_k,
+    }

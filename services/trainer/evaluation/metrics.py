@@ -1,67 +1,63 @@
 """Test metrics with bootstrap confidence intervals.
 
-Intervals are 95 % percentile bootstraps over the test images, resampled within each class, so
-that every resample has the class counts of the test set; all arms share the same resamples, which
-makes the difference of two arms a paired one. Where patients are known, patients are resampled
-instead, as images of one are not independent.
+Intervals are 95 % percentile bootstraps over the test images, resampled within each class: every
+resample has the class counts of the test set. All arms share the same resamples, which makes the
+difference of two arms a paired one. Where patients are known, patients are resampled instead, as
+images of one are not independent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal, TypedDict
 
 import numpy as np
 from sklearn.metrics import confusion_matrix, roc_auc_score
+
+from services.trainer.evaluation.predictions import Predictions
 
 NUM_RESAMPLES = 2000
 NUM_CALIBRATION_BINS = 10
 _SEED = 20_240_229
 
-HEADLINE_METRICS = ("macro_f1", "balanced_accuracy", "top1", "macro_auc")
-METRICS = (*HEADLINE_METRICS, "ece")
+MetricName = Literal["macro_f1", "balanced_accuracy", "top1", "macro_auc", "ece"]
+METRICS: tuple[MetricName, ...] = ("macro_f1", "balanced_accuracy", "top1", "macro_auc", "ece")
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """Answers of one classifier on the test set.
+class Breakdown(TypedDict):
+    """JSON of intervals, recalls by class id, and confusion counts.
 
-    Attributes:
-        class_ids: In the order of the columns of ``probabilities``.
-        digests: SHA-256 (hex) of each test image, N of them.
-        labels: True classes (N,), positions in ``class_ids``.
-        probabilities: (N, classes), rows sum to 1.
+    Rows of the counts are true classes.
     """
 
-    class_ids: tuple[str, ...]
-    digests: tuple[str, ...]
-    labels: np.ndarray
-    probabilities: np.ndarray
+    intervals: dict[MetricName, tuple[float, float]]
+    per_class_recall: dict[str, float]
+    per_class_recall_intervals: dict[str, tuple[float, float]]
+    confusion: list[list[int]]
 
-    @property
-    def predicted(self) -> np.ndarray:
-        """The most probable class of each image (N,)."""
-        return self.probabilities.argmax(axis=1)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form; ``from_dict`` reads it back."""
-        return {
-            "class_ids": list(self.class_ids),
-            "digests": list(self.digests),
-            "labels": self.labels.tolist(),
-            "probabilities": np.round(self.probabilities, 7).tolist(),
-        }
+class EvaluationJson(Breakdown):
+    """JSON form of ``Evaluation``."""
 
-    @staticmethod
-    def from_dict(data: dict[str, Any]) -> Predictions:
-        """The predictions that ``to_dict`` wrote."""
-        return Predictions(
-            tuple(data["class_ids"]),
-            tuple(data["digests"]),
-            np.array(data["labels"], dtype=np.int64),
-            np.array(data["probabilities"]),
-        )
+    metrics: dict[MetricName, float]
+
+
+class Figures(Breakdown):
+    """JSON of figures for reports, with each metric under its own key."""
+
+    macro_f1: float
+    balanced_accuracy: float
+    top1: float
+    macro_auc: float
+    ece: float
+
+
+class PairedDifference(TypedDict):
+    """Difference of a metric between two arms, with its 95 % interval."""
+
+    difference: float
+    interval: list[float]
 
 
 @dataclass(frozen=True)
@@ -77,15 +73,34 @@ class Evaluation:
         confusion: Counts (classes, classes); rows are true classes.
     """
 
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
+    metrics: dict[MetricName, float]
+    intervals: dict[MetricName, tuple[float, float]]
     per_class_recall: dict[str, float]
     per_class_recall_intervals: dict[str, tuple[float, float]]
     confusion: np.ndarray
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> EvaluationJson:
         """JSON form."""
-        return {**asdict(self), "confusion": self.confusion.tolist()}
+        return {"metrics": self.metrics, **self._breakdown()}
+
+    def figures(self) -> Figures:
+        """JSON form for reports."""
+        return {
+            "macro_f1": self.metrics["macro_f1"],
+            "balanced_accuracy": self.metrics["balanced_accuracy"],
+            "top1": self.metrics["top1"],
+            "macro_auc": self.metrics["macro_auc"],
+            "ece": self.metrics["ece"],
+            **self._breakdown(),
+        }
+
+    def _breakdown(self) -> Breakdown:
+        return {
+            "intervals": self.intervals,
+            "per_class_recall": self.per_class_recall,
+            "per_class_recall_intervals": self.per_class_recall_intervals,
+            "confusion": self.confusion.tolist(),
+        }
 
 
 def evaluate(predictions: Predictions) -> Evaluation:
@@ -142,7 +157,7 @@ def paired_difference(
     baseline: list[Predictions],
     resample_runs: bool = False,
     patients: Mapping[str, str] | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, PairedDifference]:
     """Candidate minus baseline on the same test images, with 95 % intervals.
 
     Each list holds the runs of an arm over seeds; a resample averages the metric over them.
@@ -303,7 +318,7 @@ def resampled_metrics(predictions: Predictions, weights: np.ndarray) -> dict[str
 
 
 def _auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve per resample (R,); 0.5 for a lone class."""
+    """ROC AUC per resample (R,); 0.5 for a lone class."""
     if positive.all() or not positive.any():
         return np.full(len(weights), 0.5)
     if len(weights) == 1 and (weights == 1).all():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cytosynth.cell_classes import class_phrase
 from cytosynth.charts import confusion_svg, short_label, svg_chart, text, titled
+
+if TYPE_CHECKING:
+    from services.trainer.evaluation.metrics import Breakdown
 
 _MODEL_LABELS = {
     "resnet18": "ResNet-18",
@@ -34,7 +37,7 @@ def class_confusion_svg(class_ids: Sequence[str], counts: Sequence[Sequence[int]
 
 def recall_svg(
     class_ids: Sequence[str],
-    by_arm: Mapping[str, Mapping[str, Any]],
+    by_arm: Mapping[str, Breakdown],
     arm_numbers: Mapping[str, int],
 ) -> str:
     """Bars of recall per class and arm, with 95 % intervals."""

@@ -6,12 +6,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from services.common import resource_names
@@ -21,37 +18,16 @@ from services.common.store.artifacts import ArtifactStore
 from services.common.store.code_version import code_version
 from services.trainer.classifiers.job import PREDICTIONS_FILE, TEST_ANSWERS_FILE
 from services.trainer.config import TrainerSettings
-from services.trainer.datasets.reading import digests_of_split
 
 if TYPE_CHECKING:
-    from services.trainer.evaluation.answers import AnsweredTest
-    from services.trainer.evaluation.metrics import Predictions
     from services.trainer.jobs.context import JobContext
+    from services.trainer.reports.content import Arms, ReportContent, Run
 
-BASELINE_ARM = "real_only"
-RESEARCH_USE = "Research use only — not a medical device"
 MAX_ARMS = 200
 MAX_TITLE = 200
 _MAX_LABEL = 60
 #: Synthetic images per class that are searched for near-duplicates of training images, at most.
 _MAX_SEARCHED_PER_CLASS = 500
-
-
-@dataclass(frozen=True)
-class Run:
-    """One classifier of an arm.
-
-    Attributes:
-        classifier: Its name.
-        manifest: Its manifest.
-        predictions: Its softmax on the test images.
-        answered: Its calibrated answers to them; None if it has no calibration.
-    """
-
-    classifier: str
-    manifest: dict[str, Any]
-    predictions: Predictions
-    answered: AnsweredTest | None = None
 
 
 def validate(
@@ -103,7 +79,9 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
         Cancelled: If a cancel was asked.
         DomainError: As ``validate``.
     """
-    from services.trainer.reports.page import render_page, sample_cells
+    from services.trainer.reports.cells import sample_cells
+    from services.trainer.reports.content import metrics_table, report_content
+    from services.trainer.reports.page import render_page
 
     if ctx.store.exists(ctx.tenant, REPORTS, ctx.artifact_id):
         return ctx.artifact_id
@@ -113,13 +91,16 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     dataset = ctx.store.get_manifest(ctx.tenant, DATASETS, dataset_id)
     arms = read_arms(spec, ctx.store, ctx.tenant)
     ctx.progress("computing intervals", 0, 0, {})
-    content = report_content(spec, arms, dataset)
+    figures = report_content(spec, arms, dataset)
     image_sets = sorted({r.manifest["body"]["image_set"] for runs in _runs(arms) for r in runs})
     set_ids = [resource_names.parse(IMAGE_SETS, n, "image_set") for n in image_sets if n]
-    ctx.progress("drawing cells", 0, 0, {})
+    ctx.progress("reading cells", 0, 0, {})
     cells = sample_cells(dataset_id, set_ids, _MAX_SEARCHED_PER_CLASS, ctx)
-    content["num_synthetic"] = cells.num_synthetic
-    content["near_copies"] = cells.near_duplicates
+    content: ReportContent = {
+        **figures,
+        "num_synthetic": cells.num_synthetic,
+        "near_copies": cells.near_duplicates,
+    }
     draft = ctx.store.new_draft(ctx.tenant, REPORTS, ctx.artifact_id)
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     draft.write("report.json", text.encode())
@@ -141,9 +122,6 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     return ctx.artifact_id
 
 
-Arms = dict[str, dict[str, list[Run]]]
-
-
 def read_arms(spec: Mapping[str, Any], store: ArtifactStore, tenant: str) -> Arms:
     """Runs by model and arm, in the order of the request.
 
@@ -151,7 +129,8 @@ def read_arms(spec: Mapping[str, Any], store: ArtifactStore, tenant: str) -> Arm
         FailedPrecondition: If two classifiers were not tested on the same images.
     """
     from services.trainer.evaluation.answers import AnsweredTest
-    from services.trainer.evaluation.metrics import Predictions
+    from services.trainer.evaluation.predictions import Predictions
+    from services.trainer.reports.content import Run
 
     arms: Arms = {}
     tested: tuple[str, ...] | None = None
@@ -172,126 +151,6 @@ def read_arms(spec: Mapping[str, Any], store: ArtifactStore, tenant: str) -> Arm
             answered = AnsweredTest.from_dict(data)
         runs.append(Run(arm["classifier"], manifest, predictions, answered))
     return arms
-
-
-def report_content(spec: Mapping[str, Any], arms: Arms, dataset: dict[str, Any]) -> dict[str, Any]:
-    """Everything that ``report.json`` says, the synthetic images aside."""
-    from services.trainer.evaluation.answers import answer_figures
-    from services.trainer.evaluation.metrics import evaluate_runs, paired_difference
-
-    patients = patient_ids(dataset)
-    figures: dict[str, dict[str, Any]] = {}
-    differences: dict[str, dict[str, Any]] = {}
-    for model, by_arm in arms.items():
-        figures[model] = {}
-        for arm, runs in by_arm.items():
-            answers = [run.predictions for run in runs]
-            evaluation = evaluate_runs(answers, patients=patients).to_dict()
-            answered = [run.answered for run in runs if run.answered is not None]
-            whole = len(answered) == len(runs)
-            figures[model][arm] = {
-                **evaluation.pop("metrics"),
-                **evaluation,
-                "num_runs": len(runs),
-                "per_run": [
-                    {
-                        "classifier": run.classifier,
-                        "seed": run.manifest["seed"],
-                        "macro_f1": run.manifest["metrics"]["macro_f1"],
-                    }
-                    for run in runs
-                ],
-                "training": training_facts(runs[0].manifest),
-                "answers": answer_figures(answers, answered, patients) if whole else None,
-            }
-        baseline = by_arm.get(BASELINE_ARM)
-        for arm, runs in by_arm.items():
-            if baseline and arm != BASELINE_ARM:
-                differences.setdefault(model, {})[f"{arm}_minus_{BASELINE_ARM}"] = (
-                    paired_difference(
-                        [run.predictions for run in runs],
-                        [run.predictions for run in baseline],
-                        patients=patients,
-                    )
-                )
-    return {
-        "notice": RESEARCH_USE,
-        "title": spec.get("title") or dataset["body"]["display_name"] or spec["dataset"],
-        "arms": figures,
-        "paired_differences": differences,
-        "num_synthetic": 0,
-        "seconds": dict(spec.get("phase_seconds") or {}),
-        "dataset": dataset_facts(spec["dataset"], dataset),
-        "test_digests": digests_of_split(dataset, "test"),
-    }
-
-
-def patient_ids(dataset: Mapping[str, Any]) -> dict[str, str]:
-    """Patient id by image digest, of the images that have one."""
-    images = dataset["body"]["images"]
-    return {digest: each["patient_id"] for digest, each in images.items() if each["patient_id"]}
-
-
-def dataset_facts(name: str, dataset: dict[str, Any]) -> dict[str, Any]:
-    """Facts of a dataset: classes, what was left out, the locked split."""
-    body = dataset["body"]
-    return {
-        "name": name,
-        "display_name": body["display_name"],
-        "split_digest": body["split_digest"],
-        "split_seed": dataset["seed"],
-        "center_crop": body["center_crop"],
-        "classes": {
-            class_id: {"num_train": len(split["train"]), "num_test": len(split["test"])}
-            for class_id, split in sorted(body["classes"].items())
-            if not split["left_out_reason"]
-        },
-        "left_out": {
-            class_id: split["left_out_reason"]
-            for class_id, split in sorted(body["classes"].items())
-            if split["left_out_reason"]
-        },
-        "notices": body["notices"],
-        "by_patient": any(image["patient_id"] for image in body["images"].values()),
-        "num_images": len(body["images"]),
-        "num_without_patient": sum(not image["patient_id"] for image in body["images"].values()),
-    }
-
-
-def training_facts(manifest: dict[str, Any]) -> dict[str, Any]:
-    """How a classifier was trained, from its manifest."""
-    body = manifest["body"]
-    return {
-        "settings": manifest["settings"],
-        "synthetic": body["synthetic"],
-        "image_set": body["image_set"],
-        "base": manifest["base"],
-        "base_revision": manifest["base_revision"],
-        "num_steps": body["training"]["num_steps"],
-        "batch_size": body["training"]["batch_size"],
-        "synthetic_batch_size": body["training"]["synthetic_batch_size"],
-        "seconds": body["training"]["seconds"],
-        "code_version": manifest["code_version"],
-    }
-
-
-def metrics_table(content: Mapping[str, Any]) -> str:
-    """CSV of model, arm, metric, value and 95 % interval."""
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(["model", "arm", "metric", "value", "low", "high"])
-    for model, by_arm in content["arms"].items():
-        for arm, figures in by_arm.items():
-            table.writerows([model, arm, *row] for row in metric_rows(figures))
-    return buffer.getvalue()
-
-
-def metric_rows(figures: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
-    """Metric, value, low and high end of one arm's figures and recalls."""
-    for metric, bounds in figures["intervals"].items():
-        yield metric, figures[metric], *bounds
-    for class_id, bounds in figures["per_class_recall_intervals"].items():
-        yield f"recall:{class_id}", figures["per_class_recall"][class_id], *bounds
 
 
 def _runs(arms: Arms) -> list[list[Run]]:

@@ -22,12 +22,12 @@ class Ready:
     images: LabelledImages
 
     def wait_for(self, share: float) -> LabelledImages:
-        """All of them."""
+        """All images, whatever the share."""
         return self.images
 
 
 def joined(one: LabelledImages, other: LabelledImages) -> LabelledImages:
-    """Both, one after the other."""
+    """Two sets of images, one after the other."""
     images = np.concatenate([one.images, other.images])
     return LabelledImages(images, np.concatenate([one.labels, other.labels]))
 

@@ -32,6 +32,7 @@ from services.trainer.studies.recipe import (
     SYNTHETIC_ARMS,
     TRANSFER_ARMS,
     StudySettings,
+    StudySpec,
     hyperparameters_of,
     phantom_classes,
 )
@@ -45,11 +46,8 @@ if TYPE_CHECKING:
 
 def validate(
     spec: Mapping[str, Any], store: ArtifactStore, tenant: str, settings: TrainerSettings
-) -> dict[str, Any]:
+) -> StudySpec:
     """Checks a request before there is a job.
-
-    Returns:
-        The spec with the settings resolved, as the job gets it.
 
     Raises:
         InvalidArgument: Naming the field that is wrong.
@@ -118,7 +116,7 @@ def _bases(
         yield f"feature space {space.name}", space.revision, {}, ""
 
 
-def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
+def run(spec: StudySpec, ctx: JobContext) -> str:
     """Carries the study out; ``spec`` as ``validate`` gave it.
 
     Returns:
@@ -129,7 +127,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
         DomainError: As ``validate``; or the generator refused or was lost.
     """
     from services.trainer.compute.parallel_training import num_workers
-    from services.trainer.evaluation.metrics import Predictions
+    from services.trainer.evaluation.predictions import Predictions
     from services.trainer.studies.facts import replicate_facts
     from services.trainer.studies.measures import read_measures
     from services.trainer.studies.replicate import Replicate, lock_split
@@ -150,7 +148,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     numbers = range(study.num_draws)
     overall = StudyProgress(ctx.progress, study)
     for number in numbers:
-        lock_split(spec, number, study, ctx, work)
+        lock_split(spec["dataset"], number, study, ctx, work)
     class_ids = _common_classes(spec["dataset"], [Replicate(n, study, ctx, work) for n in numbers])
     has_synthetic = bool(set(study.arms) & set(SYNTHETIC_ARMS))
     trials = [trial for number in numbers for trial in study.trials(number)]
@@ -194,7 +192,7 @@ def run(spec: Mapping[str, Any], ctx: JobContext) -> str:
     return ctx.artifact_id
 
 
-def _short(facts: ReplicateFacts) -> dict[str, Any]:
+def _short(facts: ReplicateFacts) -> dict[str, object]:
     """Facts of a replicate without its long lists, for the manifest."""
     return {key: value for key, value in facts.items() if key != "train_digests"}
 
@@ -209,7 +207,7 @@ def _common_classes(dataset: str, replicates: list[Replicate]) -> tuple[str, ...
     return tuple(sorted(common))
 
 
-def study_id(spec: Mapping[str, Any]) -> str:
+def study_id(spec: Mapping[str, object]) -> str:
     """Id of a study's work folder, by request and code.
 
     The next job of the same study finds what a cancelled job has finished.

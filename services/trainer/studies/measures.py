@@ -14,7 +14,9 @@ from services.trainer.compute.training_run import ProgressFn
 from services.trainer.datasets.reading import SplitImages
 from services.trainer.evaluation.feature_space import FeatureSource, resolve_feature_space
 from services.trainer.evaluation.image_quality import quality_by_class
-from services.trainer.evaluation.memorization import ImageFeatures, compare, triplet_pictures
+from services.trainer.evaluation.memorization import compare
+from services.trainer.evaluation.nearest import ImageFeatures
+from services.trainer.evaluation.triplets import triplet_pictures
 from services.trainer.studies.replicate import Replicate
 from services.trainer.studies.results import Measures
 from services.trainer.studies.synthetic_images import image_plan, withheld_images
@@ -125,20 +127,25 @@ def measure_images(
     tested, generated = (
         np.array([number[each] for each in ids]) for ids in (test.class_ids, synthetic_ids)
     )
-    nearest = compare(
+    found = compare(
         ImageFeatures(images, ours, synthetic_ids),
         ImageFeatures(train.images, known, train.class_ids),
         ImageFeatures(test.images, held_out, test.class_ids),
         seed=seed,
     )
-    nearest_of_each = nearest.pop("each")
     return {
         "feature_space": space.to_dict(),
         "quality": quality_by_class((held_out, tested), (ours, generated), class_ids, seed),
-        "gallery": triplet_pictures(nearest.pop("triplets"), images, train.images, test.images),
-        "nearest": nearest,
+        "gallery": triplet_pictures(found.triplets, images, train.images, test.images),
+        "nearest": found.figures,
         "nearest_of_each": [
-            [train.digests[by_features], distance, train.digests[by_bits], bits, flagged]
-            for by_features, distance, by_bits, bits, flagged in nearest_of_each
+            [
+                train.digests[each.by_features],
+                each.distance,
+                train.digests[each.by_hash],
+                each.bits,
+                each.flagged,
+            ]
+            for each in found.each
         ],
     }

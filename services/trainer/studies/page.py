@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cytosynth.charts import svg_chart, text, titled
+from services.trainer.evaluation.triplets import ShownTriplet
 from services.trainer.reports.charts import arm_label, class_confusion_svg, recall_svg
 from services.trainer.reports.page import arm_numbers, page_environment
 from services.trainer.studies.recipe import REAL_ONLY, SWEPT_ARMS
@@ -15,12 +16,12 @@ from services.trainer.studies.results import ArmFigures, StudyContent
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 520, 300, 46, 14, 12, 32
 
 
-def render_study(content: StudyContent, gallery: Sequence[Mapping[str, Any]]) -> str:
+def render_study(content: StudyContent, gallery: Sequence[ShownTriplet]) -> str:
     """The page as one HTML file that fetches nothing.
 
     Args:
         content: As ``report.json`` has it.
-        gallery: Synthetic images beside the nearest real ones (``triplet_pictures``).
+        gallery: Synthetic images beside the nearest real ones.
     """
     return (
         page_environment()
@@ -31,7 +32,7 @@ def render_study(content: StudyContent, gallery: Sequence[Mapping[str, Any]]) ->
             recall_svg=recall_svg,
             confusion_svg=class_confusion_svg,
             shown_arms=shown_arms,
-            arm_numbers=arm_numbers(content),
+            arm_numbers=arm_numbers(content["arms"]),
             gallery=gallery,
             show_images=not content["settings"]["hide_images"],
         )

@@ -1,29 +1,50 @@
-"""Privacy of a study: figures of all replicates for ``report.json``, table and page."""
+"""Privacy figures of a study's replicates for ``report.json``, table and page."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 from scipy.stats import t as student_t
 
+from services.trainer.evaluation.memorization import ComparisonFigures, DistanceFigures
 from services.trainer.studies.results import Membership, Privacy
+
+if TYPE_CHECKING:
+    from services.trainer.adapters.membership_inference import Audit
 
 GOAL_AUC = 0.6
 """Membership-inference AUC that the default adapter settings must keep to."""
+_SHARES: tuple[Literal["closer_than_held_out", "share_below_p1", "share_below_min"], ...] = (
+    "closer_than_held_out",
+    "share_below_p1",
+    "share_below_min",
+)
+_KINDS: tuple[Literal["synthetic", "held_out"], ...] = ("synthetic", "held_out")
 
 
-def privacy_content(replicates: Sequence[Mapping[str, Any]]) -> Privacy:
+class PrivacyFacts(TypedDict):
+    """What is known of the privacy of one replicate.
+
+    Attributes:
+        num_synthetic: Images in its ImageSet.
+        num_redrawn: Near-duplicates that the generator withheld and replaced.
+        num_withheld: Near-duplicates that the study found all the same and left out.
+        membership_inference: As the adapter's manifest has it.
+        nearest: Distances of the images that were used.
+    """
+
+    num_synthetic: int
+    num_redrawn: int
+    num_withheld: int
+    membership_inference: Audit | None
+    nearest: ComparisonFigures | None
+
+
+def privacy_content(replicates: Sequence[PrivacyFacts]) -> Privacy:
     """The part ``privacy`` of ``report.json``; no figure is NaN.
-
-    Args:
-        replicates: For each replicate ``num_synthetic`` (images in its ImageSet), ``num_redrawn``
-            (near-duplicates that the generator withheld and replaced), ``num_withheld``
-            (near-duplicates that the study found all the same and left out),
-            ``membership_inference`` (of the adapter's manifest, or None) and ``nearest``
-            (``memorization.compare`` of the images that were used, or None).
 
     Returns:
         ``num_released``, near-duplicates among the images used, is counted once more by
@@ -31,7 +52,7 @@ def privacy_content(replicates: Sequence[Mapping[str, Any]]) -> Privacy:
     """
     num_synthetic = sum(each["num_synthetic"] for each in replicates)
     num_withheld = sum(each["num_withheld"] for each in replicates)
-    nearest = [each["nearest"] for each in replicates if each.get("nearest")]
+    nearest = [found for each in replicates if (found := each["nearest"])]
     num_released = sum(found["overall"]["num_near_copies"] for found in nearest)
     class_ids = sorted({each for found in nearest for each in found["classes"]})
     return {
@@ -49,16 +70,19 @@ def privacy_content(replicates: Sequence[Mapping[str, Any]]) -> Privacy:
             "metric": nearest[0]["metric"],
             "copy_bits": nearest[0]["copy_bits"],
             "copy_share": nearest[0]["copy_share"],
-            "overall": _mean([found["overall"] for found in nearest]),
+            "overall": _mean_figures([found["overall"] for found in nearest]),
             "classes": {
-                each: _mean([found["classes"].get(each) for found in nearest]) for each in class_ids
+                each: _mean_figures(
+                    [found["classes"][each] for found in nearest if each in found["classes"]]
+                )
+                for each in class_ids
             },
         },
     }
 
 
-def _membership(replicates: Sequence[Mapping[str, Any]]) -> Membership:
-    per_replicate = [each.get("membership_inference") for each in replicates]
+def _membership(replicates: Sequence[PrivacyFacts]) -> Membership:
+    per_replicate = [each["membership_inference"] for each in replicates]
     known = [found for found in per_replicate if found and found["auc"] is not None]
     mean, low, high = mean_with_interval([found["auc"] for found in known])
     if len(known) == 1:
@@ -69,7 +93,7 @@ def _membership(replicates: Sequence[Mapping[str, Any]]) -> Membership:
         "high": high,
         "goal": GOAL_AUC,
         "reaches_goal": None if mean is None else mean <= GOAL_AUC,
-        "per_draw": [dict(found) if found else None for found in per_replicate],
+        "per_draw": [found or None for found in per_replicate],
     }
 
 
@@ -78,7 +102,8 @@ def mean_with_interval(
 ) -> tuple[float | None, float | None, float | None]:
     """Mean of AUCs with its 95 % interval over replicates (Student's t).
 
-    Each replicate has an adapter and images of its own, so their spread holds the chance of both.
+    Each replicate has an adapter and images of its own, so the spread of AUCs holds the chance of
+    both.
 
     Returns:
         Mean, low and high end; the ends are None for one value, all are for none.
@@ -91,6 +116,11 @@ def mean_with_interval(
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     half = float(student_t.ppf(0.975, len(values) - 1)) * error
     return round(mean, 4), round(max(0.0, mean - half), 4), round(min(1.0, mean + half), 4)
+
+
+def _mean_figures(figures: Sequence[DistanceFigures]) -> DistanceFigures:
+    mean: DistanceFigures = _mean(figures)
+    return mean
 
 
 def _mean(figures: Sequence[Any]) -> Any:
@@ -108,7 +138,7 @@ def _mean(figures: Sequence[Any]) -> Any:
     }
 
 
-def privacy_rows(privacy: Privacy) -> Iterator[tuple[Any, ...]]:
+def privacy_rows(privacy: Privacy) -> Iterator[tuple[object, ...]]:
     """Rows of ``metrics.csv``: model, arm, metric, value, low and high."""
     for name, count in privacy["near_copies"].items():
         if count is not None:
@@ -125,10 +155,11 @@ def privacy_rows(privacy: Privacy) -> Iterator[tuple[Any, ...]]:
     groups = {"": nearest["overall"], **nearest["classes"]} if nearest else {}
     for class_id, figures in groups.items():
         suffix = f":{class_id}" if class_id else ""
-        for metric in ("closer_than_held_out", "share_below_p1", "share_below_min"):
-            if figures[metric] is not None:
-                yield "", "privacy", f"{metric}{suffix}", figures[metric], "", ""
-        for side, quantiles in figures["distance"].items():
+        for share in _SHARES:
+            if figures[share] is not None:
+                yield "", "privacy", f"{share}{suffix}", figures[share], "", ""
+        for kind in _KINDS:
+            quantiles = figures["distance"][kind]
             if quantiles:
-                metric = f"distance_median:{side}{suffix}"
+                metric = f"distance_median:{kind}{suffix}"
                 yield "", "privacy", metric, quantiles["median"], "", ""

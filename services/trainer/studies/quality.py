@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
+from services.trainer.evaluation.feature_space import FeatureSpaceName
+from services.trainer.evaluation.image_quality import (
+    ClassQuality,
+    ImageQuality,
+    ReferencedQuality,
+)
 from services.trainer.studies.results import Quality, QualityFigure, QualityRow, QualityRows
 
 Measure = Literal["fid", "kid", "cmmd", "precision", "recall", "density", "coverage"]
 MEASURES: tuple[Measure, ...] = ("fid", "kid", "cmmd", "precision", "recall", "density", "coverage")
+_INTERVALS: dict[Measure, Literal["kid_interval", "cmmd_interval"]] = {
+    "kid": "kid_interval",
+    "cmmd": "cmmd_interval",
+}
 SYNTHETIC = "synthetic"
 REAL_AGAINST_REAL = "real_against_real"
 
 
 def study_quality(
-    replicates: Sequence[Mapping[str, Any]], feature_space: Mapping[str, str]
+    replicates: Sequence[ReferencedQuality], feature_space: FeatureSpaceName
 ) -> Quality:
     """The part ``quality`` of ``report.json``: means over replicates.
 
     Args:
         replicates: Result of ``quality_by_class`` for each replicate, at least one.
-        feature_space: Name and revision (``FeatureSpace.to_dict``).
+        feature_space: Name and revision.
 
     Returns:
         Measures of the synthetic images, and of one half of the real images against the other.
@@ -33,14 +43,14 @@ def study_quality(
     if not replicates:
         raise ValueError("image quality needs at least one replicate")
     return {
-        "feature_space": dict(feature_space),
+        "feature_space": feature_space,
         "num_draws": len(replicates),
         **_rows(replicates),
-        "real_against_real": _rows([each[REAL_AGAINST_REAL] for each in replicates]),
+        "real_against_real": _rows([each["real_against_real"] for each in replicates]),
     }
 
 
-def quality_rows(quality: Quality) -> Iterator[tuple[Any, ...]]:
+def quality_rows(quality: Quality) -> Iterator[tuple[object, ...]]:
     """Rows of the CSV: feature space, arm, metric, value, low and high.
 
     The arm is ``synthetic`` or ``real_against_real``, the metric ``kid`` or ``kid:<class>``. Low
@@ -62,7 +72,7 @@ def quality_rows(quality: Quality) -> Iterator[tuple[Any, ...]]:
                     yield space, arm, f"{measure}{name}", figure["mean"], low, high
 
 
-def _rows(replicates: Sequence[Mapping[str, Any]]) -> QualityRows:
+def _rows(replicates: Sequence[ClassQuality]) -> QualityRows:
     class_ids = dict.fromkeys(class_id for each in replicates for class_id in each["per_class"])
     return {
         "overall": _row([each["overall"] for each in replicates]),
@@ -79,7 +89,7 @@ def _rows(replicates: Sequence[Mapping[str, Any]]) -> QualityRows:
     }
 
 
-def _row(found: Sequence[Mapping[str, Any]]) -> QualityRow:
+def _row(found: Sequence[ImageQuality]) -> QualityRow:
     return {
         "n_real": [each["n_real"] for each in found],
         "n_synthetic": [each["n_synthetic"] for each in found],
@@ -95,8 +105,8 @@ def _row(found: Sequence[Mapping[str, Any]]) -> QualityRow:
     }
 
 
-def _figure(found: Sequence[Mapping[str, Any]], measure: str) -> QualityFigure | None:
-    values = [each[measure] for each in found if each[measure] is not None]
+def _figure(found: Sequence[ImageQuality], measure: Measure) -> QualityFigure | None:
+    values = [value for each in found if (value := each[measure]) is not None]
     if not values:
         return None
     figure: QualityFigure = {
@@ -104,9 +114,9 @@ def _figure(found: Sequence[Mapping[str, Any]], measure: str) -> QualityFigure |
         "sd": statistics.stdev(values) if len(values) > 1 else None,
         "num_draws": len(values),
     }
-    name = f"{measure}_interval"
-    if name in found[0]:
-        intervals = [each[name] for each in found if each[name] is not None]
+    name = _INTERVALS.get(measure)
+    if name:
+        intervals = [interval for each in found if (interval := each[name]) is not None]
         ends = [statistics.fmean(ends) for ends in zip(*intervals, strict=True)]
         figure["interval"] = ends or None
     return figure

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from cytosynth.cell_classes import narrower_classes
 from cytosynth.phantoms import CELL_TYPES
@@ -69,7 +69,7 @@ class Trial:
 
     @property
     def path(self) -> str:
-        """Where its answers are kept."""
+        """Path of the trial's answers."""
         name = f"{self.model}.{self.arm}.{self.num_per_class}"
         return f"trials/replicate-{self.replicate:02d}/{name}.json"
 
@@ -217,6 +217,15 @@ class StudySettings:
         return settings
 
 
+class StudySpec(TypedDict):
+    """Checked request: resolved settings, and revisions of all pretrained models."""
+
+    dataset: str
+    title: str
+    settings: dict[str, Any]
+    revisions: dict[str, str]
+
+
 PRESETS = {
     "evidence": StudySettings(
         preset="evidence",
@@ -261,10 +270,10 @@ PRESETS = {
 def hyperparameters_of(study: StudySettings, trial: Trial) -> Hyperparameters:
     """Hyperparameters of one classifier, the same for all arms of a replicate.
 
-    But for further real images, which count in full in every class: that arm is the most that any
-    generator could bring, and nothing is wrong with its images.
+    Further real images are the exception, as they count in full in every class: that arm is the
+    most that any generator could bring, and nothing is wrong with its images.
     """
-    settings: dict[str, Any] = {
+    settings: dict[str, str | int] = {
         "preset": "paper" if study.preset == "paper" else "cpu",
         "architecture": trial.model,
         "seed": study.seed + trial.replicate,

@@ -1,10 +1,10 @@
-"""One replicate of a study: its locked split and the images of it."""
+"""One replicate of a study: its locked split and the split's images."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from collections.abc import Collection
+from typing import Literal
 
 from services.common import resource_names
 from services.common.resource_names import DATASETS
@@ -73,7 +73,7 @@ class Replicate:
         return self._images[split, size]
 
     def kept_images(self, split: Literal["train", "test"], size: int) -> SplitImages:
-        """The same without the classes that are left out."""
+        """Real images of a split without the classes left out."""
         whole = self.images(split, size)
         rows = [i for i, class_id in enumerate(whole.class_ids) if class_id in self.class_ids]
         return SplitImages(
@@ -94,15 +94,15 @@ class Replicate:
 
 
 def lock_split(
-    spec: Mapping[str, Any], number: int, study: StudySettings, ctx: JobContext, work: Draft
+    dataset: str, number: int, study: StudySettings, ctx: JobContext, work: Draft
 ) -> None:
-    """Draws and stores the split of a replicate, unless it is stored.
+    """Makes and stores the split of a replicate, unless it is stored.
 
     Raises:
         NotFound: If the dataset does not exist.
-        InvalidArgument: If the split cannot be drawn.
+        InvalidArgument: If the split cannot be made.
     """
-    source_id = resource_names.parse(DATASETS, spec["dataset"], "dataset")
+    source_id = resource_names.parse(DATASETS, dataset, "dataset")
     source = ctx.store.get_manifest(ctx.tenant, DATASETS, source_id)
     split = study.split(number, sorted(source["body"]["classes"]))
     resplit(ctx.store, ctx.tenant, source_id, split, split_id(work, number), ctx.settings)

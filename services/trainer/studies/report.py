@@ -1,6 +1,6 @@
 """Writes the report of a study: ``report.json``, tables and a page.
 
-Figures are means over replicates. Their 95 % intervals are over replicates and, within each, over
+Figures are means over replicates. The 95 % intervals are over replicates and, within each, over
 test images or patients (``evaluation/metrics.py``); differences are paired by replicate.
 """
 
@@ -13,13 +13,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.trainer.evaluation.metrics import (
-    Predictions,
-    evaluate,
-    evaluate_runs,
-    paired_difference,
-)
-from services.trainer.reports.job import RESEARCH_USE, dataset_facts, metric_rows, patient_ids
+from services.trainer.evaluation.metrics import evaluate, evaluate_runs, paired_difference
+from services.trainer.evaluation.predictions import Predictions
+from services.trainer.reports.content import RESEARCH_USE, dataset_facts, metric_rows, patient_ids
 from services.trainer.studies.goals import study_goals
 from services.trainer.studies.page import render_study
 from services.trainer.studies.privacy import privacy_content, privacy_rows
@@ -30,6 +26,7 @@ from services.trainer.studies.recipe import (
     TRANSFER_REAL_ONLY,
     TRANSFER_REAL_PLUS_SYNTHETIC,
     StudySettings,
+    StudySpec,
     Trial,
     hyperparameters_of,
 )
@@ -46,7 +43,7 @@ Answers = Mapping[Trial, Predictions]
 
 
 def study_files(
-    spec: Mapping[str, Any],
+    spec: StudySpec,
     study: StudySettings,
     answers: Answers,
     replicates: Sequence[ReplicateFacts],
@@ -57,7 +54,7 @@ def study_files(
 
     Args:
         spec: The job's request.
-        study: Its settings.
+        study: Settings of the study.
         answers: Answers of every classifier.
         replicates: Names, digests and seeds of each replicate.
         measures: Measures of the synthetic images of each replicate; empty without any.
@@ -77,7 +74,7 @@ def study_files(
 
 
 def study_content(
-    spec: Mapping[str, Any],
+    spec: StudySpec,
     study: StudySettings,
     answers: Answers,
     replicates: Sequence[ReplicateFacts],
@@ -126,7 +123,13 @@ def study_content(
         else None,
         "privacy": privacy_content(
             [
-                {**each, "nearest": found["nearest"]}
+                {
+                    "num_synthetic": each["num_synthetic"],
+                    "num_redrawn": each["num_redrawn"],
+                    "num_withheld": each["num_withheld"],
+                    "membership_inference": each["membership_inference"],
+                    "nearest": found["nearest"],
+                }
                 for each, found in zip(replicates, measures, strict=True)
             ]
         )
@@ -138,7 +141,7 @@ def study_content(
             for model in study.models
         },
         "revisions": dict(spec["revisions"]),
-        "dataset": dataset_facts(source["name"], dict(source)),
+        "dataset": dataset_facts(source["name"], source),
         "draws": list(replicates),
     }
     return {**content, "goals": study_goals(content)}
@@ -156,15 +159,7 @@ def _family(model: str) -> str:
 def _figures(runs: list[Predictions], patients: Mapping[str, str]) -> ArmFigures:
     found = evaluate_runs(runs, resample_runs=True, patients=patients)
     return {
-        "macro_f1": found.metrics["macro_f1"],
-        "balanced_accuracy": found.metrics["balanced_accuracy"],
-        "top1": found.metrics["top1"],
-        "macro_auc": found.metrics["macro_auc"],
-        "ece": found.metrics["ece"],
-        "intervals": found.intervals,
-        "per_class_recall": found.per_class_recall,
-        "per_class_recall_intervals": found.per_class_recall_intervals,
-        "confusion": found.confusion.tolist(),
+        **found.figures(),
         "class_ids": list(runs[0].class_ids),
         "num_draws": len(runs),
         "num_tested": [len(run.labels) for run in runs],

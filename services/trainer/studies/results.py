@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+from services.trainer.evaluation.feature_space import FeatureSpaceName
+from services.trainer.evaluation.memorization import ComparisonFigures, NearestFigures
+from services.trainer.evaluation.metrics import Figures
+from services.trainer.evaluation.triplets import ShownTriplet
+from services.trainer.reports.content import DatasetFacts
+
+if TYPE_CHECKING:  # both import torch
+    from services.trainer.adapters.membership_inference import Audit
+    from services.trainer.evaluation.image_quality import ReferencedQuality
 
 
 class Difference(TypedDict):
@@ -17,18 +27,9 @@ Differences = dict[str, Difference]
 """By metric."""
 
 
-class ArmFigures(TypedDict):
+class ArmFigures(Figures):
     """Figures of one arm over all replicates; metrics are means."""
 
-    macro_f1: float
-    balanced_accuracy: float
-    top1: float
-    macro_auc: float
-    ece: float
-    intervals: dict[str, tuple[float, float]]
-    per_class_recall: dict[str, float]
-    per_class_recall_intervals: dict[str, tuple[float, float]]
-    confusion: list[list[int]]
     class_ids: list[str]
     num_draws: int
     num_tested: list[int]
@@ -70,7 +71,7 @@ class QualityRows(TypedDict):
 class Quality(QualityRows):
     """Image quality, with a real-to-real reference."""
 
-    feature_space: dict[str, str]
+    feature_space: FeatureSpaceName
     num_draws: int
     real_against_real: QualityRows
 
@@ -93,17 +94,7 @@ class Membership(TypedDict):
     high: float | None
     goal: float
     reaches_goal: bool | None
-    per_draw: list[dict[str, Any] | None]
-
-
-class NearestFigures(TypedDict):
-    """Distances to training images, means over replicates."""
-
-    metric: str
-    copy_bits: int
-    copy_share: float
-    overall: dict[str, Any]
-    classes: dict[str, dict[str, Any]]
+    per_draw: list[Audit | None]
 
 
 class Privacy(TypedDict):
@@ -134,7 +125,7 @@ class SynthesisFacts(TypedDict, total=False):
     num_synthetic: int
     num_redrawn: int
     num_withheld: int
-    membership_inference: dict[str, Any]
+    membership_inference: Audit
 
 
 class ReplicateFacts(SynthesisFacts):
@@ -158,18 +149,18 @@ class Measures(TypedDict):
     Attributes:
         feature_space: Name and revision of the feature space.
         quality: As ``quality_by_class`` gives it.
-        gallery: Triplets with pictures, as ``triplet_pictures`` gives them.
-        nearest: As ``memorization.compare`` gives it.
+        gallery: Synthetic images beside the nearest real ones.
+        nearest: Distances to the training images.
         nearest_of_each: For every image used, in the order of ``nearest.csv``: class id,
             number, digest of the nearest training image by features, that distance, digest of the
             nearest by hash, bits, whether flagged.
     """
 
-    feature_space: dict[str, str]
-    quality: dict[str, Any]
-    gallery: list[dict[str, Any]]
-    nearest: dict[str, Any]
-    nearest_of_each: list[list[Any]]
+    feature_space: FeatureSpaceName
+    quality: ReferencedQuality
+    gallery: list[ShownTriplet]
+    nearest: ComparisonFigures
+    nearest_of_each: list[list[str | float]]
 
 
 class Findings(TypedDict):
@@ -187,7 +178,7 @@ class Findings(TypedDict):
     settings: dict[str, Any]
     recipes: dict[str, dict[str, Any]]
     revisions: dict[str, str]
-    dataset: dict[str, Any]
+    dataset: DatasetFacts
     draws: list[ReplicateFacts]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
 
 import numpy as np
 
@@ -98,7 +97,7 @@ def _fit_adapter(replicate: Replicate, part: str, progress: ProgressFn) -> None:
     ctx, study = replicate.with_progress(progress), replicate.study
     if ctx.store.exists(ctx.tenant, ADAPTERS, ctx.artifact_id):
         return
-    settings: dict[str, Any] = {
+    settings: dict[str, str | int] = {
         "preset": "paper" if study.preset == "paper" else "cpu",
         "seed": replicate.seed,
     }

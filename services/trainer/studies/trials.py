@@ -15,7 +15,7 @@ from services.trainer.classifiers.training_images import LabelledImages, labelle
 from services.trainer.compute.training_run import ProgressFn
 from services.trainer.datasets.reading import digests_of_split, load_members
 from services.trainer.datasets.resplitting import spare_digests
-from services.trainer.evaluation.metrics import Predictions
+from services.trainer.evaluation.predictions import Predictions
 from services.trainer.studies.arm_images import Ready, first_of_each, joined, phantom_images
 from services.trainer.studies.recipe import (
     BALANCED,

@@ -1,4 +1,4 @@
-"""One trace from the client through edge, services, a job and the generator that the job calls."""
+"""One trace through client, edge, services, a job and its generator calls."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from services.common.models.diffusion_bases import TINY_DECODER, folder_revision
 
 
 def write_tiny_decoder(folder: Path, seed: int = 0) -> Path:
-    """Give the base in ``folder`` a random second decoder; returns the decoder's folder."""
+    """Give a base folder a random second decoder; return the decoder's folder."""
     torch.manual_seed(seed)
     model = AutoencoderTiny(
         latent_channels=16,
@@ -32,7 +32,7 @@ def write_tiny_decoder(folder: Path, seed: int = 0) -> Path:
 
 
 def random_lora(folder: Path, seed: int, rank: int = 4, scale: float = 0.5) -> dict[str, bytes]:
-    """A random LoRA on UNet attention and text encoder in diffusers' standard file.
+    """A random LoRA on UNet attention and text encoder, in diffusers' format.
 
     Args:
         folder: A base written by :func:`write_tiny_base`.
@@ -110,7 +110,7 @@ def load_lora(
     adapter_name: str | None = None,
     unet_only: bool = False,
 ) -> None:
-    """Put a LoRA file on a pipeline by diffusers' and peft's own means."""
+    """Load a LoRA file into a pipeline by diffusers and peft alone."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pytorch_lora_weights.safetensors"
         file.write_bytes(data)

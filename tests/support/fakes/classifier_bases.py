@@ -16,7 +16,7 @@ def write_tiny_clip(
     digests: Sequence[str] = (),
     phashes: Sequence[str] = (),
 ) -> Path:
-    """Writes a random open_clip ViT (32 px, two layers) as a CLIP base."""
+    """Write a random two-layer open_clip ViT (32 px) as a CLIP base."""
     import open_clip
     from safetensors.torch import save_file
 
@@ -61,7 +61,7 @@ def write_tiny_resnet(
     digests: Sequence[str] = (),
     phashes: Sequence[str] = (),
 ) -> Path:
-    """Write a random ResNet-18 without its last layer as a ResNet base folder."""
+    """Write a ResNet base folder: a random ResNet-18 without its last layer."""
     from safetensors.torch import save_file
 
     from services.common.models.classifier_config import ClassifierConfig

@@ -29,7 +29,7 @@ NUM_TOKENS = 16
 
 
 def tiny_tokenizer() -> CLIPTokenizer:
-    """A byte-pair vocabulary of letters and of the words in the class prompts."""
+    """A byte-pair vocabulary of letters and the words of class prompts."""
     letters = [chr(c) for c in range(ord("!"), ord("~") + 1)]
     vocab = {token: i for i, token in enumerate([*letters, *(f"{c}</w>" for c in letters)])}
     merges: dict[tuple[str, str], None] = {}

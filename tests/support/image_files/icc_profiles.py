@@ -18,7 +18,10 @@ SRGB = np.array(
 
 
 def rgb_profile(primaries: np.ndarray, gamma: float) -> bytes:
-    """A profile of primaries, columns of XYZ (3, 3) at D50, and one gamma."""
+    """A profile of primaries and one gamma.
+
+    The primaries are columns of XYZ (3, 3) at D50.
+    """
     tags = {b"wtpt": _xyz(D50)}
     for column, letter in enumerate("rgb"):
         tags[f"{letter}XYZ".encode()] = _xyz(primaries[:, column])

@@ -1,4 +1,4 @@
-"""A collector of traces: a real OTLP gRPC receiver that keeps what it is sent."""
+"""A trace collector: a real OTLP gRPC receiver that keeps everything sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 
 @dataclass(frozen=True)
 class SentSpan:
-    """A span as it came over the wire; ids in hex, ``kind`` and ``is_error`` decoded."""
+    """A received span: ids in hex, ``kind`` and ``is_error`` decoded."""
 
     part: str
     name: str

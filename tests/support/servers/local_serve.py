@@ -1,4 +1,4 @@
-"""A small Ray Serve of the test's own: its own ports and folders, gone when the test is."""
+"""A small Ray Serve whose own ports and folders last one test."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ def local_serve(app: Any, name: str) -> Iterator[str]:
 
 
 def _start_ray(folder: str) -> None:
-    """Start Ray; again if it gave up its node, for which it waits 30 s and no longer."""
+    """Start Ray, again if it gave up its node.
+
+    Ray waits 30 s for its node and no longer.
+    """
     import ray
 
     for tries_left in (2, 1, 0):

@@ -13,7 +13,7 @@ from cytosynth.stack.state import TOKEN_VARIABLE, StackFiles, StackInfo, default
 
 @contextmanager
 def recorded_stack(address: str) -> Iterator[StackInfo]:
-    """A stack at ``address`` for the command line to find; its supervisor only sleeps."""
+    """A stack at ``address`` for the command line; the supervisor only sleeps."""
     files = StackFiles(default_state_dir())
     files.logs.mkdir(parents=True)
     host, _, port = address.rpartition(":")

@@ -25,7 +25,7 @@ SPEC = lora.LoraSpec(8, 16.0, EVERYTHING)
 
 
 class Replicas:
-    """Drawers over a store with one shared and one per-class adapter."""
+    """Shard renderers over a store with one shared and one per-class adapter."""
 
     def __init__(self, root: Path) -> None:
         models_dir = root / "models"

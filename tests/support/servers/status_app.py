@@ -1,4 +1,4 @@
-"""A small Ray Serve app whose handlers fail in every way; run as a process of its own.
+"""A small Ray Serve app whose handlers fail in every way.
 
 Usage: ``python -m tests.support.servers.status_app <grpc port> <other port> <temp dir>``; prints
 ``ready`` and lives until its standard input closes.

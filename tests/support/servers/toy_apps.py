@@ -36,7 +36,7 @@ class ToyGenerator(_Toy, generator_pb2_grpc.GeneratorServiceServicer):
     async def Synthesize(
         self, request: generator_pb2.SynthesizeRequest, context: Any
     ) -> AsyncIterator[generator_pb2.SynthesizeResponse]:
-        """Streams as many indices as asked for; the class is the tenant that the edge named."""
+        """Stream the requested indices, with the edge's tenant as their class."""
         tenant = dict(context.invocation_metadata()).get("x-cytosynth-tenant", "")
         for index in range(request.class_counts[0].num_images):
             yield generator_pb2.SynthesizeResponse(index=index, class_id=tenant)

@@ -1,4 +1,4 @@
-"""Fixtures of the client, the command line and the workflows: toy services and toy cells."""
+"""Fixtures of client, command line and workflows: toy services and toy cells."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def toy() -> Iterator[ToyServices]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """blast: 3 images, mono: 2; first bytes 200… and 10…"""
+    """Three images of blast (first bytes 200…), two of mono (10…)."""
     root = tmp_path / "cells"
     for class_id, num_images, first_byte in (("blast", 3, 200), ("mono", 2, 10)):
         (root / class_id).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Names of folders and tables become class ids, and what no base knows is told."""
+"""Class ids from folder and table names; hints on unknown classes."""
 
 from __future__ import annotations
 

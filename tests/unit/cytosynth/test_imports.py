@@ -1,4 +1,4 @@
-"""The client and the command line import on every platform, and nothing heavy with it."""
+"""Imports of client and command line: on every platform, nothing heavy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traces: nothing while they are off; parents, errors and headers when they are on."""
+"""Traces: nothing while off; parents, errors and headers while on."""
 
 from __future__ import annotations
 

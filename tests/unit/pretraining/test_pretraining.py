@@ -172,7 +172,7 @@ def test_images_encoded_anew_come_in_all_orientations_and_real_ones_in_more(corp
     latents = latent_batches.FreshLatents(vae, real, "cpu", seed=0)
 
     def nearest(row):
-        """Distance of each of 40 views of an image to the nearest of its orientations."""
+        """Distances of 40 latents of an image to its nearest orientation."""
         generated = latents.minibatch(np.full(40, row), np.random.default_rng(0))
         one = dataclasses.replace(
             corpus, images=corpus.images[[row]], class_ids=corpus.class_ids[[row]]

@@ -1,4 +1,4 @@
-"""Replaced phrases are found wherever people read, and ordinary English is not."""
+"""Replaced phrases and long docstrings are found, and ordinary English is not."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from tools import words
 
 PAGE = PurePosixPath("docs/page.md")
+MODULE = PurePosixPath("services/module.py")
+TWELVE, TWENTY_FIVE = "word " * 11 + "end.", "word " * 24 + "end."
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,40 @@ def test_the_table_of_words_and_the_notebook_are_not_read(tmp_path: Path) -> Non
     for name in names:
         (tmp_path / name).write_text("hangs on")
     assert set(words.prose(tmp_path, map(Path, names))) == {PAGE}
+
+
+@pytest.mark.parametrize(
+    ("docstring", "problem"),
+    [
+        (f"One {TWELVE}", "begin with at most 12 words"),
+        ("Counts cells", "end the first line with a full stop"),
+        (f"Counts cells.\n\n    One {TWENTY_FIVE}", "26 words, at most 25 in a sentence"),
+        (f"Counts cells.\n\n    Doe et al. 2020 {TWENTY_FIVE}", "29 words"),
+        (f"Counts cells.\n\n    Args:\n        cells: One {TWENTY_FIVE}", "26 words"),
+    ],
+)
+def test_a_long_docstring_is_found_with_its_line(docstring: str, problem: str) -> None:
+    text = f'import cells\n\n\ndef count():\n    """{docstring}\n    """\n'
+    (found,) = words.docstring_problems({MODULE: text})
+    assert found.startswith("services/module.py:5: ") and problem in found
+
+
+@pytest.mark.parametrize(
+    "docstring",
+    [
+        TWELVE,
+        f"Counts cells.\n\n{TWENTY_FIVE} {TWENTY_FIVE}",
+        f"Counts cells.\n\n{TWENTY_FIVE[:-1]}: {TWENTY_FIVE}",
+        f"Counts cells.\n\n    python -m count {TWENTY_FIVE}",
+    ],
+)
+def test_a_docstring_of_short_sentences_is_no_problem(docstring: str) -> None:
+    assert words.docstring_problems({MODULE: f'"""{docstring}"""\n'}) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["cytosynth/v1/job_pb2.py", "cytosynth/v1/job_pb2_grpc.py", "m/versions/0001.py", "a.sh"],
+)
+def test_docstrings_of_generated_files_are_not_read(path: str) -> None:
+    assert words.docstring_problems({PurePosixPath(path): f'"""One {TWELVE}"""'}) == []

@@ -1,4 +1,4 @@
-"""Parts of a study that can run side by side, with their dependencies."""
+"""Parts of a study that can run concurrently, with their dependencies."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from services.trainer.studies.workers.parts import StudyPart, TrialPart
 
 
 class StudyProgress:
-    """Adds up and reports the progress of parts that run side by side."""
+    """Sums and reports the progress of parts that run concurrently."""
 
     def __init__(self, report: ProgressFn, study: StudySettings) -> None:
         """Begins at nothing done; ``report`` is the job's."""

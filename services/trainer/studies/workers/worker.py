@@ -1,4 +1,4 @@
-"""Carries out the parts of a study, in one process or in several."""
+"""Carries out a study's parts, in one process or in several."""
 
 from __future__ import annotations
 
@@ -209,4 +209,4 @@ def begin_process(run: StudyRun, about: _About, link: Link) -> Callable[[StudyPa
 
 
 def _no_progress(phase: str, step: int, total: int, metrics: dict[str, float]) -> None:
-    """Each part has a progress of its own."""
+    """Reports nothing: each part has a progress of its own."""

@@ -70,7 +70,7 @@ def ask(stub: Any, images: list[bytes], model: str = "classifiers/model-1", **ex
 
 
 def refusal(call: Any) -> tuple[grpc.StatusCode, str, str]:
-    """Code, message and first field named of the failure that ``call`` must end in."""
+    """The failure that ``call`` must raise: code, message, first named field."""
     with pytest.raises(grpc.RpcError) as caught:
         call()
     error = caught.value

@@ -1,4 +1,4 @@
-"""What the edge writes down of a call: access log, request id, spans."""
+"""The edge's record of a call: access log, request id, spans."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 class Front:
-    """Reports the backlog it is told, and draws when asked."""
+    """Reports the backlog it is told, and generates when asked."""
 
     def __init__(self, samplers: Any) -> None:
         self._samplers, self._backlog = samplers, 0.0

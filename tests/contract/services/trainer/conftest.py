@@ -1,4 +1,4 @@
-"""One trainer on a tiny base for all contract tests, over a real channel."""
+"""One trainer for all contract tests: tiny base, real channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The local stack from outside: `up`, `status`, `down`, and what a client meets in between.
+"""The local stack from outside: `up`, `status`, `down` and calls in between.
 
 The applications are toys where the stack is what is tested; the last test starts the real ones.
 """
@@ -61,7 +61,7 @@ def channel(stack: local_stack.StackInfo) -> Iterator[grpc.Channel]:
 
 
 def _left(info: local_stack.StackInfo) -> list[int]:
-    """Every process that descends from the stack, found without the code under test."""
+    """Every process descended from the stack, found without the code under test."""
     token = f"{TOKEN_VARIABLE}={StackFiles(info.state_dir).token}".encode()
     found = []
     for process in psutil.process_iter(["status"]):

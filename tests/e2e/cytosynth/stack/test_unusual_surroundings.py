@@ -1,4 +1,4 @@
-"""One stack where much is against it: names of folders, proxies, TMPDIR, removed files."""
+"""One stack in adverse surroundings: folder names, proxies, TMPDIR, removed files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each application really deployed from its ``serveConfigV2``, by Ray Serve, and called by gRPC."""
+"""Each application, deployed by Ray Serve from its ``serveConfigV2``, called by gRPC."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Upgrade and disaster on real stacks: drain, a new cluster, a lost one, a restored one."""
+"""Upgrade and disaster on real stacks: drain; new, lost and restored clusters."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ Images = list[tuple[int, str, int, bytes]]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with database, store and a tiny base; what stacks are started with points there."""
+    """A folder with database, store and a tiny base.
+
+    The settings that stacks are started with point there.
+    """
     root = tmp_path_factory.mktemp("site")
     fakes.write_tiny_base(root / "models", "tiny", class_ids=tuple(COUNTS))
     settings = {
@@ -68,7 +71,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    """One address for all stacks of a site, as behind a service's name."""
+    """One address for all stacks of a site, like a service's name."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -132,7 +135,7 @@ def _fit(client: Client, dataset: str, key: str) -> JobHandle:
 
 @pytest.fixture(scope="module")
 def calm(site: Path, port: int) -> Iterator[dict[str, Any]]:
-    """What an undisturbed stack gives: adapter and images. It is left with a job under way."""
+    """Adapter and images of an undisturbed stack, left with a running job."""
     write_image_folder(site / "cells", DEMO_HOSPITAL, dict.fromkeys(COUNTS, 24), seed=3)
     (site / "cells/labels.csv").unlink()  # few images: patients would leave a class without any
     first = local_stack.up(port, state_dir=site / "first", timeout_seconds=START_SECONDS)

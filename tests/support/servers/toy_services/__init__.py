@@ -1,1 +1,1 @@
-"""Three tiny services behind a real gRPC server; answers can be worked out by hand."""
+"""Three tiny services behind a real gRPC server, with predictable answers."""

@@ -1,4 +1,4 @@
-"""A classifier: first byte b gives class ``blast`` the probability b / 255, ``mono`` the rest.
+"""A classifier: first byte b gives ``blast`` probability b/255, ``mono`` the rest.
 
 The second byte, if there is one, is 100 times the out of distribution score.
 """

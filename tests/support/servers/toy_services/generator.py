@@ -1,4 +1,7 @@
-"""A generator of text: image i of class c is the bytes ``c:i``, its seed ``1000 + i``."""
+"""A text generator: image i of class c is bytes ``c:i``.
+
+The seed of image i is ``1000 + i``.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ class Break:
 
 
 class ToyGenerator(generator_pb2_grpc.GeneratorServiceServicer):
-    """Draws text; ``breaks`` are used up by one call each."""
+    """Generates text; ``breaks`` are used up by one call each."""
 
     def __init__(self) -> None:
         self.requests: list[generator_pb2.SynthesizeRequest] = []

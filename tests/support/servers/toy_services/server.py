@@ -1,4 +1,4 @@
-"""A real gRPC server with three tiny services whose answers can be worked out by hand."""
+"""A real gRPC server with three tiny services of predictable answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Cyto = Callable[..., tuple[int, str, str]]
 
 
 class ToyServices:
-    """The three services at one address; can be stopped and started again on its port."""
+    """The three services at one address, restartable on the same port."""
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self._credentials = credentials

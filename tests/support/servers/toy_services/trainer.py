@@ -1,4 +1,4 @@
-"""A trainer whose jobs run through steps 1, 2, 3 and succeed, unless scripted otherwise."""
+"""A trainer whose unscripted jobs take steps 1, 2, 3 and succeed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulation of many replicas: complete, in order, near-linear; and the page of costs."""
+"""Completeness, order and near-linearity of many simulated replicas; the page of costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page on scaling: its tables are those of its figures, and its arithmetic is right."""
+"""The page on scaling: tables that match its figures, and right arithmetic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of every command work before and after it, and are refused where they do nothing."""
+"""Global options before and after a command, refused where they do nothing."""
 
 from __future__ import annotations
 

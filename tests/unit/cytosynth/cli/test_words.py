@@ -1,4 +1,4 @@
-"""The services' messages name options, and every remedy names a command that exists."""
+"""Options in the services' messages, and existing commands in every remedy."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_a_study_that_fails_names_its_options(
 
 
 def remedies() -> list[tuple[str, str]]:
-    """File and text of every command that code or documentation tells to type."""
+    """File and text of each command that code or documentation suggests."""
     found = []
     code = [*ROOT.glob("cytosynth/**/*.py"), *ROOT.glob("services/**/*.py")]
     code += [*ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("deploy/**/*.py")]

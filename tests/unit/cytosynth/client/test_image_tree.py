@@ -1,4 +1,4 @@
-"""Image folders are read, or refused naming all that is wrong before anything is sent."""
+"""Image folders: read, or refused with all faults before anything is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls that pass by the proxy of the environment, and calls that do not."""
+"""Calls through the environment's proxy, and calls that bypass it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """Of a server on 127.0.0.1 and on 127.0.0.2, which stands for another machine."""
+    """A server's port on 127.0.0.1 and 127.0.0.2, which plays another machine."""
     server = grpc.server(futures.ThreadPoolExecutor(4), handlers=[ToyServer()])
     port = server.add_insecure_port("127.0.0.1:0")
     assert server.add_insecure_port(f"127.0.0.2:{port}") == port

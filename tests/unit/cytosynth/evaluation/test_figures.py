@@ -7,7 +7,8 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
 from cytosynth.evaluation.figures import LabelledAnswers, auc, figures_of
-from services.trainer.evaluation.metrics import Predictions, evaluate
+from services.trainer.evaluation.metrics import evaluate
+from services.trainer.evaluation.predictions import Predictions
 
 CLASSES = ("a", "b", "c")
 

@@ -44,7 +44,7 @@ def png_file(header: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A PNG whose header claims a size that its few bytes inflate to."""
+    """A small PNG that inflates to the size that its header claims."""
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     rows = zlib.compress(b"\0" * min((width // 8 + 1) * height, 20_000_000), 9)
     return png_file(header, (b"IDAT", rows))

@@ -1,4 +1,4 @@
-"""Rows of ``labels.csv`` find their images, or are refused; patients are never lost."""
+"""Rows of ``labels.csv``: images found or refused, and no patient lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Awkward files: odd names, links, hidden and system files, folders named like images."""
+"""Awkward files: odd names, links, hidden and system files, image-named folders."""
 
 from __future__ import annotations
 

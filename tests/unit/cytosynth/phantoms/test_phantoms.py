@@ -1,4 +1,4 @@
-"""Phantoms: deterministic, with ground truth that matches the picture and separates the classes."""
+"""Deterministic phantoms, whose ground truth matches pictures and separates classes."""
 
 import csv
 

@@ -1,4 +1,4 @@
-"""Reviewers at work in a real browser, and the results page as it is seen."""
+"""Reviewers at work and the results page in a real browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mix of a review: balanced, blinded, drawn once."""
+"""The mix of a review: balanced, blinded, sampled once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The review's server: blinded, strict about input, closed to other sites; and its command."""
+"""Review command and server: blinded, strict about input, closed to other sites."""
 
 from __future__ import annotations
 

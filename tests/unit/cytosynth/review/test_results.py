@@ -45,7 +45,7 @@ IDS = [cell.id for cell in MIX.cells]
 
 
 def _answers(name: str, grades: str, classes: str, qualities: str) -> dict[str, Answer]:
-    """A digit or letter for each of the eight cells; a blank for one that is not labelled."""
+    """Answers written as eight digits or letters, blank for an unlabelled cell."""
     return {
         id: Answer(name, id, CALLS[int(grade)], given, int(quality))
         for id, grade, given, quality in zip(IDS, grades, classes, qualities, strict=True)
@@ -143,7 +143,7 @@ def test_resampled_figures_are_those_of_the_resampled_answers() -> None:
 
 
 def _reviewed(root: Path) -> Path:
-    """A review in which Ada found every cell out and Ben took all for real."""
+    """A review: Ada found every cell out, Ben took all for real."""
     mix, out = small_mix(root)
     with closing(Answers(out)) as answers:
         for cell in mix.cells:

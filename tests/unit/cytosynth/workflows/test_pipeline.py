@@ -1,4 +1,4 @@
-"""The pipeline against toy services: what is asked, in which order, and how it goes on."""
+"""The pipeline against toy services: its requests, their order, its continuation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checks of manifests notice when a planted one is not refused, or for another reason."""
+"""Detection of planted manifests that pass, or fail for the wrong reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checks of deploy/monitoring find what they are for, and the edge serves its statistics."""
+"""Findings of the deploy/monitoring checks, and statistics served by the edge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deletions are noted and proved, also where storage is too full for the note."""
+"""Noted and proved deletions, also where storage is too full for notes."""
 
 from __future__ import annotations
 

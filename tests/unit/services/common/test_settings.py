@@ -1,4 +1,4 @@
-"""Settings are read once; a bad value stops start-up and names its variable."""
+"""Settings, read once; bad values stop start-up and name their variable."""
 
 import pytest
 from pydantic import ValidationError

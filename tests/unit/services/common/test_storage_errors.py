@@ -1,4 +1,4 @@
-"""Failures of storage are told apart, however deep a library has wrapped them."""
+"""Distinction of storage failures, however deep a library wraps them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A drain: running jobs save and are given back, nobody takes any up, and none loses a step."""
+"""A drain: jobs saved and returned, none taken up, no step lost."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Site:
 
 @pytest.fixture
 def site(new_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """A dataset, an adapter and a classifier of it, an alias, and a job under way."""
+    """A dataset, its adapter and classifier, an alias, and a running job."""
     migrate(new_url)
     site = Site(new_url, f"file://{tmp_path}/store")
     monkeypatch.setenv("CYTOSYNTH_DATABASE_URL", new_url)

@@ -1,4 +1,4 @@
-"""What a job still needs is not deleted; the refusal names the job and the remedy."""
+"""Refused deletion of what a job needs, naming job and remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uploads and imports onto a full disk: refused with what to do, and nothing is kept."""
+"""Uploads and imports onto a full disk: refused with advice, nothing kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stream with bad images is read on, so that its refusal names them together."""
+"""A stream's bad images, named together in one refusal after reading on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def commit(number: int) -> pb.UploadDatasetRequest:
 
 @pytest.fixture
 def receive(tmp_path: Path):
-    """Receives the given messages after a header; ``.taken`` says how many were asked for."""
+    """Receive messages after a header; ``.taken`` counts those asked for."""
     settings = TrainerSettings(
         store_uri=f"file://{tmp_path}/store", database_url=f"sqlite:///{tmp_path}/jobs.db"
     )

@@ -1,4 +1,4 @@
-"""Domain errors as a plain gRPC client sees them from a real Serve replica."""
+"""Domain errors at a plain gRPC client of a real Serve replica."""
 
 import os
 import re
@@ -32,7 +32,10 @@ LEAK = re.compile(r"Traceback|File \"|\.py|/srv|10\.0\.0\.1|pid=|ray::|RuntimeEr
 
 
 def start_app(ports: list[str], folder: str) -> subprocess.Popen[bytes]:
-    """Starts the app; again if Ray gave up, as it does after 30 s on a busy machine."""
+    """Start the app, again if Ray gave up.
+
+    Ray gives up after 30 s on a busy machine.
+    """
     log = Path(folder) / "app.log"
     for _ in range(3):
         with log.open("w") as output:

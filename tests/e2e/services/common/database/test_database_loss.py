@@ -1,4 +1,7 @@
-"""The database goes away while a job runs, and comes back: the job ends once, and loses no step."""
+"""Loss of the database while a job runs, and its return.
+
+The job ends once, and loses no step.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Services at an address are looked at; options that do nothing are refused."""
+"""Inspection of services at an address; refusal of options without effect."""
 
 from __future__ import annotations
 

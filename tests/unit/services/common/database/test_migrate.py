@@ -1,4 +1,4 @@
-"""Migrations: one at a time, with readers of the version before beside them, and back."""
+"""Migrations: one at a time, beside readers of the previous version, reversible."""
 
 import re
 import subprocess
@@ -48,7 +48,7 @@ def _run(url: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 class _OldRunner(threading.Thread):
-    """A runner of version 0001, at work until it is told to stop."""
+    """A runner of version 0001 that works until told to stop."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)

@@ -1,4 +1,4 @@
-"""Classifiers are rebuilt from their files, and LoRA reaches both towers of CLIP."""
+"""Classifiers rebuilt from their files, and LoRA in both CLIP towers."""
 
 from __future__ import annotations
 

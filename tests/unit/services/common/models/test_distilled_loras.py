@@ -1,4 +1,4 @@
-"""Distillation LoRAs: entries of a base's manifest, and the UNet with merged weights."""
+"""Distillation LoRAs: entries of a base's manifest, and merged UNet weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA files: written in diffusers' own format, read back to the same model."""
+"""LoRA files: diffusers' own format, read back to the same model."""
 
 from __future__ import annotations
 

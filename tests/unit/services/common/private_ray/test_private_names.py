@@ -1,4 +1,4 @@
-"""Private names of Ray stand in one folder, so that an upgrade of Ray has one place to look at."""
+"""Private names of Ray, kept in one folder to ease upgrades."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOURCES = [
 
 
 def private_names(text: str) -> Iterator[str]:
-    """What a module imports, reads or passes of Ray that begins with one underscore."""
+    """A module's imported, read or passed Ray names with one leading underscore."""
     for node in ast.walk(ast.parse(text)):
         match node:
             case ast.ImportFrom(module=str(module)) if module.split(".")[0] == "ray":

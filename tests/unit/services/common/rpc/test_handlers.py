@@ -19,7 +19,7 @@ from services.common.rpc.call_slots import CallSlots
 
 
 class FakeContext:
-    """Stands for the context of a call in the server."""
+    """A stand-in for a call's context in the server."""
 
     def __init__(self, code=None, details="", **headers: str) -> None:
         self._code, self._details = code, details

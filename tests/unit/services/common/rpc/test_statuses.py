@@ -1,4 +1,4 @@
-"""Every domain error has its code and details; an unknown one tells nothing."""
+"""Domain errors: codes and details; an unknown error, which tells nothing."""
 
 import logging
 from urllib.parse import quote

@@ -1,4 +1,4 @@
-"""One contract for every kind of store: written once, seen whole or not, gone when deleted."""
+"""One contract for all stores: write-once, whole or unseen, gone when deleted."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ MANIFEST = {"parents": ["datasets/d1"], "base": "cyto-small", "seed": 7}
 
 @pytest.fixture(scope="session")
 def s3():
-    """An S3 server on loopback, and the environment that leads s3fs to it."""
+    """An S3 server on loopback, to which the environment leads s3fs."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -1,4 +1,4 @@
-"""A store on a full disk: nothing half-written, what was there stays, deletions make room."""
+"""Stores on full disks: nothing half-written, nothing lost, deletions make room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA training on a tiny base: it learns, resumes to the same bytes, and stops when asked."""
+"""LoRA training on a tiny base: learning, byte-identical resumption, stopping on request."""
 
 from __future__ import annotations
 

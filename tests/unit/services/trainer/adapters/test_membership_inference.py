@@ -1,4 +1,4 @@
-"""The attack finds what an adapter memorized, and nothing where nothing was learned."""
+"""The attack's findings: memorized images, or nothing where nothing was learned."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def audit(models_dir: Path, files: dict[str, bytes], base: str = "tiny", **rest:
 def memorized(
     models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[SplitImages], dict[str, bytes]]:
-    """Lets an adapter denoise anything to the nearest of the given images, and the base nothing."""
+    """Let adapters denoise anything to the nearest given image, the base nothing."""
 
     def adapter_of(images: SplitImages) -> dict[str, bytes]:
         pipeline = load_pipeline(resolve_base("tiny", models_dir))

@@ -1,4 +1,4 @@
-"""Cells of the base itself, in the training images' colours, keep an adapter from forgetting."""
+"""The base's cells in the training images' colours, against an adapter's forgetting."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_share_of_a_batch_comes_from_the_base(
     num_images: int,
     expected: float,
 ) -> None:
-    """Of the class that the base knows; the other one has real images only."""
+    """Base images for the class that the base knows, not the other."""
     seen: list[tuple[str, int]] = []
     sample = training.EncodedImages.sample
 

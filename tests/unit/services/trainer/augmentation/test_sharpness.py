@@ -1,4 +1,4 @@
-"""Images become as sharp as examples are: never sharper, and otherwise what they were."""
+"""Images made as sharp as examples, never sharper, and otherwise unchanged."""
 
 from __future__ import annotations
 

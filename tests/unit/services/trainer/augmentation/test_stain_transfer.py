@@ -85,7 +85,7 @@ def test_blank_images_stay_finite_on_either_side(value: int) -> None:
 
 
 def disc(radius: int, cell: tuple[int, int, int], background: tuple[int, int, int]) -> np.ndarray:
-    """One image (1, 32, 32, 3): a cell with a darker half on a background."""
+    """One image (1, 32, 32, 3): a half-dark cell on a background."""
     rows, columns = np.mgrid[:32, :32] - 15.5
     inside = np.hypot(rows, columns) < radius
     image = np.full((32, 32, 3), background, np.uint8)

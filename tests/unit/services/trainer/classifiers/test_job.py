@@ -1,4 +1,4 @@
-"""A classifier says what it is, and never learns from a test image."""
+"""A self-describing classifier that never learns from a test image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synthetic images come in balanced rounds, are kept once, and are never drawn twice."""
+"""Synthetic images in balanced rounds, kept once, never generated twice."""
 
 from __future__ import annotations
 

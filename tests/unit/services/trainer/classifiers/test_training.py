@@ -1,4 +1,4 @@
-"""The training of a classifier is repeatable, and both arms see the same real batches."""
+"""Repeatable training of classifiers, with the same real batches in both arms."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def fit(
     checkpoints: Any = None,
     progress: Callable[..., None] = lambda *_: None,
 ) -> str:
-    """The digest of the weights, as pytest takes minutes to show where 45 MB differ."""
+    """The weights' digest; pytest takes minutes to show where 45 MB differ."""
     torch.manual_seed(hparams.seed)
     model = build_model(ClassifierConfig("resnet18", CLASSES, 32), Path("unused"))
     train(

@@ -1,4 +1,4 @@
-"""Parts side by side: all are carried out, in order, and nothing outlives its job."""
+"""Parts side by side: complete, in order, nothing that outlives its job."""
 
 from __future__ import annotations
 

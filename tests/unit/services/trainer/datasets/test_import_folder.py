@@ -1,4 +1,4 @@
-"""Folders that the server reads itself: as an upload reads them, and inside what is allowed."""
+"""Folders that the server reads like uploads, and only where allowed."""
 
 from __future__ import annotations
 

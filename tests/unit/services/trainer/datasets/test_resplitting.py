@@ -1,4 +1,4 @@
-"""Another split of the same images: an artifact of its own, which goes with the images."""
+"""Another split of the same images: a separate artifact, deleted with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The split: same images and seed, same split; nothing in both; shots as asked."""
+"""The split: repeatable from images and seed, disjoint, with shots as asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Datasets: whole or not at all, duplicates set right, the same key the same dataset."""
+"""Datasets: whole or absent, duplicates corrected, one dataset per key."""
 
 from __future__ import annotations
 

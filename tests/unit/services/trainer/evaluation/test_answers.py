@@ -9,7 +9,8 @@ import pytest
 from scipy.special import softmax
 
 from services.trainer.evaluation.answers import AnsweredTest, answer_figures, headline_figures
-from services.trainer.evaluation.metrics import Predictions, evaluate
+from services.trainer.evaluation.metrics import evaluate
+from services.trainer.evaluation.predictions import Predictions
 
 CLASSES = ("a", "b", "c")
 

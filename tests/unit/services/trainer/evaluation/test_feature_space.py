@@ -1,4 +1,4 @@
-"""Feature spaces are found by name, load from local files only and repeat themselves."""
+"""Feature spaces: found by name, loaded from local files only, repeatable."""
 
 from __future__ import annotations
 

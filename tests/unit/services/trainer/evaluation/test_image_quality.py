@@ -1,4 +1,4 @@
-"""Image quality has the values that its papers say, and says so where images are too few."""
+"""Image quality with its papers' values; notes where images are too few."""
 
 from __future__ import annotations
 

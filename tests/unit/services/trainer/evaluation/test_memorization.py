@@ -10,14 +10,9 @@ from PIL import Image, ImageFilter
 from scipy.fft import dctn
 
 from services.common.images.near_duplicates import orientations
-from services.trainer.evaluation.memorization import (
-    MIN_REFERENCE,
-    ImageFeatures,
-    compare,
-    flag_copies,
-    nearest_training,
-    triplet_pictures,
-)
+from services.trainer.evaluation.memorization import MIN_REFERENCE, compare, flag_copies
+from services.trainer.evaluation.nearest import ImageFeatures, nearest_training
+from services.trainer.evaluation.triplets import triplet_pictures
 from tests.support.few_shot import CLASSES
 
 NUM_TRAINING, NUM_HELD_OUT, NUM_SYNTHETIC = 12, 30, 20
@@ -25,7 +20,7 @@ SIZE_PX = 64
 
 
 def features_of(images: np.ndarray) -> np.ndarray:
-    """A small feature space: coarse shapes in grey, without mean brightness and contrast."""
+    """A small feature space: coarse grey shapes without mean brightness and contrast."""
     grey = images.astype(float).mean(axis=-1)
     grey = np.array([np.asarray(Image.fromarray(each).resize((16, 16))) for each in grey])
     coarse = dctn(grey, axes=(1, 2), norm="ortho")[:, :6, :6].reshape(len(grey), 36)[:, 1:]
@@ -42,7 +37,7 @@ def cells(images: list[np.ndarray], class_ids: list[str], turned: bool = False) 
 
 
 def texture(class_id: str, seed: int) -> np.ndarray:
-    """A smooth image as unlike any other as cells of different people are."""
+    """A smooth image, as unlike others as cells of different people are."""
     rng = np.random.default_rng([seed, *class_id.encode()])
     coarse = Image.fromarray(rng.integers(0, 255, (7, 7, 3)).astype(np.uint8))
     return np.asarray(coarse.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC))
@@ -92,18 +87,18 @@ def test_a_planted_copy_is_flagged_in_every_disguise(
     images = [*new.images, *(disguised(training.images[each], how) for each in planted)]
     class_ids = [*new.class_ids, *(training.class_ids[each] for each in planted)]
     found = compare(cells(images, class_ids), training, held_out)
-    assert found["overall"]["num_flagged"] == 3
-    closest = [each for each in found["triplets"] if each["kind"] == "closest"]
+    assert found.figures["overall"]["num_flagged"] == 3
+    closest = [each for each in found.triplets if each["kind"] == "closest"]
     assert {each["training"] for each in closest if each["flagged"]} == set(planted)
     assert {each["synthetic"] for each in closest[:3]} == {60, 61, 62}
-    assert [row[2] for row in found["each"][60:]] == planted, "nearest by hash"
-    assert [row[4] for row in found["each"]] == [False] * 60 + [True] * 3
+    assert [each.by_hash for each in found.each[60:]] == planted, "nearest by hash"
+    assert [each.flagged for each in found.each] == [False] * 60 + [True] * 3
 
 
 def test_new_cells_are_as_far_as_held_out_ones_and_none_is_flagged(
     training: ImageFeatures, held_out: ImageFeatures
 ) -> None:
-    found = compare(draw(3000, NUM_SYNTHETIC), training, held_out)
+    found = compare(draw(3000, NUM_SYNTHETIC), training, held_out).figures
     overall = found["overall"]
     assert overall["num_flagged"] == overall["num_near_copies"] == 0
     assert overall["closer_than_held_out"] == pytest.approx(0.5, abs=0.1)
@@ -123,7 +118,7 @@ def test_cells_that_lean_on_training_images_are_closer_than_held_out(
 ) -> None:
     new = draw(4000, NUM_TRAINING)
     halfway = list((new.images / 2 + training.images / 2).astype(np.uint8))
-    found = compare(cells(halfway, list(new.class_ids)), training, held_out)
+    found = compare(cells(halfway, list(new.class_ids)), training, held_out).figures
     assert found["overall"]["closer_than_held_out"] > 0.8
     assert found["overall"]["share_below_min"] > 0.1
 
@@ -151,12 +146,13 @@ def test_a_class_with_few_held_out_images_is_judged_by_all(training: ImageFeatur
 def test_without_held_out_or_synthetic_images_it_says_nothing(training: ImageFeatures) -> None:
     new, none = draw(7000, 2), cells([], [])
     alone = compare(new, training, none)
-    assert alone["overall"]["closer_than_held_out"] is None
-    assert alone["overall"]["distance"]["held_out"] is None
-    assert all(each["held_out"] is None for each in alone["triplets"])
+    assert alone.figures["overall"]["closer_than_held_out"] is None
+    assert alone.figures["overall"]["distance"]["held_out"] is None
+    assert all(each["held_out"] is None for each in alone.triplets)
     empty = compare(none, training, new)
-    assert empty["triplets"] == [] and empty["overall"]["distance"]["synthetic"] is None
-    json.dumps([alone, empty], allow_nan=False)
+    assert empty.triplets == []
+    assert empty.figures["overall"]["distance"]["synthetic"] is None
+    json.dumps([alone.figures, alone.triplets, empty.figures], allow_nan=False)
 
 
 def test_pictures_are_of_the_images_that_were_compared(
@@ -164,10 +160,10 @@ def test_pictures_are_of_the_images_that_were_compared(
 ) -> None:
     new = draw(8000, 6)
     found = compare(new, training, held_out, num_shown=2)
-    assert [each["kind"] for each in found["triplets"]] == ["closest"] * 2 + ["random"] * 2
+    assert [each["kind"] for each in found.triplets] == ["closest"] * 2 + ["random"] * 2
     assert compare(new, training, held_out, num_shown=2) == found, "the same every time"
-    shown = triplet_pictures(found["triplets"], new.images, training.images, held_out.images)
-    for triplet, before in zip(shown, found["triplets"], strict=True):
+    shown = triplet_pictures(found.triplets, new.images, training.images, held_out.images)
+    for triplet, before in zip(shown, found.triplets, strict=True):
         assert set(triplet["pictures"]) == {"synthetic", "training", "held_out"}
         assert all(p.startswith("data:image/png;base64,") for p in triplet["pictures"].values())
         assert before.items() <= triplet.items()

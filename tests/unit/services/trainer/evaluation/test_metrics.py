@@ -1,4 +1,4 @@
-"""Figures are those of the textbooks, and their intervals mean what they say."""
+"""Figures as in the textbooks, and intervals that mean what they say."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
 from services.trainer.evaluation.metrics import (
-    Predictions,
     _auc,
     evaluate,
     evaluate_runs,
     paired_difference,
     resample_weights,
 )
+from services.trainer.evaluation.predictions import Predictions
 
 CLASSES = ("eosinophil", "lymphocyte", "monocyte")
 

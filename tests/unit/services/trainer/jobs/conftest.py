@@ -1,4 +1,4 @@
-"""A store, a job database, and a job of a kind whose work a test sets."""
+"""A store, a job database, and a job whose work tests set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs: run to an end that is stored, cancelled, taken over once, continued from a checkpoint."""
+"""Jobs: stored end, cancellation, single takeover, continuation from a checkpoint."""
 
 from __future__ import annotations
 

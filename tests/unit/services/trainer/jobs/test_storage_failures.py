@@ -1,4 +1,4 @@
-"""Jobs on a full disk: no checkpoint is lost, nothing half-written stays, and they go on."""
+"""Jobs on a full disk: checkpoints kept, nothing half-written, and continuation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FAILURES = [*FULL, errno.EROFS, errno.EACCES, errno.EIO]
 
 @pytest.fixture
 def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Refused:
-    """A store that refuses writes once it is switched on; jobs wait for it only briefly."""
+    """A store that refuses writes on demand; jobs wait for it briefly."""
     monkeypatch.setattr(lifecycle, "MAX_PAUSE_SECONDS", 0.05)
     return Refused(monkeypatch, tmp_path / "store", errno.ENOSPC)
 

@@ -1,4 +1,4 @@
-"""A report says the same to machines and to people, and fetches nothing."""
+"""A report, the same for machines and people, that fetches nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from services.common.store.artifacts import ArtifactStore
 from services.trainer.classifiers.image_sets import KeptRounds, SyntheticPlan
 from services.trainer.datasets.reading import digests_of_split
 from services.trainer.evaluation.answers import AnsweredTest
-from services.trainer.evaluation.metrics import Predictions, evaluate
+from services.trainer.evaluation.metrics import evaluate
+from services.trainer.evaluation.predictions import Predictions
 from services.trainer.reports import job as report
 from services.trainer.reports.charts import class_confusion_svg, recall_svg
 from services.trainer.reports.page import duration, patients_unknown

@@ -1,4 +1,4 @@
-"""Surroundings of small studies: settings, store, a fake generator, a count of trainings."""
+"""Surroundings of small studies: settings, store, fake generator, count of trainings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.studies import make_quick
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread, so that sums are the same every time; small batches, short recalibration."""
+    """One thread for reproducible sums, small batches and short recalibration."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     make_quick(monkeypatch)

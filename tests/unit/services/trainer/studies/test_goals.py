@@ -1,4 +1,4 @@
-"""A study says of every goal whether it is reached, and of a missed one the best and why."""
+"""A study's goals: reached or missed, with the best result and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study repeats nothing that is finished, tests on real images only, and says what it found."""
+"""A study without repeated work, tested on real images only, with findings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study's report as it is seen: in a real browser, on a desk and on a phone."""
+"""A study's report in a real browser, on desk and phone."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ HEADINGS = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a user finds the files of a small study with all arms."""
+    """A user's folder of files of a small study with all arms."""
     root = tmp_path_factory.mktemp("study")
     settings = tiny_settings(root)
     fakes.write_tiny_resnet(settings.models_dir)

@@ -1,4 +1,4 @@
-"""What the report says of privacy is the sum of its replicates, and it says it plainly."""
+"""The report's privacy results: sums over replicates, plainly told."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.trainer.evaluation.memorization import ImageFeatures, compare, triplet_pictures
+from services.trainer.evaluation.memorization import compare
+from services.trainer.evaluation.nearest import ImageFeatures
+from services.trainer.evaluation.triplets import triplet_pictures
 from services.trainer.reports.page import page_environment
 from services.trainer.studies.privacy import mean_with_interval, privacy_content, privacy_rows
 
@@ -38,12 +40,17 @@ def audited(auc: float) -> dict[str, Any]:
 
 def draw(membership: dict[str, Any] | None, **changes: Any) -> dict[str, Any]:
     counts = {"num_synthetic": 100, "num_redrawn": 3, "num_withheld": 1}
-    return {**counts, "membership_inference": membership, "nearest": compare(*SIDES), **changes}
+    return {
+        **counts,
+        "membership_inference": membership,
+        "nearest": compare(*SIDES).figures,
+        **changes,
+    }
 
 
 def page(content: dict[str, Any], show_images: bool = True) -> str:
-    nearest = compare(*SIDES)
-    gallery = triplet_pictures(nearest["triplets"], *(side.images for side in SIDES))
+    triplets = compare(*SIDES).triplets
+    gallery = triplet_pictures(triplets, *(side.images for side in SIDES))
     template = page_environment().get_template("privacy.html.j2")
     shown: str = template.render(
         report={"privacy": content}, gallery=gallery, show_images=show_images
@@ -63,7 +70,7 @@ def test_replicates_are_counted_together_and_their_figures_averaged() -> None:
     membership = content["membership_inference"]
     assert membership["mean"] == pytest.approx(0.56)
     assert membership["low"] < 0.5 and membership["high"] > 0.6 and membership["reaches_goal"]
-    one = compare(*SIDES)["overall"]
+    one = compare(*SIDES).figures["overall"]
     overall = content["nearest"]["overall"]
     assert overall["num_synthetic"] == 3 * one["num_synthetic"]
     assert overall["distance"] == one["distance"]

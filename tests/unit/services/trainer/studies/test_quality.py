@@ -1,4 +1,4 @@
-"""A study's image quality is the mean over its replicates, wherever it is told."""
+"""A study's image quality: the mean over its replicates, wherever told."""
 
 from __future__ import annotations
 

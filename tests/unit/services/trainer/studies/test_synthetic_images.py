@@ -1,4 +1,4 @@
-"""Synthetic images of a study are no test images and no copies of training images."""
+"""A study's synthetic images: no test images, no copies of training images."""
 
 from __future__ import annotations
 

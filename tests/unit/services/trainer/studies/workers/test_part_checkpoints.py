@@ -1,4 +1,4 @@
-"""Each part of a study keeps a checkpoint of its own, whole or not at all."""
+"""A checkpoint for each part of a study, whole or absent."""
 
 from __future__ import annotations
 

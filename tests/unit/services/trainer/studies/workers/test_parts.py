@@ -1,4 +1,4 @@
-"""Parts of a study begin in an order that keeps the cores busy."""
+"""The starting order of a study's parts, which keeps cores busy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study in several processes: the same report, and nothing is lost with a process."""
+"""A study in several processes: same report, nothing lost with a process."""
 
 from __future__ import annotations
 
