@@ -175,12 +175,13 @@ def settings_problems(manifest: dict[str, Any]) -> list[str]:
     """A ConfigMap's CYTOSYNTH_ keys that are unknown or have wrong values."""
     from pydantic import ValidationError
 
+    from services.common.rpc.server import HOST_VARIABLE, PORT_VARIABLE
     from services.launch.service_settings import settings_class
 
     problems = []
     classes = [settings_class(name) for name in SERVICES]
     for key, value in (manifest.get("data") or {}).items():
-        if not key.startswith("CYTOSYNTH_"):
+        if not key.startswith("CYTOSYNTH_") or key in (HOST_VARIABLE, PORT_VARIABLE):
             continue
         readers = [one for one in classes if key in one.variables()]
         if not readers:

@@ -36,6 +36,11 @@ class Classifier(ClassifierService, ServedReplica):
         limit = settings.classifier_max_concurrent_requests
         self.serve([APP_NAME], listen, settings.max_message_bytes, CallSlots(limit, limit))
 
+    async def check_health(self) -> None:
+        """Called by Serve, which replaces a replica that raises."""
+        self.check_threads()
+        await super().check_health()
+
 
 def build_app(
     settings: ClassifierSettings | None = None, listen: Listen | None = None

@@ -44,8 +44,8 @@ class ClassifierService:
         limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
         self._classifying = Classifying(self._engine, limits, Drawing(), metrics)
 
-    def check_health(self) -> None:
-        """Raises Unavailable if this replica must be replaced; Serve asks every second."""
+    def check_threads(self) -> None:
+        """Raises Unavailable if this replica must be replaced."""
         self._engine.check_health()
 
     @unary(pb.ClassifyResponse)

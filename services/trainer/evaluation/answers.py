@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from services.trainer.evaluation.metrics import (
     weights_of_runs,
 )
 from services.trainer.evaluation.predictions import Predictions
+
+if TYPE_CHECKING:
+    from services.trainer.evaluation.predictions import PredictionsJson
 
 KEPT_SHARE = 0.8
 """Share of the images, least in need of review, that ``macro_f1_kept`` looks at."""
@@ -66,7 +69,7 @@ class AnsweredTest:
     @staticmethod
     def from_dict(data: dict[str, Any]) -> AnsweredTest:
         """The answers that ``to_dict`` wrote."""
-        predictions = Predictions.from_dict(data)
+        predictions = Predictions.from_dict(cast("PredictionsJson", data))
         is_in_set = np.zeros(predictions.probabilities.shape, bool)
         for row, found in enumerate(data["prediction_sets"]):
             is_in_set[row, found] = True
