@@ -25,6 +25,11 @@ class ClassifierSettings(CommonSettings):
     """Concurrent calls of a replica; long before, calls are refused by their estimated wait."""
     classifier_device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to compute on; auto is CUDA if available, else the CPU."""
+    classifier_runtime: Literal["auto", "torch", "openvino"] = "auto"
+    """What computes the networks; auto is OpenVINO on the CPU, if installed, else torch.
+
+    Probabilities of OpenVINO are held to those of torch when a version is loaded.
+    """
     classifier_num_threads: int = Field(1, ge=0, le=1024)
     """CPU threads that compute one batch, which suffer where other work shares the CPU.
 

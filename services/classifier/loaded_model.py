@@ -11,7 +11,8 @@ import numpy as np
 
 from services.classifier.batching.flows import RgbImage, Scores
 from services.classifier.batching.service_times import ServiceTimes
-from services.classifier.runtimes.runtime import Runtime, TorchRuntime
+from services.classifier.runtimes.choosing import choose_runtime
+from services.classifier.runtimes.runtime import Runtime
 from services.classifier.runtimes.warm_up import warm_up
 from services.common.answers.answer_model import AnswerModel
 from services.common.answers.storage import load_answer_model
@@ -90,7 +91,9 @@ class ModelLoader:
 
         from services.common.models.classifiers import load_model
 
-        torch.set_num_threads(self._settings.classifier_num_threads or os.cpu_count() or 1)
+        settings = self._settings
+        num_threads = settings.classifier_num_threads or os.cpu_count() or 1
+        torch.set_num_threads(num_threads)
         manifest = self._store.get_manifest(tenant, CLASSIFIERS, classifier_id)
         body = manifest["body"]
         config = ClassifierConfig.from_dict(body["config"])
@@ -98,11 +101,17 @@ class ModelLoader:
         def read(path: str) -> bytes:
             return self._store.read(tenant, CLASSIFIERS, classifier_id, path)
 
-        network = load_model(config, read(WEIGHTS_FILE), self._settings.models_dir)
-        asked = self._settings.classifier_device
+        network = load_model(config, read(WEIGHTS_FILE), settings.models_dir)
+        asked = settings.classifier_device
         cuda = asked == "cuda" or (asked == "auto" and torch.cuda.is_available())
         device = torch.device("cuda" if cuda else "cpu")
-        runtime = TorchRuntime(network.to(device), device)
+        runtime = choose_runtime(
+            settings.classifier_runtime,
+            network.to(device),
+            device,
+            num_threads,
+            settings.classifier_compute_threads,
+        )
         return LoadedModel(
             tenant=tenant,
             classifier_id=classifier_id,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch import nn
 
 from services.common.models.classifier_config import RESNETS, ClassifierConfig
 from services.common.models.image_classifier import ImageClassifier
@@ -80,3 +81,18 @@ def features_and_logits(
     pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
     features, logits = model.features_and_logits(pixels.permute(0, 3, 1, 2).float() / 255)
     return features.float().cpu().numpy(), logits.float().cpu().numpy()
+
+
+class PixelClassifier(nn.Module):
+    """A classifier of uint8 pixels, as runtimes other than torch compile it."""
+
+    def __init__(self, model: ImageClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images_BHWC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (B, D) and logits (B, C) of RGB images."""
+        features_BD, logits_BC = self.model.features_and_logits(
+            images_BHWC.permute(0, 3, 1, 2).float() / 255
+        )
+        return features_BD.float(), logits_BC.float()
