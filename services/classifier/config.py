@@ -42,7 +42,7 @@ class ClassifierSettings(CommonSettings):
     classifier_batch_wait_ms: float = Field(5.0, ge=0, le=1000)
     """Longest wait of an image for others of its batch that are still decoded."""
     classifier_queue_wait_ms: float = Field(0.0, ge=0, le=600_000)
-    """Estimated wait above which calls are refused; 0: about as long as two batches take."""
+    """Estimated wait above which calls are refused, but for bursts; 0: as long as some batches."""
     classifier_stream_window: int = Field(32, ge=1, le=1024)
     """Images of one ClassifyStream call in flight."""
     classifier_num_replicas: int = Field(1, ge=1)

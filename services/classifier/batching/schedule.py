@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.classifier.batching.flows import Flow, Network, Turns, Work
+from services.classifier.batching.gate import Gate
 from services.classifier.batching.lane import Batch, Lane
+from services.classifier.batching.service_times import ServiceTimes
 
 _SMOOTHING = 0.05
-_BATCHES_AHEAD = 1.5
-"""Batches that may wait before a new image, where no limit is set."""
+_BATCHES_AHEAD, _IMAGES_AHEAD = 1.75, 14
+"""Batches or images, whichever takes longer, that may be ahead where no limit is set."""
 _LEAST_WAIT = 0.02
 """Wait that is always allowed, seconds."""
 
@@ -47,6 +49,7 @@ class Schedule:
         self._served: dict[str, float] = {}
         self._running: dict[Batch, float] = {}
         self._decode_seconds = 0.001
+        self._gates: dict[str, Gate] = {}
 
     @property
     def num_waiting(self) -> int:
@@ -59,7 +62,7 @@ class Schedule:
         return sum(lane.num_coming for lane in self._lanes.values())
 
     def excess_wait(self, tenant: str, network: Network | None, now: float) -> float:
-        """Seconds by which the estimated wait of a new call exceeds what is allowed.
+        """Seconds by which the wait of a new call is too long; 0 if it is to be admitted.
 
         Args:
             tenant: Caller.
@@ -69,9 +72,13 @@ class Schedule:
         allowed = self.limits.max_wait
         if not allowed:
             asked = [lane.network for lane in self._lanes.values()] + ([network] if network else [])
-            batches = [each.times.seconds(each.times.best_size) for each in asked]
-            allowed = max(_LEAST_WAIT, _BATCHES_AHEAD * max(batches, default=0.0))
-        return self.estimated_wait(tenant, now) - allowed
+            allowed = max((_allowed_wait(each.times) for each in asked), default=_LEAST_WAIT)
+        wait = self.estimated_wait(tenant, now)
+        gate = self._gates.get(tenant)
+        if gate is None:
+            self._gates = {each: known for each, known in self._gates.items() if known.is_shut(now)}
+            gate = self._gates[tenant] = Gate(now)
+        return max(0.0, wait - allowed) if gate.refuses(wait, allowed, now) else 0.0
 
     def estimated_wait(self, tenant: str, now: float) -> float:
         """Seconds until the first image of a new call would be in a batch."""
@@ -184,3 +191,9 @@ class Schedule:
     def _drop_if_empty(self, lane: Lane) -> None:
         if not lane.num_waiting:
             self._lanes.pop(lane.network.lane, None)
+
+
+def _allowed_wait(times: ServiceTimes) -> float:
+    """Wait that keeps batches full under overload and random arrivals apart below it, seconds."""
+    batches = _BATCHES_AHEAD * times.seconds(times.best_size)
+    return max(_LEAST_WAIT, batches, _IMAGES_AHEAD * times.seconds_per_image)

@@ -127,7 +127,7 @@ def test_a_batch_that_fails_does_not_end_the_service(engine: BatchEngine) -> Non
 def test_a_call_that_would_wait_too_long_is_refused_before_its_image_is_decoded(
     engine: BatchEngine, figures: Figures
 ) -> None:
-    network = HeldNetwork(seconds=1.0)
+    network = HeldNetwork(seconds=5.0)
     decoded: list[int] = []
 
     def decode() -> RgbImage:

@@ -31,6 +31,11 @@ def numbers_of_next_batch(schedule: Schedule, now: float = 0.0) -> list[int]:
     return [int(each.image[0, 0, 0]) for each in batch.works if each.image is not None]
 
 
+def excess(schedule: Schedule, network: FakeNetwork, start: float = 0.0) -> float:
+    """Excess of the wait of a call, where the queue stays as long as it is."""
+    return [schedule.excess_wait(network.lane[0], network, start + 0.1 * n) for n in range(10)][-1]
+
+
 def test_calls_of_a_tenant_take_turns_image_by_image() -> None:
     schedule, network = Schedule(Limits()), FakeNetwork()
     queue(schedule, Flow("lab", network), range(20))
@@ -108,7 +113,7 @@ def test_calls_are_refused_by_their_wait_and_not_by_their_number() -> None:
         schedule = Schedule(limits)
         for _ in range(12):
             queue(schedule, Flow("lab", network), range(1))
-        assert (schedule.excess_wait("lab", network, 0.0) > 0) is is_refused
+        assert (excess(schedule, network) > 0) is is_refused
 
 
 def test_a_folder_of_images_counts_as_one_turn() -> None:
@@ -134,16 +139,25 @@ def test_the_flood_of_one_tenant_refuses_no_other() -> None:
     flood, calm = FakeNetwork("flood", seconds=0.2), FakeNetwork("calm", seconds=0.2)
     for _ in range(200):
         queue(schedule, Flow("flood", flood), range(1))
-    assert schedule.excess_wait("flood", flood, 0.0) > 0
-    assert schedule.excess_wait("calm", calm, 0.0) < 0
+    assert excess(schedule, flood) > 0
+    assert excess(schedule, calm) == 0
 
 
-def test_without_a_limit_two_batches_may_wait() -> None:
+def test_without_a_limit_about_two_batches_may_wait() -> None:
     schedule, network = Schedule(Limits()), FakeNetwork(seconds=0.2)
-    assert schedule.excess_wait("lab", network, 0.0) < 0
-    for _ in range(16):
+    for _ in range(8):
         queue(schedule, Flow("lab", network), range(1))
-    assert schedule.excess_wait("lab", network, 0.0) > 0
+    assert excess(schedule, network) == 0
+    for _ in range(8):
+        queue(schedule, Flow("lab", network), range(1))
+    assert excess(schedule, network, start=1.0) > 0
+
+
+def test_a_burst_is_admitted() -> None:
+    schedule, network = Schedule(Limits()), FakeNetwork(seconds=0.2)
+    for _ in range(24):
+        assert schedule.excess_wait("lab", network, 0.0) == 0
+        queue(schedule, Flow("lab", network), range(1))
 
 
 def test_images_of_a_caller_who_went_away_are_not_computed() -> None:
