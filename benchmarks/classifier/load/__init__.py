@@ -1,0 +1,1 @@
+"""Load generator of the classifier benchmark, a process of its own."""
