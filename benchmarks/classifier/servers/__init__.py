@@ -1,0 +1,1 @@
+"""Servers that the classifier benchmark compares, each in a file of its own."""
