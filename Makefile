@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.setup-stamp
 PIP    := $(BIN)/python tools/site_installer.py pip
 UV     := $(BIN)/python tools/site_installer.py uv
 
-.PHONY: help setup test e2e image-check chaos-generator check demo bench bench-generator format protos lock clean bench-scaling manifest-tools manifest-lock edge-config monitoring
+.PHONY: help setup test e2e image-check chaos-generator check demo bench bench-generator bench-classifier bench-peers bench-peers-lock format protos lock clean bench-scaling manifest-tools manifest-lock edge-config monitoring
 .DEFAULT_GOAL := help
 
 help: ## Shows this list.
@@ -61,6 +61,20 @@ bench: setup ## Measures whether cyto-small generates the cells it is asked for:
 
 bench-generator: setup ## Speed against the usual script, through gRPC, into out/bench/generator.json; an hour with DATA.
 	$(BIN)/python -m benchmarks.generator.run $(if $(DATA),--data "$(DATA)")
+
+bench-peers: $(VENV)/bench-peers/.stamp ## Servers that bench-classifier compares with, from a hashed lock of their own.
+
+$(VENV)/bench-peers/.stamp: benchmarks/classifier/peers.lock | setup
+	@test -x $(VENV)/bench-peers/bin/python || $(BIN)/python -m venv --without-pip $(VENV)/bench-peers
+	$(UV) pip sync --quiet --compile-bytecode --python $(VENV)/bench-peers/bin/python --require-hashes benchmarks/classifier/peers.lock
+	@touch $@
+
+bench-peers-lock: setup ## Locks those servers and what they need.
+	$(UV) pip compile benchmarks/classifier/peers.in --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make bench-peers-lock" --quiet --output-file benchmarks/classifier/peers.lock
+
+bench-classifier: setup ## The classifier beside other model servers, and overloaded, into out/bench/classifier.json.
+	@$(MAKE) --no-print-directory bench-peers || echo "the peers cannot be installed here: the report says so"
+	$(BIN)/python -m benchmarks.classifier.run $(BENCH_OPTIONS)
 
 bench-scaling: setup ## What a call, an image, a heartbeat and a replica cost, into out/bench/scaling.json; some minutes.
 	$(BIN)/python -m benchmarks.scaling.run
