@@ -36,6 +36,8 @@ def point(result: ClosedResult) -> dict[str, Any]:
         "p99_ms": rounded(percentile(result.latencies_ms, 99)),
         "generator_cores": rounded(result.cpu_seconds / result.seconds, 2),
     }
+    if result.num_refused:
+        figures["refused_tries"] = result.num_refused
     if result.num_failed:
         figures["failed"] = result.num_failed
     return figures
@@ -70,6 +72,12 @@ class OpenCalls:
             "refused": refused,
             "failed": len(status) - accepted - refused,
         }
+
+    def failures(self, start: float, end: float) -> dict[str, int]:
+        """Calls that were neither accepted nor refused, by gRPC status; -1 is no answer."""
+        status = self.status[self.within(start, end)]
+        failed = status[(status != OK) & (status != RESOURCE_EXHAUSTED)]
+        return {str(code): int((failed == code).sum()) for code in sorted(set(failed.tolist()))}
 
     def lag_p99_ms(self, start: float, end: float) -> float | None:
         """How late the generator itself was, 99th percentile."""

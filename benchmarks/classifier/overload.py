@@ -97,6 +97,7 @@ def section(
             "accepted_p99_ms": rounded(calls.p99_ms(begin, end)),
             "refusal_p99_ms": rounded(calls.p99_ms(begin, end, RESOURCE_EXHAUSTED)),
             **calls.counts(begin, end),
+            "failed_by_grpc_status": calls.failures(begin, end),
             "generator_cores": rounded(cpu_seconds / phase.seconds, 2),
             "generator_lag_p99_ms": rounded(calls.lag_p99_ms(begin, end)),
         }

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.classifier.comparison import Comparison, Windows
+from benchmarks.classifier.load.process import LoadFailed
 from benchmarks.classifier.models import (
     MODELS,
     BenchModel,
@@ -114,10 +115,13 @@ def _measure_ours(
         with running_stack(folder / "state", folder / "models") as stack:
             for model in models:
                 target = stack.target(build(CLASSIFIERS, model.artifact_id))
-                comparison.measure_points(NAME, model, target)
+                try:
+                    comparison.measure_points(NAME, model, target)
+                except (ServerFailed, LoadFailed) as error:
+                    comparison.failed(NAME, model.key, error)
             if not args.no_overload:
                 _measure_load(comparison, stack, args)
-    except ServerFailed as error:
+    except (ServerFailed, LoadFailed) as error:
         comparison.failed(NAME, "", error)
 
 

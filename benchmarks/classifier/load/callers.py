@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import aiohttp
 import grpc
 import grpc.aio
+from google.rpc import error_details_pb2, status_pb2
 
 from benchmarks.classifier.load.lean_client import METHOD
 from benchmarks.classifier.load.plans import Target
@@ -20,6 +21,17 @@ class CallFailed(Exception):
     """A call was not answered with probabilities."""
 
 
+class CallRefused(CallFailed):
+    """A server has too much to do; ``retry_seconds`` is when it asks to be called again."""
+
+    def __init__(self, message: str, retry_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
+DEFAULT_RETRY_SECONDS = 0.05
+
+
 class Caller(Protocol):
     """Sends cells of a prepared list to one server."""
 
@@ -27,7 +39,8 @@ class Caller(Protocol):
         """Sends one cell; returns the answer's bytes.
 
         Raises:
-            CallFailed: If the server refuses or fails.
+            CallRefused: If the server asks to be called later.
+            CallFailed: If it fails.
         """
 
     def probabilities(self, answer: bytes) -> list[float]:
@@ -59,7 +72,10 @@ class GrpcCaller:
         try:
             answer: bytes = await method(request, timeout=self._timeout)
         except grpc.aio.AioRpcError as error:
-            raise CallFailed(f"{error.code().name}: {error.details()}") from None
+            message = f"{error.code().name}: {error.details()}"
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise CallRefused(message, retry_seconds(error.trailing_metadata())) from None
+            raise CallFailed(message) from None
         return answer
 
     def probabilities(self, answer: bytes) -> list[float]:
@@ -71,6 +87,17 @@ class GrpcCaller:
     async def close(self) -> None:
         for channel in self._channels:
             await channel.close()
+
+
+def retry_seconds(metadata: Iterable[tuple[str, str | bytes]] | None) -> float:
+    """Delay that a refusal's ``RetryInfo`` asks for."""
+    details = dict(metadata or ()).get("grpc-status-details-bin", b"")
+    status = status_pb2.Status.FromString(details if isinstance(details, bytes) else b"")
+    for detail in status.details:
+        info = error_details_pb2.RetryInfo()
+        if detail.Unpack(info):
+            return info.retry_delay.seconds + info.retry_delay.nanos / 1e9
+    return DEFAULT_RETRY_SECONDS
 
 
 class HttpCaller:
@@ -97,6 +124,9 @@ class HttpCaller:
                 answer: bytes = await response.read()
                 if response.status != 200:
                     said = answer[:200].decode(errors="replace")
+                    if response.status in (429, 503):
+                        wait = response.headers.get("Retry-After", DEFAULT_RETRY_SECONDS)
+                        raise CallRefused(f"HTTP {response.status}: {said}", float(wait))
                     raise CallFailed(f"HTTP {response.status}: {said}")
         except (aiohttp.ClientError, TimeoutError) as error:
             raise CallFailed(f"{type(error).__name__}: {error}") from None

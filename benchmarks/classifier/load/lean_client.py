@@ -11,6 +11,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 
 from benchmarks.classifier.load.grpc_status import grpc_status
 from benchmarks.classifier.load.plans import NO_ANSWER
@@ -24,6 +25,7 @@ _MAX_FRAME_BYTES = 16_384  # what every peer takes
 _DEFAULT_WINDOW_BYTES = 65_535
 _LARGEST_WINDOW_BYTES = 2**31 - 1
 _UNAVAILABLE, _CANCELLED = 14, 1
+_CONNECT_SECONDS = 20.0
 
 OnAnswer = Callable[[int, float, float], None]
 """Called with the status, and the times of sending and answer (``time.perf_counter``)."""
@@ -55,8 +57,7 @@ class LeanConnection(asyncio.Protocol):
         return len(self._streams) + len(self._waiting)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport = cast(asyncio.Transport, transport)
         # No dynamic header table, no pushes, and no limit to what the server may send.
         settings = struct.pack(">HIHIHI", 1, 0, 2, 0, 4, _LARGEST_WINDOW_BYTES)
         grow = struct.pack(">I", _LARGEST_WINDOW_BYTES - _DEFAULT_WINDOW_BYTES)
@@ -176,7 +177,10 @@ async def connect(address: str, num: int, timeout_seconds: float) -> list[LeanCo
         _, connection = await loop.create_connection(
             lambda: LeanConnection(address, timeout_seconds), host, int(port)
         )
-        await asyncio.wait_for(connection.ready.wait(), 10.0)
+        try:
+            await asyncio.wait_for(connection.ready.wait(), _CONNECT_SECONDS)
+        except TimeoutError:
+            raise ConnectionError(f"{address} does not answer as an HTTP/2 server") from None
         made.append(connection)
     return made
 

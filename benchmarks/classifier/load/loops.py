@@ -10,11 +10,18 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from benchmarks.classifier.load.callers import CallFailed, caller, requests
+from benchmarks.classifier.load.callers import (
+    DEFAULT_RETRY_SECONDS,
+    CallFailed,
+    CallRefused,
+    caller,
+    requests,
+)
 from benchmarks.classifier.load.lean_client import LeanConnection, connect, framed
 from benchmarks.classifier.load.plans import (
     NO_ANSWER,
     OK,
+    RESOURCE_EXHAUSTED,
     ClosedResult,
     OpenResult,
     Phase,
@@ -52,6 +59,8 @@ async def lean_loop(plan: Plan, cells: Sequence[bytes]) -> ClosedResult:
         message = messages[number % len(messages)]
         least_busy(connections).call(message, lambda status, *_: answered.set_result(status))
         status = await answered
+        if status == RESOURCE_EXHAUSTED:
+            raise CallRefused("refused", DEFAULT_RETRY_SECONDS)
         if status != OK:
             raise CallFailed(f"gRPC status {status}")
 
@@ -61,9 +70,23 @@ async def lean_loop(plan: Plan, cells: Sequence[bytes]) -> ClosedResult:
 async def _closed(plan: Plan, call: Call) -> ClosedResult:
     latencies: list[float] = []
     failed: Counter[str] = Counter()
+    num_refused = number = 0
     begin = time.perf_counter() + plan.warmup_seconds
     end = begin + plan.seconds
-    number = 0
+
+    async def answered(number: int) -> None:
+        """Repeats a refused call when the server asks for it, until it is answered."""
+        nonlocal num_refused
+        while True:
+            try:
+                await call(number)
+                return
+            except CallRefused as error:
+                now = time.perf_counter()
+                num_refused += begin <= now <= end
+                if now > end:
+                    raise
+                await asyncio.sleep(error.retry_seconds)
 
     async def one_caller() -> None:
         nonlocal number
@@ -71,15 +94,15 @@ async def _closed(plan: Plan, call: Call) -> ClosedResult:
             number += 1
             problem = ""
             try:
-                await call(number)
+                await answered(number)
             except CallFailed as error:
                 problem = str(error)
-            answered = time.perf_counter()
-            if begin <= answered <= end:
+            now = time.perf_counter()
+            if begin <= now <= end:
                 if problem:
                     failed[problem] += 1
                 else:
-                    latencies.append((answered - sent) * 1e3)
+                    latencies.append((now - sent) * 1e3)
             if problem:
                 await asyncio.sleep(0.01)  # a server that fails at once is not called in a spin
 
@@ -91,7 +114,7 @@ async def _closed(plan: Plan, call: Call) -> ClosedResult:
 
     cpu = asyncio.create_task(cpu_in_window())
     await asyncio.gather(*(one_caller() for _ in range(plan.callers)))
-    return ClosedResult(latencies, dict(failed), plan.seconds, await cpu)
+    return ClosedResult(latencies, dict(failed), num_refused, plan.seconds, await cpu)
 
 
 def arrivals(phases: Sequence[Phase], seed: int) -> list[float]:

@@ -39,7 +39,7 @@ class PyTriton(Peer):
 def main() -> None:
     """Serves until the process ends."""
     given = arguments()
-    # The interpreter within Triton is an early 3.11, on which PyTriton's other serializer fails with
+    # The interpreter within Triton is an early 3.11, on which PyTriton's other serializer fails:
     # "'_thread.RLock' object has no attribute '_recursion_count'".
     os.environ["PYTRITON_NO_TENSORSTORE"] = "1"
     import numpy as np
