@@ -28,7 +28,7 @@ _CALL_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Windows:
-    """Seconds of a point before and in its counted window, and of a pilot; 0: no pilots."""
+    """Seconds of warm-up, counted window and pilot; 0: no pilots."""
 
     warmup: float
     seconds: float
@@ -101,7 +101,7 @@ class Comparison:
             time.sleep(0.5)
 
     def measure_points(self, server: str, model: BenchModel, target: Target) -> None:
-        """Checks a server's answer, then measures it with 1, 16 and 64 callers.
+        """Checks a server's answer, then measures its points.
 
         Raises:
             LoadFailed: If it does not answer.
@@ -145,7 +145,9 @@ class Comparison:
 
 
 def ratios(rows: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Our throughput and p99 over the best peers', and p50 alone over bare grpc.aio's.
+    """Our figures as ratios to those of the best peers.
+
+    The p50 of one caller is compared with that of bare grpc.aio.
 
     Args:
         rows: Points of one network by callers and server.

@@ -19,17 +19,17 @@ def percentile(values: Sequence[float] | np.ndarray, percent: float) -> float | 
 
 
 def rounded(value: float | None, digits: int = 4) -> float | None:
-    """A figure of the report, with as many significant digits as it deserves."""
+    """Rounds a figure of the report to significant digits."""
     return None if value is None else float(f"{value:.{digits}g}")
 
 
 def ratio(part: float | None, whole: float | None) -> float | None:
-    """``part / whole``; None where either is unknown or the whole is 0."""
+    """``part / whole``; None where it is not known."""
     return None if part is None or not whole else part / whole
 
 
 def point(result: ClosedResult) -> dict[str, Any]:
-    """One cell of the table: throughput and latency, with failures where there are any."""
+    """Throughput, latency and failures of a closed loop."""
     figures: dict[str, Any] = {
         "images_per_second": rounded(len(result.latencies_ms) / result.seconds),
         "p50_ms": rounded(percentile(result.latencies_ms, 50)),
@@ -44,7 +44,7 @@ def point(result: ClosedResult) -> dict[str, Any]:
 
 
 class OpenCalls:
-    """Calls of an open loop as arrays, for questions about stretches of time."""
+    """Calls of an open loop as arrays."""
 
     def __init__(self, result: OpenResult) -> None:
         self.due = np.array(result.due, float)
@@ -60,7 +60,7 @@ class OpenCalls:
         )
 
     def p99_ms(self, start: float, end: float, status: int = OK) -> float | None:
-        """99th percentile of the calls of a status that were due between two seconds."""
+        """p99 of the calls of a status due between two seconds."""
         return percentile(self.latency_ms[self.within(start, end) & (self.status == status)], 99)
 
     def counts(self, start: float, end: float) -> dict[str, int]:
@@ -74,7 +74,7 @@ class OpenCalls:
         }
 
     def failures(self, start: float, end: float) -> dict[str, int]:
-        """Calls that were neither accepted nor refused, by gRPC status; -1 is no answer."""
+        """Calls neither accepted nor refused, by gRPC status; -1: no answer."""
         status = self.status[self.within(start, end)]
         failed = status[(status != OK) & (status != RESOURCE_EXHAUSTED)]
         return {str(code): int((failed == code).sum()) for code in sorted(set(failed.tolist()))}

@@ -1,4 +1,4 @@
-"""Networks with random weights, as artifacts for our stack and as folders for its peers."""
+"""Networks with random weights, for our stack and for its peers."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def write_clip_base(models_dir: Path) -> None:
 
 
 def write_models_dir(models_dir: Path, shipped: Path, with_clip: bool) -> None:
-    """Makes a models folder of the shipped bases and, if asked, the random CLIP base."""
+    """Makes a models folder of shipped bases and the random CLIP base."""
     models_dir.mkdir(parents=True)
     for folder in shipped.iterdir():
         (models_dir / folder.name).symlink_to(folder.resolve())
@@ -106,7 +106,10 @@ def write_model(model: BenchModel, folder: Path, models_dir: Path, seed: int = 0
 
 
 def _spread_answers(network: torch.nn.Module) -> None:
-    """Makes answers depend on the image: residual branches start at zero, logits small."""
+    """Makes answers depend on the image.
+
+    Without it residual branches are zero, and logits small.
+    """
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if name.endswith((".bn2.weight", ".bn3.weight")):

@@ -1,4 +1,4 @@
-"""A network of the benchmark as its servers load it, with the decoding before it.
+"""A network as the servers load it, with the decoding before it.
 
 Imported by every peer, so it needs torch, Pillow and ``services.common.models`` only. LoRA is
 merged into the layers, as somebody who serves the weights would do.

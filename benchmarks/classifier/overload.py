@@ -1,4 +1,4 @@
-"""What overload costs the calls that are accepted, and how soon it is over."""
+"""What overload costs accepted calls, and how soon it is over."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ _CAPACITY_CALLERS = (8, 16, 32)
 
 @dataclass(frozen=True)
 class Lengths:
-    """Seconds of the parts of a run; ``ramp`` is left out at the start of each load."""
+    """Seconds of the parts of a run.
+
+    Attributes:
+        capacity, load, rest: Length of each measurement of capacity, each load and each rest.
+        ramp: Start of each load, which is left out.
+    """
 
     capacity: float = 6.0
     load: float = 12.0
@@ -51,7 +56,7 @@ def capacity(target: Target, cells: Path, lengths: Lengths) -> float:
 
 
 def phases(images_per_second: float, lengths: Lengths) -> tuple[Phase, ...]:
-    """Loads of the run: normal, capacity, and each overload with a rest after it."""
+    """Loads of the run, each overload with a rest after it."""
     normal = NORMAL_LOAD * images_per_second
     planned = [
         Phase(name_of(NORMAL_LOAD), normal, lengths.load),

@@ -1,4 +1,4 @@
-"""Minutes at 80 % load while an alias is switched between two versions."""
+"""Minutes at 80 % load while an alias is switched."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def soak(
     seconds: float,
     switch_seconds: float = SWITCH_SECONDS,
 ) -> dict[str, Any]:
-    """Offers the load, switches the alias, samples memory; returns the section of the report."""
+    """Offers the load, switches the alias, samples memory."""
     plan = Plan(
         "open",
         stack.target(ALIAS),

@@ -1,4 +1,4 @@
-"""The generator process: a plan on standard input, a result on standard output, both JSON.
+"""The generator process: a plan comes in, a result goes out.
 
 python -m benchmarks.classifier.load < plan.json
 """

@@ -1,4 +1,4 @@
-"""Callers of a closed loop: ``grpc.aio`` for gRPC servers, aiohttp for HTTP servers."""
+"""Callers of a closed loop, by grpc.aio or aiohttp."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ class CallFailed(Exception):
 
 
 class CallRefused(CallFailed):
-    """A server has too much to do; ``retry_seconds`` is when it asks to be called again."""
+    """A server has too much to do.
+
+    Attributes:
+        retry_seconds: Delay after which it asks to be called again.
+    """
 
     def __init__(self, message: str, retry_seconds: float) -> None:
         super().__init__(message)
@@ -44,7 +48,7 @@ class Caller(Protocol):
         """
 
     def probabilities(self, answer: bytes) -> list[float]:
-        """Probabilities in an answer, in order of class ids (gRPC) or of logits (HTTP)."""
+        """Probabilities in an answer, in order of class ids."""
 
     async def close(self) -> None:
         """Closes connections."""
@@ -158,7 +162,7 @@ def _body(target: Target, cell: bytes) -> bytes:
 
 
 def triton_floats(answer: bytes) -> list[float]:
-    """Numbers of Triton's JSON answer to a raw binary request, or of a binary one."""
+    """Numbers in Triton's answer, JSON or binary."""
     text, _, rest = answer.partition(b"}]}")
     output = json.loads(text + b"}]}")["outputs"][0]
     if "data" in output:

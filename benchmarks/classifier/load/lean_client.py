@@ -1,7 +1,7 @@
-"""A cheap gRPC client over HTTP/2: requests are bytes made before, answers are read for status.
+"""A cheap gRPC client over HTTP/2, for open loops.
 
-A call costs about a tenth of the CPU of one by ``grpc.aio``, so that ten times a server's capacity
-can be offered from the machine that it runs on.
+Requests are bytes made before, and answers are read for their status only. Ten times a server's
+capacity can therefore be offered from the machine that it runs on.
 """
 
 from __future__ import annotations

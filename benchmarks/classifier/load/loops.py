@@ -1,4 +1,4 @@
-"""Closed loops, whose callers wait for their answers, and open loops, whose arrivals do not."""
+"""Closed loops, whose callers wait for answers, and open loops."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def ask(plan: Plan, cells: Sequence[bytes]) -> list[float]:
 
 
 async def closed_loop(plan: Plan, cells: Sequence[bytes]) -> ClosedResult:
-    """Callers that each send a cell as soon as they have the answer to the last."""
+    """Callers that send a cell once the last is answered."""
     one = caller(plan.target, cells, plan.timeout_seconds)
     try:
         return await _closed(plan, one.call)
@@ -75,7 +75,7 @@ async def _closed(plan: Plan, call: Call) -> ClosedResult:
     end = begin + plan.seconds
 
     async def answered(number: int) -> None:
-        """Repeats a refused call when the server asks for it, until it is answered."""
+        """Repeats a refused call until it is answered."""
         nonlocal num_refused
         while True:
             try:
@@ -118,7 +118,7 @@ async def _closed(plan: Plan, call: Call) -> ClosedResult:
 
 
 def arrivals(phases: Sequence[Phase], seed: int) -> list[float]:
-    """Seconds at which calls of a Poisson process are due, phase after phase."""
+    """Seconds at which calls of a Poisson process are due."""
     rng = np.random.default_rng(seed)
     due: list[float] = []
     start = 0.0
@@ -137,7 +137,7 @@ def least_busy(connections: Sequence[LeanConnection]) -> LeanConnection:
 
 
 async def open_loop(plan: Plan, cells: Sequence[bytes]) -> OpenResult:
-    """Calls that are sent when they are due, whatever became of those before."""
+    """Calls that are sent when they are due."""
     connections = await connect(plan.target.address, plan.connections, plan.timeout_seconds)
     messages = [framed(request) for request in requests(plan.target, cells)]
     due = arrivals(plan.phases, plan.seed)

@@ -43,7 +43,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the generator does: ``ask`` once, a ``closed`` loop, or an ``open`` one.
+    """What the generator does: ask once, a closed or an open loop.
 
     Attributes:
         mode: ``lean`` is a closed loop through the cheap client of open loops.

@@ -1,1 +1,1 @@
-"""Servers that the classifier benchmark compares, each in a file of its own."""
+"""Servers that the classifier benchmark compares."""

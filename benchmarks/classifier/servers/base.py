@@ -1,4 +1,4 @@
-"""A server of the comparison: settings to try, a process to start, a place to send cells to.
+"""A server of the comparison: settings, a process, an address.
 
 Imported in the peers' environment too, so it needs the standard library and psutil only.
 """
@@ -35,7 +35,7 @@ class ServerFailed(Exception):
 
 
 class Peer:
-    """A server of the benchmark other than ours, one process group for each network.
+    """A server other than ours, one process group for each network.
 
     A subclass names itself, its module (whose ``main`` serves), the Python that runs it, and the
     settings that are tried; the fastest of them at 16 callers is measured.
@@ -70,7 +70,7 @@ class Peer:
 
     @contextmanager
     def running(self, folder: Path, settings: Settings, logs: Path) -> Iterator[Target]:
-        """Starts the server on the network in ``folder``; ends all its processes afterwards.
+        """Starts the server, and ends all its processes afterwards.
 
         The server may still be loading: the caller asks it until it answers.
 
@@ -132,7 +132,7 @@ def free_port() -> int:
 
 
 def last_words(log: Path) -> str:
-    """The last line of a log that says something about an error, or the last line."""
+    """The last line of a log about an error, or the last."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     telling = [line for line in lines if "Error" in line or "error:" in line.lower()]
     return (telling or lines or [""])[-1][:500]

@@ -36,7 +36,7 @@ def build_service() -> Any:
 
     from benchmarks.classifier.network import Network
 
-    @bentoml.service(  # type: ignore[untyped-decorator]
+    @bentoml.service(
         workers=int(os.environ[_WORKERS]),
         traffic={"timeout": 60},
         logging={"access": {"enabled": False}},
@@ -47,9 +47,7 @@ def build_service() -> Any:
         def __init__(self) -> None:
             self.network = Network(Path(os.environ[_FOLDER]), int(os.environ[_THREADS]))
 
-        @bentoml.api(  # type: ignore[untyped-decorator]
-            batchable=True, max_batch_size=MAX_BATCH_SIZE, max_latency_ms=_MAX_LATENCY_MS
-        )
+        @bentoml.api(batchable=True, max_batch_size=MAX_BATCH_SIZE, max_latency_ms=_MAX_LATENCY_MS)
         def classify(self, images: list[Path]) -> list[list[float]]:
             """Probabilities of a batch."""
             return self.network.classify([image.read_bytes() for image in images])

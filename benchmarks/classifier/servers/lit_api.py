@@ -1,4 +1,4 @@
-"""LitServe's API, in a module of its own: LitServe starts its workers by import.
+"""LitServe's API, which its workers import.
 
 Annotations are no strings here, since LitServe hands that of ``request`` to FastAPI.
 """

@@ -1,4 +1,4 @@
-"""OpenVINO Model Server, which comes in no wheel: the installer's refusal is quoted."""
+"""OpenVINO Model Server, which comes in no wheel."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _MODEL = "classifier"
 
 
 class PyTriton(Peer):
-    """Raw binary requests over Triton's HTTP, which has the least overhead for one input."""
+    """Raw binary requests over Triton's HTTP."""
 
     name = "pytriton"
     module = "benchmarks.classifier.servers.py_triton"
@@ -51,7 +51,7 @@ def main() -> None:
 
     network = Network(given.model, given.threads)
 
-    @batch  # type: ignore[untyped-decorator]
+    @batch
     def infer(images: Any) -> list[Any]:
         """Probabilities of a batch of encoded images (B, 1)."""
         files = [bytes(row[0]) for row in images]

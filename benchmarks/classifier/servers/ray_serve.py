@@ -61,7 +61,8 @@ def build_app(folder: Path, num_threads: int, num_replicas: int) -> Any:
 
         async def __call__(self, request: Request) -> list[float]:
             """Answer one POST."""
-            return await self.classify(await request.body())  # type: ignore[no-any-return]
+            answer: list[float] = await self.classify(await request.body())
+            return answer
 
     return Classifier.bind()
 

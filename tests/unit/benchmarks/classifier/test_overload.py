@@ -14,7 +14,7 @@ LENGTHS = Lengths(capacity=1.0, load=4.0, rest=4.0, ramp=1.0)
 
 
 def perfect_server() -> OpenResult:
-    """Calls at equal distances; one that comes too soon after another is refused within 2 ms."""
+    """Calls at equal distances, refused where they come too soon."""
     due: list[float] = []
     status: list[int] = []
     start, next_free = 0.0, 0.0
