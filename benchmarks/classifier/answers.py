@@ -1,4 +1,4 @@
-"""How far answers of a classifier can be relied on, over ten splits of real cells.
+"""Reliability of a classifier's answers over ten splits of real cells.
 
     python -m benchmarks.classifier.answers --data ../shared/data/wbc-pbc-barcelona
 
@@ -69,7 +69,7 @@ class Split:
 
 
 class Networks:
-    """Trains the networks of the splits, or reads those of an earlier run."""
+    """Trains the networks of the splits, or reads earlier ones."""
 
     def __init__(self, folder: Path, num_steps: int) -> None:
         self._folder, self._num_steps = folder, num_steps
@@ -128,7 +128,7 @@ def make_split(cells: Cells, number: int) -> Split:
 def fit(
     cells: Cells, split: Split, networks: Networks
 ) -> tuple[ImageClassifier, AnswerModel, HeldOut]:
-    """The final network of a split with its answer model, as the job ``fit_classifier`` does it."""
+    """Final network of a split with its answer model, as in ``fit_classifier``."""
     hparams = networks.hyperparameters(split)
     real = LabelledImages(cells.images[split.train], cells.labels[split.train])
     digests = [cells.digests[n] for n in split.train]
@@ -192,7 +192,7 @@ def measure_split(cells: Cells, split: Split, networks: Networks) -> dict[str, A
 
 
 def new_class(cells: Cells, split: Split, networks: Networks) -> dict[str, Any]:
-    """Whether cells of a class that a network has not learned score higher than those it has."""
+    """AUC of the scores of an unknown class against known ones."""
     left_out = split.number % len(cells.class_ids)
     class_ids = tuple(c for n, c in enumerate(cells.class_ids) if n != left_out)
     is_known = cells.labels[split.train] != left_out

@@ -1,4 +1,4 @@
-"""Pictures that show no white blood cell, drawn by procedure or cut from the edges of smears.
+"""Pictures without a white blood cell, synthetic or cut from smears.
 
 All are uint8 (N, S, S, 3) at the scale at which a classifier sees cells.
 """
@@ -45,7 +45,7 @@ def non_cells(
 def corner(
     smear: np.ndarray, size: int, crop: float, rng: np.random.Generator
 ) -> np.ndarray | None:
-    """Red cells and ground: a corner, mirrored to the field of view; None if it holds a nucleus."""
+    """Red cells and ground from a mirrored corner; None with a nucleus."""
     half = round(min(smear.shape[:2]) * crop / 2)
     flipped = smear[:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
     part = flipped[:half, :half].astype(float)
@@ -112,7 +112,7 @@ def text(size: int, ground: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def noise(size: int, rng: np.random.Generator) -> np.ndarray:
-    """A photograph made of noise: any spectrum from white to that of a landscape."""
+    """A photograph of noise, its spectrum from white to a landscape's."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     frequency[0, 0] = 1 / size
     spectrum = frequency ** -rng.uniform(0, 2)

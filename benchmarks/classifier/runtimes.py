@@ -1,4 +1,4 @@
-"""Time per image of each runtime on this CPU, and how far it is from torch.
+"""Time per image of each runtime, and its distance from torch.
 
     python -m benchmarks.classifier.runtimes
 
@@ -102,7 +102,7 @@ def runtimes(network: ImageClassifier, num_threads: int, folder: Path) -> dict[s
 
 
 def measure(runtime: Runtime, reference: Runtime, image_size: int) -> dict[str, Any]:
-    """Milliseconds per image by batch size, and the largest difference of a probability."""
+    """Milliseconds per image by batch size, and largest probability difference."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (max(BATCH_SIZES), image_size, image_size, 3), np.uint8)
     _, expected_BC = reference.run(images[:8])
@@ -177,7 +177,7 @@ def _openvino_of(path: Path, num_threads: int) -> Runtime:
 
 
 def _quantized(path: Path, image_size: int) -> Path:
-    """INT8 by static quantization on noise, with operators of ONNX that OpenVINO reads too."""
+    """INT8 by static quantization on noise, with operators OpenVINO reads."""
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

@@ -60,7 +60,7 @@ def answers_json(
 
 
 def answers_csv(answers: Sequence[tuple[Path, Classification]]) -> str:
-    """A row per image, a column per class; several values are separated by spaces."""
+    """A row per image, a column per class; lists by spaces."""
     class_ids = sorted({class_id for _, answer in answers for class_id in answer.probabilities})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Class shares on the command line: ``neutrophil=0.6,…``, or a differential count as CSV."""
+"""Class shares on the command line: ``neutrophil=0.6,…``, or a CSV file."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ class ClassifierClient(ServiceClient):
         *,
         every: bool = False,
     ) -> list[Classification | CytosynthError]:
-        """One answer per image; ``every`` asks for the error of each refused image.
+        """Yield one answer per image, with ``every`` also of refused ones.
 
         A server of an earlier release fails the call for it, which is repeated without the image.
         """
@@ -233,7 +233,7 @@ class ClassifierClient(ServiceClient):
         return [decode.alias(message) for page in pages for message in page.aliases]
 
     def _pages(self, method: Callable[..., Any], request_type: Any) -> Iterator[Any]:
-        """All pages of a list; a service of the last release answers with one."""
+        """All pages of a list; an earlier service answers with one."""
         token = ""
         while True:
             request = request_type(page_size=PAGE_SIZE, page_token=token)

@@ -85,7 +85,7 @@ class ClassifierSettings:
 
 @dataclass(frozen=True)
 class AnswerOptions:
-    """What the answer to an image is to hold, and under which assumptions.
+    """Wanted contents of an answer, and its assumptions.
 
     Attributes:
         class_priors: Expected share of each class among the laboratory's cells, for example a

@@ -54,7 +54,7 @@ class LabelledAnswers:
 
 
 def figures_of(answers: LabelledAnswers) -> dict[str, Any]:
-    """All figures that the answers allow; each with intervals is ``value`` and ``interval``."""
+    """All figures that the answers allow, as ``value`` and ``interval``."""
     labels, probabilities = answers.labels, answers.probabilities
     everything, kept = np.arange(len(labels)), answers.least_in_need()
     right = (probabilities.argmax(axis=1) == labels).astype(float)
@@ -94,7 +94,7 @@ def macro_f1(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray)
 def calibration_error(
     labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Expected calibration error per resample (R,), over ten bins (Guo et al. 2017)."""
+    """Expected calibration error per resample (R,), ten bins (Guo et al. 2017)."""
     certainty = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     bins = np.minimum((certainty * NUM_BINS).astype(int), NUM_BINS - 1)
@@ -104,7 +104,7 @@ def calibration_error(
 
 
 def auc(known: np.ndarray, strange: np.ndarray) -> float:
-    """Chance that a strange picture scores higher than a known one; ties count half."""
+    """AUC of strange pictures against known ones; ties count half."""
     ordered = np.sort(known)
     below = np.searchsorted(ordered, strange, "left")
     up_to = np.searchsorted(ordered, strange, "right")

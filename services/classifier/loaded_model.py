@@ -63,7 +63,7 @@ class LoadedModel:
         return self.tenant, self.classifier_id
 
     def scores(self, images: Sequence[RgbImage], size: int) -> list[Scores]:
-        """Scores of at most ``size`` prepared images, computed as a batch of ``size``."""
+        """Scores of up to ``size`` prepared images, in a batch of ``size``."""
         batch_BHWC = np.zeros((size, *images[0].shape), np.uint8)
         batch_BHWC[: len(images)] = images
         features_BD, logits_BC = self.runtime.run(batch_BHWC)

@@ -46,7 +46,7 @@ class ModelCache:
         return model
 
     def load(self, tenant: str, classifier_id: str) -> Future[LoadedModel]:
-        """Starts to load a version unless it is in memory or on its way.
+        """Starts to load a version unless it is loaded or loading.
 
         Returns:
             A future that fails as the function that loads it.

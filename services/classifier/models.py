@@ -77,7 +77,7 @@ class ModelRegistry:
         return models
 
     def check_alias(self, tenant: str, alias_name: str, model_name: str) -> str:
-        """Checks that an alias may point at a version, and returns the version's id.
+        """Returns a version's id if an alias may point at it.
 
         Raises:
             InvalidArgument: If a name is malformed, or ``model`` names no version.
@@ -95,7 +95,7 @@ class ModelRegistry:
         return self._aliases.set(tenant, alias, classifier_id)
 
     def check_rollback(self, tenant: str, alias_name: str) -> str | None:
-        """Returns the id of the version that an alias would roll back to, None if there is none.
+        """Id of the version an alias would roll back to, or None.
 
         Raises:
             InvalidArgument: If the name is malformed.

@@ -144,7 +144,7 @@ class ClassifierService:
     async def _model(
         self, tenant: str, name: str, wanted: Wanted, num_images: int, is_stream: bool = False
     ) -> LoadedModel:
-        """The model to ask, once there is room for the call and it is well formed."""
+        """Model to ask, once the call is well formed and has room."""
         self._engine.check_room(tenant)
         model = await self._versions.get(tenant, name)
         self._classifying.check(model, wanted, num_images, is_stream)

@@ -69,7 +69,7 @@ async def windowed(
     start: Callable[[_Item], Awaitable[asyncio.Future[_Result]]],
     window: int,
 ) -> AsyncGenerator[_Result, None]:
-    """Works on several items of a stream at a time; yields results in order.
+    """Works on several items of a stream; yields results in order.
 
     No more items are read while ``window`` results wait to be taken, so that a reader who stops
     holds the sender back.

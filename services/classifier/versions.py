@@ -1,4 +1,4 @@
-"""Which version answers a name, and switches of aliases that no caller notices.
+"""Versions behind names, and switches of aliases that no caller notices.
 
 A replica may answer by an alias for ``LEASE_SECONDS`` after it was looked up. A switch is answered
 only when that time has passed, and when the new version is in memory. So whoever was told of a
@@ -54,7 +54,7 @@ class Versions:
         return self._cache.find(tenant, classifier_id) or await self._load(tenant, classifier_id)
 
     async def set_alias(self, tenant: str, alias_name: str, model_name: str) -> Alias:
-        """Points an alias at a version once that is loaded; raises as ``ModelRegistry``."""
+        """Points an alias at a loaded version; raises as ``ModelRegistry``."""
         check = partial(self._registry.check_alias, tenant, alias_name, model_name)
         await self._load(tenant, await asyncio.to_thread(check))
         return await self._switch(
@@ -62,7 +62,7 @@ class Versions:
         )
 
     async def rollback_alias(self, tenant: str, alias_name: str) -> Alias:
-        """Points an alias back once its earlier version is loaded; raises as ``ModelRegistry``."""
+        """Points an alias back at its loaded version; raises as ``ModelRegistry``."""
         previous = await asyncio.to_thread(self._registry.check_rollback, tenant, alias_name)
         if previous:
             await self._load(tenant, previous)

@@ -1,4 +1,4 @@
-"""``classify`` and ``evaluate``: classes of images, and how far they can be relied on."""
+"""``classify`` and ``evaluate``: classes of images, and their reliability."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _Outcome = tuple[Work, Scores | Exception]
 
 
 class BatchEngine:
-    """Decodes and computes images in threads of its own, which start with the first call."""
+    """Decodes and computes images in threads that start with the first call."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class BatchEngine:
             return self._schedule.num_coming
 
     def check_room(self, tenant: str, network: Network | None = None) -> None:
-        """Refuses a call that would wait too long, before anything is done for it.
+        """Refuses a call that would wait too long, before any work.
 
         Raises:
             ResourceExhausted: With the delay after which to try again.
@@ -99,13 +99,13 @@ class BatchEngine:
         return work.future
 
     def cancel(self, flow: Flow) -> None:
-        """Leaves the images of a call alone that are in no batch yet."""
+        """Drops the images of a call that are in no batch yet."""
         with self._lock:
             self._schedule.cancel(flow)
             self._to_compute.notify_all()
 
     def check_health(self) -> None:
-        """Raises Unavailable if a thread has ended, as no call would be answered any more."""
+        """Raises Unavailable if a thread has ended."""
         if not self._is_closed and not all(thread.is_alive() for thread in self.threads):
             raise Unavailable("a thread of the classifier ended")
 

@@ -124,7 +124,7 @@ class Turns:
         self._flows.pop(flow, None)
 
     def take(self) -> Work:
-        """Takes one image of the flow whose turn it is; there must be one."""
+        """Takes one image of the next flow; there must be one."""
         flow = next(iter(self._flows))
         del self._flows[flow]
         images = self._images(flow)

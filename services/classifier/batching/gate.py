@@ -1,4 +1,4 @@
-"""Tells a burst from overload, as CoDel does for packets (Nichols and Jacobson 2012).
+"""Tells a burst from overload, like CoDel (Nichols and Jacobson 2012).
 
 A burst, or a machine that stood still for a moment, makes a long queue that soon drains. Under
 overload the queue stays long: then calls are refused as soon as their wait is above the target.
@@ -22,7 +22,7 @@ class Gate:
         self._last_on_target = self._last_asked = now
 
     def refuses(self, wait: float, target: float, now: float) -> bool:
-        """Whether a call with an estimated wait must be refused, all in seconds."""
+        """Whether a call with an estimated wait (seconds) must be refused."""
         if now - self._last_asked > BURST_SECONDS:  # nobody came, so nothing was above the target
             self._last_on_target, self._is_overloaded = now, False
         self._last_asked = now

@@ -69,7 +69,7 @@ class Lane:
         return removed
 
     def closes_at(self, patience: float) -> float:
-        """When the next batch closes, monotonic seconds; at least one image is ready.
+        """When the next batch closes, monotonic seconds; an image is ready.
 
         Args:
             patience: Longest wait of an image for others that are still decoded, seconds.

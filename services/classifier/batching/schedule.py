@@ -1,4 +1,4 @@
-"""Who is admitted, what is decoded next, and which batch is computed next.
+"""Admission of calls, and the order of decoding and of batches.
 
 Tenants share the computing time: the batch of the tenant that was served least comes next. Calls
 of a tenant take turns image by image, so that a single cell does not wait for a folder of them.
@@ -62,7 +62,7 @@ class Schedule:
         return sum(lane.num_coming for lane in self._lanes.values())
 
     def excess_wait(self, tenant: str, network: Network | None, now: float) -> float:
-        """Seconds by which the wait of a new call is too long; 0 if it is to be admitted.
+        """Seconds by which a new call would wait too long; else 0.
 
         Args:
             tenant: Caller.
@@ -81,7 +81,7 @@ class Schedule:
         return max(0.0, wait - allowed) if gate.refuses(wait, allowed, now) else 0.0
 
     def estimated_wait(self, tenant: str, now: float) -> float:
-        """Seconds until the first image of a new call would be in a batch."""
+        """Seconds until a new call's first image would be computed."""
         own, others = 0.0, 0.0
         for lane in self._lanes.values():
             if lane.tenant == tenant:  # its calls take turns: one image of each is ahead
@@ -110,7 +110,7 @@ class Schedule:
         turns.join(flow)
 
     def next_to_decode(self) -> Work | None:
-        """Takes the next image to decode, of the tenant whose turn it is."""
+        """Takes the next image to decode, tenants in turn."""
         while self._to_decode:
             tenant, turns = next(iter(self._to_decode.items()))
             del self._to_decode[tenant]
@@ -124,7 +124,7 @@ class Schedule:
         return None
 
     def decoded(self, work: Work, seconds: float, now: float) -> None:
-        """Puts a decoded image into the next batches, unless its caller went away."""
+        """Queues a decoded image for a batch, unless its caller left."""
         flow, lane = work.flow, self._lanes[work.flow.network.lane]
         flow.num_decoding -= 1
         self._decode_seconds += _SMOOTHING * (seconds - self._decode_seconds)
@@ -181,7 +181,7 @@ class Schedule:
         return [work for flow in over for work in self.cancel(flow)]
 
     def _start_serving(self, tenant: str) -> None:
-        """Gives a tenant that comes back no claim on the time that it did not use."""
+        """Gives a returning tenant no claim on time it left unused."""
         active = {lane.tenant for lane in self._lanes.values()}
         if tenant not in active:
             least = min((self._served.get(each, 0.0) for each in active), default=0.0)
@@ -194,6 +194,6 @@ class Schedule:
 
 
 def _allowed_wait(times: ServiceTimes) -> float:
-    """Wait that keeps batches full under overload and random arrivals apart below it, seconds."""
+    """Allowed wait, seconds: batches stay full, bursts are let through."""
     batches = _BATCHES_AHEAD * times.seconds(times.best_size)
     return max(_LEAST_WAIT, batches, _IMAGES_AHEAD * times.seconds_per_image)

@@ -1,4 +1,4 @@
-"""Measured seconds of a batch by its size, and what follows from them."""
+"""Measured seconds of a batch by its size, and estimates."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ServiceTimes:
         return self._seconds[best] / best
 
     def batch(self, num_images: int) -> tuple[int, int]:
-        """Number of images of the next batch, and the size to compute it in.
+        """Number of images of the next batch, and its padded size.
 
         Args:
             num_images: Images at hand, at least 1.

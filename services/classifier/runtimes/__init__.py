@@ -1,1 +1,1 @@
-"""What computes a classifier: torch, or a faster runtime that agrees with it."""
+"""Runtimes of a classifier: torch, or a faster one that agrees."""

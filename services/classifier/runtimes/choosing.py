@@ -58,7 +58,7 @@ def choose_runtime(
 
 
 def parity_problem(reference: Runtime, runtime: Runtime, image_size: int) -> str:
-    """How a runtime disagrees with the reference on some images; empty if it does not."""
+    """Disagreement of a runtime with the reference; empty without any."""
     images_BHWC = _probes(image_size)
     expected_BD, expected_BC = reference.run(images_BHWC)
     found_BD, found_BC = runtime.run(images_BHWC)
@@ -73,7 +73,7 @@ def parity_problem(reference: Runtime, runtime: Runtime, image_size: int) -> str
 
 
 def _probes(size: int) -> np.ndarray:
-    """Noise, a disc, a gradient and a blank picture: uint8 (4, size, size, 3)."""
+    """Noise, disc, gradient and blank picture: uint8 (4, size, size, 3)."""
     noise = np.random.default_rng(0).integers(0, 256, (size, size, 3))
     y, x = np.mgrid[:size, :size] / size - 0.5
     disc = np.where((np.hypot(y, x) < 0.3)[..., None], [90, 50, 160], [235, 225, 230])

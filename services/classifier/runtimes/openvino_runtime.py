@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the traced network, compiled for batches of any size."""
+"""OpenVINO on the CPU: the traced network, for batches of any size."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class OpenVinoRuntime:
 
 
 def _converted(network: ImageClassifier) -> tuple[Any, Any]:
-    """The network as an OpenVINO model of uint8 images (B, H, W, 3), and what owns its weights."""
+    """OpenVINO model of uint8 images_BHWC, and its weights' owner."""
     # Not openvino.convert_model, which counts its uses for the vendor.
     import torch
     from openvino import PartialShape

@@ -1,4 +1,4 @@
-"""Draws saliency in a thread of low priority, which holds up no batch."""
+"""Draws saliency in a low-priority thread, which delays no batch."""
 
 from __future__ import annotations
 

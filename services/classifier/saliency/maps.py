@@ -21,7 +21,7 @@ _NUM_PATCHES = 16
 def saliency_map(
     model: ImageClassifier, image_HWC: NDArray[np.uint8], class_index: int, device: torch.device
 ) -> NDArray[np.float32]:
-    """What speaks for a class (H, W), from 0 to 1; all 0 if nothing does.
+    """Evidence for a class (H, W), 0 to 1; 0 without any.
 
     Args:
         model: In eval mode, on ``device``.
@@ -61,7 +61,7 @@ def grad_cam(model: ResNetClassifier, x_BCHW: torch.Tensor, class_index: int) ->
 def integrated_gradients(
     model: ImageClassifier, x_BCHW: torch.Tensor, class_index: int
 ) -> torch.Tensor:
-    """Share (1, C, H, W) of each value in the logit's rise from the picture's mean colour."""
+    """Shares_1CHW of the logit's rise from the mean colour."""
     mean_BCHW = x_BCHW.mean(dim=(2, 3), keepdim=True).expand_as(x_BCHW)
     steps = (torch.arange(_NUM_STEPS, device=x_BCHW.device) + 0.5) / _NUM_STEPS
     path = mean_BCHW + steps.view(-1, 1, 1, 1) * (x_BCHW - mean_BCHW)

@@ -15,7 +15,7 @@ _COLORS = np.array([[90, 10, 40], [230, 90, 20], [255, 250, 180]], np.float32)
 
 
 def overlay_png(image_HWC: NDArray[np.uint8], saliency_HW: NDArray[np.float32]) -> bytes:
-    """PNG of the image, enlarged if it is small, with the map over it.
+    """PNG of the image, enlarged if small, under the map.
 
     Args:
         image_HWC: RGB image.

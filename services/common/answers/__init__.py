@@ -1,4 +1,4 @@
-"""What a classifier answers beside probabilities; the trainer fits it, the classifier applies it.
+"""Answers beside probabilities: fitted by the trainer, applied by the classifier.
 
 ``answer_model.AnswerModel.answer`` is the way in. Knows neither torch, Ray nor gRPC.
 """

@@ -73,7 +73,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class AnswerModel:
-    """What was fitted beside a classifier; None where there was too little for it.
+    """Everything fitted beside a classifier; None where cells were too few.
 
     Attributes:
         class_ids: In the order of the logits.
@@ -93,7 +93,7 @@ class AnswerModel:
 
     @staticmethod
     def plain(class_ids: Sequence[str]) -> AnswerModel:
-        """The model of a classifier without any: softmax, equal shares, no sets, no scores."""
+        """Model of a classifier without any: softmax, equal shares, nothing else."""
         return AnswerModel(tuple(class_ids), np.full(len(class_ids), 1 / len(class_ids)))
 
     def probabilities(self, logits_BC: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Bias-corrected temperature scaling (Alexandari, Kundaje and Shrikumar 2020).
 
 Calibrated logits are ``logits / temperature + biases``. Slope and biases are the maximum a
-posteriori estimate on held-out logits, with Gaussian priors around "no change", so that a class
-with few images moves little. The loss is convex in slope and biases.
+posteriori estimate on held-out logits. Gaussian priors around "no change" let a class with few
+images move little. The loss is convex in slope and biases.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Class-conditional (Mondrian) split conformal prediction sets.
 
 The score of a class is 1 minus its calibrated probability. A class belongs to the set if its score
-is at most the ``ceil((n + 1) * coverage)``-th smallest of its ``n`` held-out scores, so that the
-set holds the true class with at least that chance, whichever class it is (Vovk 2012; Angelopoulos
-and Bates 2023). A class with fewer held-out images than this order statistic needs is in every
+is at most the ``ceil((n + 1) * coverage)``-th smallest of its ``n`` held-out scores. So the set
+holds the true class with at least that chance, whichever it is (Vovk 2012; Angelopoulos and Bates
+2023). A class with fewer held-out images than this order statistic needs is in every
 set: nothing weaker would keep the promise.
 """
 
@@ -27,11 +27,11 @@ class Conformal:
     scores: tuple[np.ndarray, ...]
 
     def thresholds(self, coverage: float) -> np.ndarray:
-        """Largest score of each class (C,) that is in the set; infinite for too few images."""
+        """Largest score (C,) in the set; infinite for too few images."""
         return np.array([_order_statistic(scores, coverage) for scores in self.scores])
 
     def sets(self, probabilities_BC: np.ndarray, coverage: float) -> np.ndarray:
-        """Whether each class is in the set of each image, bool (B, C).
+        """Membership of each class in each image's set, bool (B, C).
 
         Args:
             probabilities_BC: Calibrated, under the class shares of training.
@@ -48,7 +48,7 @@ def fit_conformal(probabilities_NC: np.ndarray, labels_N: np.ndarray) -> Conform
 
 
 def checked_coverage(coverage: float | None) -> float:
-    """The coverage asked for, or the default; raises InvalidArgument outside 0 to 1."""
+    """Coverage asked for, or the default; raises InvalidArgument outside 0 to 1."""
     if coverage is None:
         return DEFAULT_COVERAGE
     if not math.isfinite(coverage) or not 0 < coverage < 1:

@@ -1,4 +1,4 @@
-"""Fits an answer model to predictions on cells that no network had learned from."""
+"""Fits an answer model to predictions on held-out cells."""
 
 from __future__ import annotations
 

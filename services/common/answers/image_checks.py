@@ -1,4 +1,4 @@
-"""Checks of the picture itself: focus, exposure, and whether it looks like a stained cell.
+"""Checks of the picture: focus, exposure, likeness to a stained cell.
 
 Every check compares a few figures of a picture with those of the training cells.
 """
@@ -55,13 +55,13 @@ class ImageChecks:
         return np.asarray(outside.any(axis=1))
 
     def strangeness(self, images_BHWC: np.ndarray) -> np.ndarray:
-        """Distance (B,) to the most similar training cell; 1 is the 99th percentile of cells."""
+        """Distance (B,) to the nearest training cell; 1: 99th percentile of cells."""
         found = (look(images_BHWC) - self.look_mean) @ self.look_whitening
         return _nearest(found, self.look_bank) / self.look_scale
 
 
 def fit_image_checks(images_NHWC: np.ndarray) -> ImageChecks:
-    """Bounds from training cells, uint8 (N, S, S, 3), at least ``MIN_IMAGES`` of them."""
+    """Bounds from ``MIN_IMAGES`` or more training cells, uint8 (N, S, S, 3)."""
     images_NHWC = at_most(images_NHWC)
     sharp = sharpness(images_NHWC)
     low, middle, _ = np.quantile(sharp, _QUANTILES)
@@ -93,14 +93,14 @@ def sharpness(images_BHWC: np.ndarray) -> np.ndarray:
 
 
 def exposure(images_BHWC: np.ndarray) -> np.ndarray:
-    """Mean brightness and share of clipped pixels (B, 2), each 0 to 1."""
+    """Mean brightness and clipped share (B, 2), each 0 to 1."""
     gray = _gray(images_BHWC)
     clipped = ((images_BHWC >= 254) | (images_BHWC <= 1)).all(axis=3)
     return np.stack([gray.mean((1, 2)), clipped.mean((1, 2))], axis=1)
 
 
 def look(images_BHWC: np.ndarray) -> np.ndarray:
-    """Figures (B, F) of colour in the centre and around it, of contrast and of detail."""
+    """Figures (B, F) of colours, contrast and detail, centre and surround."""
     density = -np.log((images_BHWC.astype(np.float32) + 8) / 263)
     size = images_BHWC.shape[1]
     y, x = np.mgrid[:size, : images_BHWC.shape[2]] + 0.5 - size / 2

@@ -27,7 +27,7 @@ class AnswerOptions:
     top_k: int = 0
 
     def check(self, class_ids: Sequence[str], is_stream: bool = False) -> None:
-        """Refuses options that cannot be met; needs no model, so ask before decoding.
+        """Refuses options that cannot be met; needs no model.
 
         Args:
             class_ids: Classes of the classifier.

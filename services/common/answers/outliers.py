@@ -28,17 +28,17 @@ class Outliers:
     scale: float
 
     def scores(self, features_BD: np.ndarray) -> np.ndarray:
-        """How unlike the training cells (B,): 1 is the 99th percentile of held-out cells."""
+        """Unlikeness to training cells (B,); 1: 99th percentile of held-out cells."""
         return _distances(features_BD, self.bank) / self.scale
 
 
 def distances(features_BD: np.ndarray, bank_ND: np.ndarray) -> np.ndarray:
-    """Distance (B,) of each image to its k-th nearest in ``bank_ND``, both of any length."""
+    """Distance (B,) of each image to its k-th nearest in ``bank_ND``."""
     return _distances(features_BD, _unit(at_most(bank_ND)))
 
 
 def at_most(rows: np.ndarray, most: int = _MAX_BANK) -> np.ndarray:
-    """The rows, or so many of them, picked at random but always the same."""
+    """The rows, or a random but fixed choice of them."""
     if len(rows) <= most:
         return rows
     return rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:most])]

@@ -1,4 +1,4 @@
-"""Corrects posteriors for other class shares, and estimates these shares from a batch.
+"""Corrects posteriors for class shares, and estimates shares from a batch.
 
 Source: Saerens, Latinne and Decaestecker 2002, equations 2.4 and 2.9.
 """
@@ -21,7 +21,7 @@ _MAX_ROUNDS, _TOLERANCE = 1000, 1e-7
 
 
 class PriorSource(Enum):
-    """Where class shares come from; names are those of the contract without its prefix."""
+    """Origin of class shares, named as in the contract."""
 
     TRAINING = "training"
     REQUEST = "request"
@@ -29,7 +29,7 @@ class PriorSource(Enum):
 
 
 def checked_priors(asked: Mapping[str, float], class_ids: Sequence[str]) -> np.ndarray:
-    """Class shares of a request in the order of ``class_ids`` (C,), summing to 1 exactly.
+    """Class shares of a request (C,) by ``class_ids``, summing to 1.
 
     Classes that are not named have no share.
 

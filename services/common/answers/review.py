@@ -32,6 +32,6 @@ def near_boundary(probabilities_BC: np.ndarray) -> np.ndarray:
 
 
 def large_set(is_in_set_BC: np.ndarray) -> np.ndarray:
-    """Whether a set holds no class, or ``LARGE_SET`` classes and more, bool (B,)."""
+    """Whether a set is empty or has ``LARGE_SET`` classes, bool (B,)."""
     sizes = is_in_set_BC.sum(axis=1)
     return (sizes == 0) | (sizes >= LARGE_SET)

@@ -16,7 +16,7 @@ class ImageClassifier(nn.Module):
     config: ClassifierConfig
 
     def features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        """Features (B, D), before the last layer, of RGB images (B, 3, H, W) from 0 to 1."""
+        """Features (B, D) of RGB images_BCHW, 0 to 1."""
         raise NotImplementedError
 
     def head(self, features_BD: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 
 class RayNameLost(Exception):
-    """A private name of Ray no longer does what this project needs it for."""
+    """A private name of Ray no longer does what is needed."""
 
 
 def start(sessions: Path, **options: Any) -> Path:

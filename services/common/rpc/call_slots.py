@@ -1,4 +1,4 @@
-"""Bounded concurrency of calls: some run, some wait, more are refused at once."""
+"""Bounded concurrency of calls: some run, some wait, more are refused."""
 
 from __future__ import annotations
 

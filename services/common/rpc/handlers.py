@@ -231,7 +231,7 @@ class _Run:
             self._task.cancel()
 
     def fail(self, error: BaseException) -> bool:
-        """Takes the failure for the call's status; False if the caller went away."""
+        """Sets the call's status from a failure; False if the caller left."""
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             if not self._interrupted:
                 return False

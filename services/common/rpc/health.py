@@ -1,4 +1,4 @@
-"""``grpc.health.v1`` of a service's server, which the edge may ask for the others as well."""
+"""``grpc.health.v1`` of a service's server, for the other services too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Status = health_pb2.HealthCheckResponse
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """Answers for this process's service itself, for others with what Serve's controller says."""
+    """Answers for its own service itself, for others as Serve says."""
 
     def __init__(self, service: str, running_applications: RunningApplications) -> None:
         """Serves ``service``, for example "classifier", from now on."""

@@ -1,8 +1,8 @@
-"""The gRPC server of a service, inside a replica of its Serve deployment.
+"""The gRPC server of a service, inside a Serve replica.
 
 Serve starts, checks and replaces the replica; calls reach the server without Serve. It listens on
-the first free port of a few, so that replicas of one machine stand side by side, and one that
-starts beside one that ends. The edge finds out by health checks which of them answer.
+the first free port of a few: replicas of one machine stand side by side, and a new one beside one
+that ends. The edge finds out by health checks which of them answer.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class NoFreePort(Exception):
 
 
 class ReplicaServer:
-    """Serves a servicer's handlers, health and reflection; in the loop that made it."""
+    """Serves a servicer's handlers, health and reflection."""
 
     def __init__(
         self,

@@ -76,7 +76,7 @@ def fit_answers(
     progress: ProgressFn,
     stages: TrainingStages,
 ) -> tuple[AnswerModel, str]:
-    """Fits the answer model on training images, each held out from a network of its own.
+    """Fits the answer model on training images by cross-fitting.
 
     Args:
         done: The final classifier, which does not change.
@@ -109,7 +109,7 @@ def measured_answers(
     settings: TrainerSettings,
     progress: ProgressFn,
 ) -> FittedAnswers:
-    """Measures the answers on the locked test images, which are read if there is a use."""
+    """Measures the answers on the locked test images."""
     model, reason = fitted
     body = body_of(model, reason)
     if model.calibration is None:

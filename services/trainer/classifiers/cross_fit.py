@@ -44,7 +44,7 @@ def cross_fit(
     stages: TrainingStages,
     is_held_out_N: np.ndarray | None = None,
 ) -> HeldOut:
-    """Trains a network without each fold, and asks it about the images of that fold.
+    """Trains a network without each fold, and predicts the fold's images.
 
     Args:
         hparams: Hyperparameters of the final network.
@@ -86,7 +86,7 @@ def cross_fit(
 def ask(
     model: ImageClassifier, learned: LabelledImages, asked: LabelledImages, device: torch.device
 ) -> HeldOut:
-    """Answers of a network, in eval mode on ``device``, to images that it did not learn from."""
+    """Predictions of a network, in eval mode on ``device``, on held-out images."""
     bank, _ = answers_of(model, learned.images, device)
     features, logits = answers_of(model, asked.images, device)
     return HeldOut(logits, asked.labels, distances(features, bank))
@@ -98,7 +98,7 @@ def part_of(images: LabelledImages, is_in_N: np.ndarray) -> LabelledImages:
 
 
 def fold_hyperparameters(hparams: Hyperparameters, fold: int) -> Hyperparameters:
-    """Those of the final network, with fewer steps and a seed of the fold's own."""
+    """Hyperparameters of a fold: fewer steps, a seed of its own."""
     digest = hashlib.sha256(f"fold {fold} of {hparams.seed}".encode()).digest()
     num_steps = max(1, round(STEP_SHARE * hparams.num_steps))
     return dataclasses.replace(

@@ -39,7 +39,7 @@ def training_groups(dataset: Mapping[str, Any], digests: Sequence[str]) -> list[
 def seen_by_base(
     dataset: Mapping[str, Any], digests: Sequence[str], base_manifest: Mapping[str, Any]
 ) -> np.ndarray:
-    """Whether a base was trained on each image, or on a near-duplicate, bool (N,).
+    """Whether a base has seen each image or a near-duplicate, bool (N,).
 
     Such an image cannot be held out.
     """
@@ -57,10 +57,10 @@ def assign_folds(
     num_folds: int,
     seed: int,
 ) -> np.ndarray:
-    """Fold of each image (N,), from 0; whole groups, every class spread evenly.
+    """Fold of each image (N,), from 0; groups whole, classes spread.
 
-    There are fewer folds than asked for where a class has fewer groups, but at least two, and
-    every class is in at least two folds, so that a network without one fold learns all classes.
+    There are fewer folds than asked for where a class has fewer groups, but at least two. Every
+    class is in at least two folds, so that a network without one fold learns all classes.
 
     Args:
         labels_N: Class of each image, position in ``class_ids``; every class occurs.

@@ -1,4 +1,4 @@
-"""How good answers are on the test set: calibration, prediction sets, referral to review."""
+"""Quality of answers on the test set: calibration, sets, referral."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def macro_f1(predictions: Predictions, weights: np.ndarray) -> np.ndarray:
 
 
 def _balanced(predictions: Predictions, weights: np.ndarray) -> np.ndarray:
-    """The weights (R, N), scaled so that every class of a resample weighs the same."""
+    """Weights (R, N) under which all classes of a resample are equal."""
     is_label = np.eye(len(predictions.class_ids))[predictions.labels]
     support = (weights @ is_label) @ is_label.T
     return weights / np.maximum(support, 1e-12)

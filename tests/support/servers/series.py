@@ -28,7 +28,7 @@ def parsed(text: str) -> dict[str, float]:
 
 @contextmanager
 def own_series(folder: Path) -> Iterator[Callable[[], dict[str, float]]]:
-    """Lets this process write series, of labels that no test used before; reads them."""
+    """Let this process write series of new labels; read them."""
     before = exposition.values.ValueClass
     write_series("test", folder)
     try:

@@ -1,4 +1,4 @@
-"""Figures agree with those of the trainer, and resamples are of images or patients."""
+"""Figures agree with the trainer's; resamples are of images or patients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Versions in memory: loaded once, evicted by last use, loaded beside each other."""
+"""Versions in memory: loaded once, side by side, evicted by last use."""
 
 from __future__ import annotations
 

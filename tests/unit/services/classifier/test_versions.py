@@ -1,4 +1,4 @@
-"""Names and versions: leases, shared look-ups, and switches once a version is loaded."""
+"""Names and versions: leases, shared look-ups, switches after loading."""
 
 from __future__ import annotations
 

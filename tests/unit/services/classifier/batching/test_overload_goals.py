@@ -1,4 +1,4 @@
-"""Overload costs the accepted nothing: arrivals, decoding and batches on a simulated clock."""
+"""Overload costs the accepted nothing, on a simulated clock."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NETWORKS = {"small": (0.004, 0.003), "middling": (0.005, 0.02), "large": (0.01, 
 
 @dataclass
 class Simulation:
-    """One process: a thread that decodes, one that computes; single images arrive at random."""
+    """One process with a decoder, a worker and random single images."""
 
     fixed: float
     per_image: float
@@ -78,7 +78,7 @@ class Simulation:
                     heapq.heappush(events, (wake, next(order), "wake", None))
 
     def p99(self, begin: float, end: float) -> float:
-        """99th percentile of the latency of what was accepted in a stretch of time."""
+        """99th percentile of the latency of accepted calls in a period."""
         return float(np.quantile([took for at, took in self.latencies if begin <= at < end], 0.99))
 
     def goodput(self, begin: float, end: float) -> float:

@@ -1,4 +1,4 @@
-"""Admission by estimated wait, turns of tenants and calls, and when batches close."""
+"""Admission by estimated wait, turns, and the closing of batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def queue(schedule: Schedule, flow: Flow, numbers: range, now: float = 0.0) -> N
 
 
 def decode_all(schedule: Schedule, now: float = 0.0) -> list[int]:
-    """Decodes what there is; gives the numbers in the order of their turns."""
+    """Decode everything; give the numbers in the order of turns."""
     order = []
     while (next_one := schedule.next_to_decode()) is not None:
         next_one.image = next_one.prepare()
@@ -32,7 +32,7 @@ def numbers_of_next_batch(schedule: Schedule, now: float = 0.0) -> list[int]:
 
 
 def excess(schedule: Schedule, network: FakeNetwork, start: float = 0.0) -> float:
-    """Excess of the wait of a call, where the queue stays as long as it is."""
+    """Excess wait of a call at a queue of constant length."""
     return [schedule.excess_wait(network.lane[0], network, start + 0.1 * n) for n in range(10)][-1]
 
 

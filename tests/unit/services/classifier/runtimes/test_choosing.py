@@ -23,7 +23,7 @@ SIZE = 32
 
 
 def lively(model: ImageClassifier) -> ImageClassifier:
-    """The model with all its branches at work; a new ResNet's last scales are 0."""
+    """The model with all branches at work, unlike a new ResNet's."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

@@ -10,7 +10,7 @@ from services.classifier.runtimes.warm_up import warm_up
 
 
 class Clocked:
-    """Takes as long as a function says, on a clock of its own; the first batch is slow."""
+    """A network on its own clock, whose first batch is slow."""
 
     name = "clocked"
 

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 class Brightness(ImageClassifier):
-    """Class 1 is as probable as the top left quarter is bright; class 0 the other way round."""
+    """A model whose class 1 follows the top left quarter's brightness."""
 
     def features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         height, width = (size // 2 for size in images_BCHW.shape[2:])

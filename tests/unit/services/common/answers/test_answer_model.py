@@ -22,7 +22,7 @@ _CENTRES = np.eye(8)[:3] * 4
 
 
 def network(num_each: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Logits, features, pictures and labels, as of a network that mostly knows its classes."""
+    """Logits, features, pictures and labels of a fairly good network."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(3), num_each)
     features = _CENTRES[labels] + rng.normal(0, 0.4, (len(labels), 8))
@@ -60,7 +60,7 @@ def test_answers_of_known_cells(model: AnswerModel) -> None:
 
 
 def reasons(model: AnswerModel, **changed: np.ndarray) -> set[ReviewReason]:
-    """Reasons of one sure answer to a good picture, some part of it changed."""
+    """Reasons of a sure answer to a good picture, partly changed."""
     _, _, pictures, _ = network(1, 3)
     parts = {"logits": np.array([[9.0, 0, 0]]), "features": _CENTRES[:1], "images": pictures[:1]}
     parts |= changed

@@ -12,7 +12,7 @@ EQUAL = np.full(3, 1 / 3)
 
 
 def overconfident(num_images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits three times too large, with class 0 favoured by 0.8, and the true classes."""
+    """True classes, and logits tripled with class 0 favoured by 0.8."""
     rng = np.random.default_rng(seed)
     labels = np.tile(np.arange(3), num_images // 3)
     evidence = rng.normal(0, 1, (len(labels), 3))

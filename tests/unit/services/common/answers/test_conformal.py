@@ -1,4 +1,4 @@
-"""Prediction sets hold the true class as often as they promise, in every class."""
+"""Prediction sets keep their coverage in every class."""
 
 from __future__ import annotations
 

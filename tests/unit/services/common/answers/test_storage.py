@@ -1,4 +1,4 @@
-"""An answer model survives its artifact, and its manifest says what it can do."""
+"""An answer model survives its artifact; its manifest tells its abilities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job fits answers on held-out training images and leaves the classifier as it was."""
+"""The job fits answers on held-out images and leaves the classifier."""
 
 from __future__ import annotations
 
