@@ -31,12 +31,21 @@ def test_an_estimate_adds_batches_up() -> None:
 
 
 def test_measured_times_move_the_estimate_and_one_outlier_hardly() -> None:
-    times = ServiceTimes({1: 0.01})
+    times = ServiceTimes({1: 0.01, 2: 0.015})
     for _ in range(100):
         times.record(1, 0.02)
     assert times.seconds(1) == pytest.approx(0.02, rel=0.01)
     times.record(1, 60.0)
     assert times.seconds(1) < 0.03
+
+
+def test_a_bad_moment_of_one_size_does_not_rule_it_out() -> None:
+    times = ServiceTimes({1: 0.01, 8: 0.02})
+    for _ in range(100):
+        times.record(8, 5.0)
+    for _ in range(100):
+        times.record(1, 0.01)
+    assert times.best_size == 8 and times.seconds(8) == pytest.approx(0.02, rel=0.05)
 
 
 def test_times_must_be_measured() -> None:

@@ -28,12 +28,30 @@ class Clocked:
 
 def test_the_first_batch_of_a_size_counts_for_nothing() -> None:
     runtime = Clocked(lambda size: 0.01 + 0.001 * size)
-    times = warm_up(runtime, 32, clock=lambda: runtime.now)
+    times = warm_up(runtime, 32, clock=lambda: runtime.now, cpu_clock=lambda: runtime.now)
     assert times.sizes == (1, 2, 4, 8, 16, 32)
     assert abs(times.seconds(8) - 0.018) < 1e-9
 
 
 def test_sizes_that_do_not_pay_are_left_out() -> None:
     runtime = Clocked(lambda size: 0.02 * size)
-    assert warm_up(runtime, 32, clock=lambda: runtime.now).sizes == (1, 2, 4)
+    assert warm_up(runtime, 32, clock=lambda: runtime.now, cpu_clock=lambda: runtime.now).sizes == (
+        1,
+        2,
+        4,
+    )
     assert max(runtime.sizes) == 4
+
+
+def test_what_other_processes_take_is_not_counted() -> None:
+    busy, cpu = Clocked(lambda size: 0.1 * size**2), Clocked(lambda size: 0.01 + 0.001 * size)
+
+    class Both:
+        name = "both"
+
+        def run(self, images_BHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            busy.run(images_BHWC)
+            return cpu.run(images_BHWC)
+
+    times = warm_up(Both(), 32, clock=lambda: busy.now, cpu_clock=lambda: cpu.now)
+    assert times.best_size == 32 and abs(times.seconds(8) - 0.018) < 1e-9
