@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ PILOT_CALLERS = 16
 MAX_DIFFERENCE = 1e-3
 _START_SECONDS = 300.0
 _CALL_SECONDS = 60.0
+_ANSWERS_OF_A_CALLER, _LONGEST_SECONDS = 4, 40.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Comparison:
             with peer.running(self.folder / model.key, settings, self.folder / "logs") as target:
                 self._wait(peer, target)
                 plan = self._plan(target, PILOT_CALLERS, self._windows.pilot)
-                speeds.append(len(closed(plan).latencies_ms))
+                speeds.append(closed(plan).num_answered)
         return peer.candidates[int(np.argmax(speeds))]
 
     def _wait(self, peer: Peer, target: Target) -> None:
@@ -112,11 +113,25 @@ class Comparison:
         if difference > MAX_DIFFERENCE:
             raise ServerFailed(f"its probabilities differ by {difference:.2g} from the network's")
         rows = self.report.setdefault(model.key, {})
+        alone_per_second: float | None = None
         for callers in CALLERS:
-            figures = point(closed(self._plan(target, callers, self._windows.seconds)))
+            figures = point(closed(self._lasting(target, callers, alone_per_second)))
+            alone_per_second = alone_per_second or figures["images_per_second"]
             rows.setdefault(str(callers), {})[server] = figures
             print(f"{model.key} {callers} {server}: {json.dumps(figures)}", flush=True)
             self.write()
+
+    def _lasting(self, target: Target, callers: int, alone_per_second: float | None) -> Plan:
+        """A plan in whose window each caller gets several answers, however slow the network."""
+        plan = self._plan(target, callers, self._windows.seconds)
+        if not alone_per_second or not self._windows.pilot:
+            return plan
+        turn = callers / alone_per_second
+        return replace(
+            plan,
+            warmup_seconds=min(_LONGEST_SECONDS / 2, max(plan.warmup_seconds, turn)),
+            seconds=min(_LONGEST_SECONDS, max(plan.seconds, _ANSWERS_OF_A_CALLER * turn)),
+        )
 
     def _plan(self, target: Target, callers: int, seconds: float) -> Plan:
         return Plan(

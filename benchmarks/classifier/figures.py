@@ -31,7 +31,7 @@ def ratio(part: float | None, whole: float | None) -> float | None:
 def point(result: ClosedResult) -> dict[str, Any]:
     """Throughput, latency and failures of a closed loop."""
     figures: dict[str, Any] = {
-        "images_per_second": rounded(len(result.latencies_ms) / result.seconds),
+        "images_per_second": rounded(result.num_answered / result.seconds),
         "p50_ms": rounded(percentile(result.latencies_ms, 50)),
         "p99_ms": rounded(percentile(result.latencies_ms, 99)),
         "generator_cores": rounded(result.cpu_seconds / result.seconds, 2),

@@ -51,7 +51,7 @@ def capacity(target: Target, cells: Path, lengths: Lengths) -> float:
                 seconds=lengths.capacity,
             )
         )
-        best = max(best, len(result.latencies_ms) / result.seconds)
+        best = max(best, result.num_answered / result.seconds)
     return best
 
 

@@ -70,7 +70,7 @@ async def lean_loop(plan: Plan, cells: Sequence[bytes]) -> ClosedResult:
 async def _closed(plan: Plan, call: Call) -> ClosedResult:
     latencies: list[float] = []
     failed: Counter[str] = Counter()
-    num_refused = number = 0
+    num_refused = num_answered = number = 0
     begin = time.perf_counter() + plan.warmup_seconds
     end = begin + plan.seconds
 
@@ -82,14 +82,13 @@ async def _closed(plan: Plan, call: Call) -> ClosedResult:
                 await call(number)
                 return
             except CallRefused as error:
-                now = time.perf_counter()
-                num_refused += begin <= now <= end
-                if now > end:
+                num_refused += begin <= time.perf_counter() <= end
+                if time.perf_counter() > end + plan.timeout_seconds:
                     raise
                 await asyncio.sleep(error.retry_seconds)
 
     async def one_caller() -> None:
-        nonlocal number
+        nonlocal number, num_answered
         while (sent := time.perf_counter()) < end:
             number += 1
             problem = ""
@@ -98,12 +97,11 @@ async def _closed(plan: Plan, call: Call) -> ClosedResult:
             except CallFailed as error:
                 problem = str(error)
             now = time.perf_counter()
-            if begin <= now <= end:
-                if problem:
-                    failed[problem] += 1
-                else:
-                    latencies.append((now - sent) * 1e3)
+            num_answered += not problem and begin <= now <= end
+            if sent >= begin and not problem:
+                latencies.append((now - sent) * 1e3)
             if problem:
+                failed[problem] += sent >= begin
                 await asyncio.sleep(0.01)  # a server that fails at once is not called in a spin
 
     async def cpu_in_window() -> float:
@@ -114,7 +112,9 @@ async def _closed(plan: Plan, call: Call) -> ClosedResult:
 
     cpu = asyncio.create_task(cpu_in_window())
     await asyncio.gather(*(one_caller() for _ in range(plan.callers)))
-    return ClosedResult(latencies, dict(failed), num_refused, plan.seconds, await cpu)
+    return ClosedResult(
+        num_answered, latencies, dict(+failed), num_refused, plan.seconds, await cpu
+    )
 
 
 def arrivals(phases: Sequence[Phase], seed: int) -> list[float]:

@@ -85,13 +85,16 @@ class ClosedResult:
     """Answers of a counted window.
 
     Attributes:
-        latencies_ms: Of calls that were answered within the window, refused tries included.
-        num_failed: Failed calls of the window, by message.
+        num_answered: Calls answered within the window.
+        latencies_ms: Of calls that began within the window, also where they ended later.
+            Refused tries count as waiting.
+        num_failed: Failed calls that began within the window, by message.
         num_refused: Tries that the server refused within the window, and that were repeated.
         seconds: Length of the window.
         cpu_seconds: CPU time of the generator within the window.
     """
 
+    num_answered: int
     latencies_ms: list[float]
     num_failed: dict[str, int]
     num_refused: int

@@ -24,7 +24,8 @@ def ask(plan: Plan) -> list[float]:
 
 def closed(plan: Plan) -> ClosedResult:
     """Result of a closed loop; raises LoadFailed."""
-    return ClosedResult(**_run(plan, plan.warmup_seconds + plan.seconds + plan.timeout_seconds))
+    seconds = plan.warmup_seconds + plan.seconds + 2 * plan.timeout_seconds
+    return ClosedResult(**_run(plan, seconds))
 
 
 def open_loop(plan: Plan) -> OpenResult:

@@ -45,7 +45,7 @@ def test_percentile_of_nothing_is_unknown() -> None:
 
 
 def test_a_point_has_throughput_and_latency_under_the_issues_names() -> None:
-    figures = point(ClosedResult([10.0] * 40, {}, 0, 2.0, 0.5))
+    figures = point(ClosedResult(40, [10.0] * 41, {}, 0, 2.0, 0.5))
     assert figures["images_per_second"] == 20.0
     assert (figures["p50_ms"], figures["p99_ms"]) == (10.0, 10.0)
     assert figures["generator_cores"] == 0.25
@@ -53,7 +53,7 @@ def test_a_point_has_throughput_and_latency_under_the_issues_names() -> None:
 
 
 def test_a_point_names_failures_and_refusals() -> None:
-    figures = point(ClosedResult([], {"HTTP 500": 3}, 2, 1.0, 0.0))
+    figures = point(ClosedResult(0, [], {"HTTP 500": 3}, 2, 1.0, 0.0))
     assert (figures["failed"], figures["refused_tries"]) == ({"HTTP 500": 3}, 2)
 
 
