@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
@@ -115,6 +115,13 @@ class CommonSettings(BaseSettings):
     of OpenTelemetry is loaded and nothing is sent (``docs/traces.md``).
     """
 
+    metrics_dir: Path | None = None
+    """Folder in which the processes of a machine or pod write their series; None: nowhere."""
+    metrics_host: str = "127.0.0.1"
+    """Address that one of them serves the series on; no TLS."""
+    metrics_port: int = Field(0, ge=0, le=65535)
+    """Port of the series, ``/metrics``; 0: not served (the local stack's supervisor serves)."""
+
     @field_validator("store_uri")
     @classmethod
     def _store_has_scheme(cls, uri: str) -> str:
@@ -132,6 +139,13 @@ class CommonSettings(BaseSettings):
         if backend not in ("sqlite", "postgresql"):
             raise ValueError("must be a sqlite:/// or postgresql+psycopg:// URL")
         return url
+
+    @field_validator("metrics_port")
+    @classmethod
+    def _served_series_are_written(cls, port: int, known: ValidationInfo) -> int:
+        if port and known.data.get("metrics_dir") is None:
+            raise ValueError("needs CYTOSYNTH_METRICS_DIR, the folder of the series")
+        return port
 
     @field_validator("traces_endpoint")
     @classmethod
