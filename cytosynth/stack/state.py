@@ -48,7 +48,9 @@ class StackInfo:
     edge_metrics_address: str = ""
     """Prometheus scrapes the edge here, `/stats/prometheus`; empty until it listens."""
     ray_metrics_address: str = ""
-    """Prometheus scrapes Ray and the services here, `/metrics`; empty until it listens."""
+    """Prometheus scrapes Ray and the samplers here, `/metrics`; empty until it listens."""
+    services_metrics_address: str = ""
+    """Prometheus scrapes all other series of ours here, `/metrics`; empty until it listens."""
 
 
 class StackFiles:
@@ -69,6 +71,7 @@ class StackFiles:
         self.failure = self.root / "failure"
         self.certs = self.state_dir / "certs"
         self.metrics_targets = self.root / "metrics"
+        self.series = self.root / "series"
 
     @property
     def token(self) -> str:
@@ -104,13 +107,20 @@ class StackFiles:
         draft.replace(self.state)
         return info
 
-    def write_metrics_targets(self, info: StackInfo, edge: str, ray: str) -> StackInfo:
+    def write_metrics_targets(
+        self, info: StackInfo, edge: str, ray: str, services: str
+    ) -> StackInfo:
         """Stores where metrics are, in `info` and as files that Prometheus discovers."""
         self.metrics_targets.mkdir(exist_ok=True)
-        for name, address in (("edge", edge), ("ray", ray)):
+        for name, address in (("edge", edge), ("ray", ray), ("services", services)):
             targets = [{"targets": [address], "labels": {}}]
             (self.metrics_targets / f"{name}.json").write_text(json.dumps(targets) + "\n")
-        return self.write(info, edge_metrics_address=edge, ray_metrics_address=ray)
+        return self.write(
+            info,
+            edge_metrics_address=edge,
+            ray_metrics_address=ray,
+            services_metrics_address=services,
+        )
 
 
 class StackError(Exception):

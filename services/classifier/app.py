@@ -14,6 +14,7 @@ from services.classifier.config import ClassifierSettings
 from services.classifier.metrics import SeriesMetrics
 from services.classifier.service import ClassifierService
 from services.common.database.jobs import JobDatabase
+from services.common.exposition import expose
 from services.common.logs import configure_logging
 from services.common.rpc.call_slots import CallSlots
 from services.common.rpc.handlers import metrics_observer, set_observer
@@ -29,10 +30,11 @@ class Classifier(ClassifierService, ServedReplica):
     def __init__(self, settings: ClassifierSettings, listen: Listen | None) -> None:
         configure_logging()
         traces.start(settings.traces_endpoint, APP_NAME)
-        set_observer(metrics_observer(serve.metrics))
+        expose(APP_NAME, settings)
+        set_observer(*metrics_observer(APP_NAME))
         store = ArtifactStore(settings.store_uri)
         aliases = JobDatabase(settings.database_url).aliases
-        super().__init__(settings, store, aliases, SeriesMetrics(serve.metrics))
+        super().__init__(settings, store, aliases, SeriesMetrics())
         limit = settings.classifier_max_concurrent_requests
         self.serve([APP_NAME], listen, settings.max_message_bytes, CallSlots(limit, limit))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+
+import prometheus_client
+from prometheus_client import Histogram
 
 _WAITS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
 _SIZES = [1, 2, 4, 8, 16, 32]
@@ -26,39 +28,38 @@ class ServingMetrics:
 class SeriesMetrics(ServingMetrics):
     """Records the figures as series of Prometheus."""
 
-    def __init__(self, metrics: Any) -> None:
-        """Creates the series.
-
-        Args:
-            metrics: ``ray.serve.metrics``, handed in so that this module needs no Ray.
-        """
-        self._images = metrics.Counter(
-            "cytosynth_classifier_images_total", "Images classified.", tag_keys=("architecture",)
+    def __init__(self) -> None:
+        """Creates the series; ``exposition.expose`` must come first."""
+        name = "cytosynth_classifier_"
+        self._images = prometheus_client.Counter(
+            name + "images_total", "Images classified.", ("architecture",), registry=None
         )
-        self._predictions = metrics.Counter(
-            "cytosynth_classifier_predictions_total",
+        self._predictions = prometheus_client.Counter(
+            name + "predictions_total",
             "Images by their most probable class.",
-            tag_keys=("tenant", "class_id"),
+            ("tenant", "class_id"),
+            registry=None,
         )
-        self._waits = metrics.Histogram(
-            "cytosynth_classifier_queue_wait_seconds",
+        self._waits = Histogram(
+            name + "queue_wait_seconds",
             "Time of an image from its arrival to its batch, seconds.",
-            boundaries=_WAITS,
+            buckets=_WAITS,
+            registry=None,
         )
-        self._batches = metrics.Histogram(
-            "cytosynth_classifier_batch_images", "Images of a batch.", boundaries=_SIZES
+        self._batches = Histogram(
+            name + "batch_images", "Images of a batch.", buckets=_SIZES, registry=None
         )
-        self._refusals = metrics.Counter(
-            "cytosynth_classifier_refusals_total",
+        self._refusals = prometheus_client.Counter(
+            name + "refusals_total",
             "Calls refused because they would have waited too long.",
-            tag_keys=("tenant",),
+            ("tenant",),
+            registry=None,
         )
 
     def classified(self, tenant: str, architecture: str, predicted: Sequence[str]) -> None:
-        if predicted:  # Ray's counters refuse to count nothing
-            self._images.inc(len(predicted), tags={"architecture": architecture})
+        self._images.labels(architecture).inc(len(predicted))
         for class_id, number in Counter(predicted).items():
-            self._predictions.inc(number, tags={"tenant": tenant, "class_id": class_id})
+            self._predictions.labels(tenant, class_id).inc(number)
 
     def batch_computed(self, num_images: int, waits: Sequence[float]) -> None:
         self._batches.observe(num_images)
@@ -66,4 +67,4 @@ class SeriesMetrics(ServingMetrics):
             self._waits.observe(wait)
 
     def refused(self, tenant: str) -> None:
-        self._refusals.inc(1, tags={"tenant": tenant})
+        self._refusals.labels(tenant).inc()

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
+from prometheus_client import Gauge
 from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError, WorkerCrashedError
 from ray.serve.exceptions import DeploymentUnavailableError
@@ -22,6 +23,7 @@ from ray.serve.handle import DeploymentHandle
 
 from cytosynth import traces
 from services.common.errors import DomainError, Unavailable
+from services.common.exposition import GAUGE_OF_ALL, expose
 from services.common.logs import configure_logging, request_id_var
 from services.common.rpc.call_slots import CallSlots
 from services.common.rpc.handlers import metrics_observer, set_observer
@@ -53,7 +55,8 @@ class Generator(GeneratorService, ServedReplica):
     ) -> None:
         configure_logging()
         traces.start(settings.traces_endpoint, APP_NAME)
-        set_observer(metrics_observer(serve.metrics))
+        expose(APP_NAME, settings)
+        set_observer(*metrics_observer(APP_NAME))
         super().__init__(settings, self._stream)
         self._render = samplers.options(stream=True).render
         self._owed: dict[str, RequestBacklog] = {}
@@ -61,9 +64,11 @@ class Generator(GeneratorService, ServedReplica):
             settings.generator_shards_per_replica * max(1, settings.generator_min_replicas)
         )
         self._watching: asyncio.Task[None] | None = None
-        self._backlog = serve.metrics.Gauge(
+        self._backlog = Gauge(
             "cytosynth_generator_backlog_evaluations",
             "UNet evaluations that the front still owes to readers.",
+            multiprocess_mode=GAUGE_OF_ALL,
+            registry=None,
         )
         threading.Thread(target=self._tell_backlog, name="backlog", daemon=True).start()
         limit = settings.generator_max_concurrent_requests
@@ -98,7 +103,7 @@ class Generator(GeneratorService, ServedReplica):
         return float(sum(owed.evaluations for owed in [*self._owed.values()]))
 
     def _tell_backlog(self) -> None:
-        while True:  # Ray drops a gauge that is not set again and again
+        while True:
             self._backlog.set(self._backlog_evaluations())
             time.sleep(REPORT_SECONDS)
 

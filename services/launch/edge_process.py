@@ -26,6 +26,8 @@ class EdgeProcess:
         self._config_path, self._log_path = config_path, log_path
         self._envoy: subprocess.Popen[bytes] | None = None
         self._restarts_left = 0
+        self.num_restarts = 0
+        """How often it was lost and started again."""
 
     def start(self, config: EdgeConfig) -> None:
         """Returns when the edge listens.
@@ -57,6 +59,7 @@ class EdgeProcess:
             words = next((line for line in reversed(said) if "[critical]" in line), "")
             raise EdgeFailed(f"The edge ended: {words or 'it said nothing'}")
         self._restarts_left -= 1
+        self.num_restarts += 1
         logger.warning("the edge ended with %s; starting it again", self._envoy.returncode)
         self._run()
 

@@ -24,6 +24,7 @@ from typing import Any
 from cytosynth.stack import processes as stack_processes
 from cytosynth.stack.probe import probe_services
 from cytosynth.stack.state import TOKEN_VARIABLE, StackError, StackFiles, StackInfo
+from services.common.exposition import clear_series, serve_series, write_series
 from services.common.rpc.server import Listen
 from services.common.settings import SettingsError
 from services.edge.render import EdgeConfig, EdgeTls
@@ -31,6 +32,7 @@ from services.launch.edge_process import EdgeFailed, EdgeProcess
 from services.launch.local_ray import LOOPBACK, LocalRay, RayFailed
 from services.launch.ray_environment import ray_environment
 from services.launch.service_settings import load_all
+from services.launch.stack_metrics import StackMetrics
 
 logger = logging.getLogger("cytosynth.stack")
 
@@ -57,6 +59,7 @@ class _Ports:
     internal: int
     admin: int
     edge_metrics: int
+    series: int
 
 
 def build_apps(listen: Mapping[str, Listen]) -> dict[str, Any]:
@@ -82,10 +85,11 @@ class Supervisor:
         # All of them, so that a wrong one is named before anything starts.
         settings = load_all(_OTHER_VARIABLES)
         self._settings = settings["trainer"]
+        self._metrics_dir = self._settings.metrics_dir or files.series
         # One port for each replica, and one for a replica that starts beside one that ends.
         num_ports = {name: each.num_servers + 1 for name, each in settings.items()}
-        free = iter(_free_ports(3 + sum(num_ports.values())))
-        self._ports = _Ports(*islice(free, 3))
+        free = iter(_free_ports(4 + sum(num_ports.values())))
+        self._ports = _Ports(*islice(free, 4))
         self._listen = {
             name: Listen(LOOPBACK, tuple(islice(free, number)))
             for name, number in num_ports.items()
@@ -148,6 +152,9 @@ class Supervisor:
 
     def _set_environment(self) -> None:
         os.environ.setdefault("CYTOSYNTH_GENERATOR_ADDRESS", f"{LOOPBACK}:{self._ports.internal}")
+        # All processes write their series; the supervisor, which outlives them, serves them.
+        os.environ["CYTOSYNTH_METRICS_DIR"] = str(self._metrics_dir)
+        os.environ["CYTOSYNTH_METRICS_PORT"] = "0"
         os.environ.update(ray_environment(self._files.ray_token))
 
     def _start_edge(self) -> None:
@@ -176,9 +183,18 @@ class Supervisor:
     def _start_ray(self) -> None:
         ports = self._ports
         metrics = self._ray.start(lambda: self._end_processes(but=self._edge.pid))
+        port = self._settings.metrics_port or ports.series
         self._info = self._files.write_metrics_targets(
-            self._info, f"{LOOPBACK}:{ports.edge_metrics}", metrics
+            self._info,
+            edge=f"{LOOPBACK}:{ports.edge_metrics}",
+            ray=metrics,
+            services=f"{LOOPBACK}:{port}",
         )
+        clear_series(self._metrics_dir)
+        # After Ray's processes are started: see there.
+        write_series("supervisor", self._metrics_dir)
+        self._metrics = StackMetrics()
+        serve_series(self._metrics_dir, LOOPBACK, port)
         self._ray.start_serve()
 
     def _start_apps(self) -> None:
@@ -219,6 +235,7 @@ class Supervisor:
     def _watch(self) -> None:
         while True:
             self._check_parts()
+            self._metrics.tell(self._edge.num_restarts)
             time.sleep(0.5)
 
     def _check_parts(self) -> None:

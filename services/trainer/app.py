@@ -11,10 +11,12 @@ import logging
 import threading
 import time
 
+from prometheus_client import Gauge, Histogram
 from ray import serve
 
 from cytosynth import traces
 from services.common.database.jobs import JobDatabase, migrate
+from services.common.exposition import GAUGE_OF_ONE, expose
 from services.common.logs import configure_logging
 from services.common.rpc.call_slots import CallSlots
 from services.common.rpc.handlers import metrics_observer, set_observer
@@ -28,6 +30,7 @@ from services.trainer.jobs.runner import ensure_runners
 from services.trainer.service import TrainerService
 
 APP_NAME = "trainer"
+_PREFIX = "cytosynth_trainer_"
 _MAX_CALLS = 64
 _POLL_SECONDS = 2.0
 _FIGURES_SECONDS = 5.0
@@ -44,7 +47,8 @@ class Trainer(TrainerService, ServedReplica):
     def __init__(self, settings: TrainerSettings, listen: Listen | None) -> None:
         configure_logging()
         traces.start(settings.traces_endpoint, APP_NAME)
-        set_observer(metrics_observer(serve.metrics))
+        expose(APP_NAME, settings)
+        set_observer(*metrics_observer(APP_NAME))
         migrate(settings.database_url)
         self._work_arrived = threading.Event()
         store = ArtifactStore(settings.store_uri)
@@ -81,49 +85,43 @@ class Trainer(TrainerService, ServedReplica):
 
 
 class _JobMetrics:
-    """``ray.serve.metrics`` of all jobs, exported by the front: runners come and go."""
+    """Series of all jobs, exported by the front: runners come and go."""
 
     def __init__(self) -> None:
-        from ray.serve import metrics
-
-        name, kind = "cytosynth_trainer_", ("kind",)
-        self._jobs = metrics.Gauge(name + "jobs", "Jobs.", tag_keys=("kind", "state"))
+        self._jobs = _gauge("jobs", "Jobs.", ("kind", "state"))
         self._by_kind = {
-            "waiting": metrics.Gauge(
-                name + "job_waiting_seconds", "Age of the oldest waiting job.", tag_keys=kind
-            ),
-            "silent": metrics.Gauge(
-                name + "job_silent_seconds",
+            "waiting": _gauge("job_waiting_seconds", "Age of the oldest waiting job."),
+            "silent": _gauge(
+                "job_silent_seconds",
                 "Since the last heartbeat of the running job that is silent for longest.",
-                tag_keys=kind,
             ),
-            "unmoved": metrics.Gauge(
-                name + "job_unmoved_seconds",
+            "unmoved": _gauge(
+                "job_unmoved_seconds",
                 "Since the running job that has stalled for longest last made a step.",
-                tag_keys=kind,
             ),
-            "attempts": metrics.Gauge(
-                name + "job_attempts",
-                "Most attempts of any unfinished job.",
-                tag_keys=kind,
-            ),
+            "attempts": _gauge("job_attempts", "Most attempts of any unfinished job."),
         }
-        self._seconds = metrics.Histogram(
-            name + "job_seconds",
+        self._seconds = Histogram(
+            _PREFIX + "job_seconds",
             "From a job's creation to its end, seconds.",
-            boundaries=[10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400],
-            tag_keys=("kind", "state"),
+            ("kind", "state"),
+            buckets=(10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400),
+            registry=None,
         )
 
     def set(self, figures: Figures) -> None:
         """Exports the figures."""
         for (kind, state), number in figures.counts.items():
-            self._jobs.set(number, tags={"kind": kind, "state": state})
+            self._jobs.labels(kind, state).set(number)
         for name, gauge in self._by_kind.items():
             for kind, value in getattr(figures, name).items():
-                gauge.set(value, tags={"kind": kind})
+                gauge.labels(kind).set(value)
         for kind, state, seconds in figures.ended:
-            self._seconds.observe(seconds, tags={"kind": kind, "state": state})
+            self._seconds.labels(kind, state).observe(seconds)
+
+
+def _gauge(name: str, about: str, labels: tuple[str, ...] = ("kind",)) -> Gauge:
+    return Gauge(_PREFIX + name, about, labels, multiprocess_mode=GAUGE_OF_ONE, registry=None)
 
 
 def build_app(

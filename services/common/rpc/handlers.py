@@ -28,9 +28,11 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 from google.rpc import status_pb2
+from prometheus_client import Counter, Gauge, Histogram
 
 from cytosynth import traces
 from services.common import errors, resource_names
+from services.common.exposition import GAUGE_OF_ALL
 from services.common.logs import request_id_var, tenant_var
 from services.common.rpc.call_slots import CallSlots
 from services.common.rpc.statuses import to_status
@@ -74,34 +76,55 @@ class CallRecord:
 
 
 _observers: list[Callable[[CallRecord], None]] = []
+_gauges: list[Callable[[float], None]] = []
+_CALLS = Counter(
+    "cytosynth_calls_total",
+    "Finished calls.",
+    ("application", "service", "method", "code"),
+    registry=None,
+)
+_CALL_SECONDS = Histogram(
+    "cytosynth_call_seconds",
+    "Duration of calls, seconds.",
+    ("application", "service", "method", "code"),
+    buckets=(0.005, 0.02, 0.1, 0.5, 2, 10, 60, 600),
+    registry=None,
+)
+_CALLS_IN_PROGRESS = Gauge(
+    "cytosynth_calls_in_progress",
+    "Calls and streams that run or wait for a slot.",
+    ("application",),
+    multiprocess_mode=GAUGE_OF_ALL,
+    registry=None,
+)
 
 
-def set_observer(observer: Callable[[CallRecord], None]) -> None:
-    """Sets the observer of every finished call of this process."""
-    _observers[:] = [observer]
-
-
-def metrics_observer(metrics: Any) -> Callable[[CallRecord], None]:
-    """An observer that counts and times calls.
+def set_observer(
+    observer: Callable[[CallRecord], None], running: Callable[[float], None] | None = None
+) -> None:
+    """Sets who is told of this process's calls.
 
     Args:
-        metrics: ``ray.serve.metrics``, handed in so that this module needs no Ray.
+        observer: Gets every finished call.
+        running: Gets the number of running calls whenever it changes.
     """
-    tags = ("service", "method", "code")
-    calls = metrics.Counter("cytosynth_calls_total", "Finished calls.", tag_keys=tags)
-    seconds = metrics.Histogram(
-        "cytosynth_call_seconds",
-        "Duration of calls, seconds.",
-        boundaries=[0.005, 0.02, 0.1, 0.5, 2, 10, 60, 600],
-        tag_keys=tags,
-    )
+    _observers[:] = [observer]
+    _gauges[:] = [running] if running else []
+
+
+def metrics_observer(
+    application: str,
+) -> tuple[Callable[[CallRecord], None], Callable[[float], None]]:
+    """Both arguments of ``set_observer`` that export the calls as series."""
 
     def observe(record: CallRecord) -> None:
-        values = {"service": record.service, "method": record.method, "code": record.code}
-        calls.inc(1, tags=values)
-        seconds.observe(record.seconds, tags=values)
+        labels = application, record.service, record.method, record.code
+        _CALLS.labels(*labels).inc()
+        _CALL_SECONDS.labels(*labels).observe(record.seconds)
 
-    return observe
+    running = _CALLS_IN_PROGRESS.labels(application)
+    running.set(0)
+    return observe, running.set
 
 
 def unary(response_type: type[Message]) -> Callable[..., Any]:
@@ -255,6 +278,7 @@ def _running(servicer: Any, method: str, grpc_context: Any) -> Iterator[_Run]:
     """Times and logs a call; swallows its failure into ``run.status``."""
     run = _Run(grpc_context)
     _active.add(run)
+    _tell_running()
     request_id_var.set(run.request_id)
     service = type(servicer).__name__
     span = run.open_span(service, method)
@@ -270,6 +294,7 @@ def _running(servicer: Any, method: str, grpc_context: Any) -> Iterator[_Run]:
         code = CODES[run.status.code].name
     finally:
         _active.discard(run)
+        _tell_running()
         seconds = time.monotonic() - started
         fields = {
             "service": service,
@@ -287,6 +312,11 @@ def _running(servicer: Any, method: str, grpc_context: Any) -> Iterator[_Run]:
             {"cytosynth.num_messages": run.num_messages, "rpc.grpc.status_code": _NUMBERS[code]}
         )
         span.end(code)
+
+
+def _tell_running() -> None:
+    for tell in _gauges:
+        tell(len(_active))
 
 
 def _slot(servicer: Any) -> contextlib.AbstractAsyncContextManager[None]:

@@ -9,6 +9,8 @@ import threading
 import time
 from dataclasses import replace
 
+from prometheus_client import Counter
+
 from services.common.database.jobs import Job, JobDatabase, LeaseLost, Progress
 from services.common.errors import Cancelled
 from services.trainer.config import TrainerSettings
@@ -16,6 +18,19 @@ from services.trainer.jobs.draining import DrainRequest
 
 log = logging.getLogger(__name__)
 
+
+_STEPS = Counter(
+    "cytosynth_runner_job_steps_total",
+    "Steps that jobs of this kind made; a step done again counts again.",
+    ("kind",),
+    registry=None,
+)
+_BUSY = Counter(
+    "cytosynth_runner_busy_seconds_total",
+    "Time that runners spent on jobs of this kind, seconds.",
+    ("kind",),
+    registry=None,
+)
 
 #: Name, in the progress metrics, of the number of checkpoints that could not be written.
 MISSED_CHECKPOINTS = "checkpoints_missed"
@@ -66,6 +81,8 @@ class Heartbeat:
         now = time.monotonic()
         if phase != self._progress.phase:
             self._phase_start = (now, step)
+        elif step > self._progress.step:
+            _STEPS.labels(self._job.kind).inc(step - self._progress.step)
         started, first = self._phase_start
         pace = (now - started) / (step - first) if step > first else 0.0
         finite = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
@@ -95,11 +112,14 @@ class Heartbeat:
         )
 
     def _renew_lease(self) -> None:
-        alive_until = time.monotonic() + self._settings.lease_seconds
+        counted = time.monotonic()
+        alive_until = counted + self._settings.lease_seconds
         while not self._stop.is_set():
             if self._end.is_set():
                 self._ask_for_drain()
             asked = time.monotonic()
+            _BUSY.labels(self._job.kind).inc(asked - counted)
+            counted = asked
             try:
                 wanted = self._database.heartbeat(
                     self._job.id, self._owner, self._settings.lease_seconds, self._progress

@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 
 from cytosynth import traces
 from services.common.database.jobs import JobDatabase
+from services.common.exposition import expose
 from services.common.logs import configure_logging
 from services.common.store.artifacts import ArtifactStore
 from services.trainer.config import TrainerSettings
@@ -39,6 +40,7 @@ class JobRunner:
     def __init__(self, settings: TrainerSettings) -> None:
         configure_logging()
         traces.start(settings.traces_endpoint, "job-runner")
+        expose("runner", settings)
         self._settings = settings
         self._stop, self._ended = threading.Event(), threading.Event()
         self._self = ray.get_runtime_context().current_actor

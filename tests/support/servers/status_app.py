@@ -65,7 +65,7 @@ class Front(
 ):
     def __init__(self, inner: serve.handle.DeploymentHandle, marks: str, listen: Listen) -> None:
         configure_logging()
-        set_observer(metrics_observer(serve.metrics))
+        set_observer(*metrics_observer("app"))
         self._inner, self._marks = inner, Path(marks)
         self.serve(["classifier", "trainer"], listen, 32 * 1024 * 1024, CallSlots(16, 16))
 
