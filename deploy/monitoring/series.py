@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-CALLS = "ray_cytosynth_calls_total"
-CALL_SECONDS = "ray_cytosynth_call_seconds_bucket"
-PREDICTIONS = "ray_cytosynth_classifier_predictions_total"
+CALLS = "cytosynth_calls_total"
+CALL_SECONDS = "cytosynth_call_seconds_bucket"
+PREDICTIONS = "cytosynth_classifier_predictions_total"
+IN_PROGRESS = "cytosynth_calls_in_progress"
 GENERATOR = "ray_cytosynth_generator_"
+"""Of the samplers, which Ray exports."""
 
 
 def quantiles(bucket: str, selector: str = "") -> dict[str, str]:

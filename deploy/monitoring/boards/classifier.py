@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.monitoring.panels import Board, Panel
-from deploy.monitoring.series import CALL_SECONDS, CALLS, quantiles
+from deploy.monitoring.series import CALL_SECONDS, CALLS, IN_PROGRESS, quantiles
 
 BOARD = Board(
     "classifier",
@@ -14,7 +14,7 @@ BOARD = Board(
             "Images",
             {
                 "{{architecture}}": "sum by (architecture) "
-                "(rate(ray_cytosynth_classifier_images_total[5m]))"
+                "(rate(cytosynth_classifier_images_total[5m]))"
             },
             "cps",
         ),
@@ -42,8 +42,9 @@ BOARD = Board(
             limit=0.25,
         ),
         Panel(
-            "Calls in replicas",
-            {"now": 'sum(ray_serve_num_ongoing_requests_at_replicas{application="classifier"})'},
+            "Calls in progress",
+            {"now": f'sum({IN_PROGRESS}{{application="classifier"}})'},
+            description="Running, or waiting for a slot.",
             width=12,
         ),
         Panel(

@@ -71,5 +71,18 @@ BOARD = Board(
             "d",
         ),
         Panel("Memory", {"{{instance}}": "envoy_server_memory_allocated"}, "bytes"),
+        Panel(
+            "Restarts of the local edge, last hour",
+            {"{{part}}": "sum by (part) (increase(cytosynth_stack_part_restarts_total[1h]))"},
+            description="By the supervisor of 'cytosynth up'; on Kubernetes there is none.",
+            width=12,
+        ),
+        Panel(
+            "Uptime of the local stack",
+            {"{{instance}}": "time() - cytosynth_stack_start_time_seconds"},
+            "s",
+            "Of the supervisor of 'cytosynth up'; on Kubernetes there is none.",
+            width=12,
+        ),
     ],
 )

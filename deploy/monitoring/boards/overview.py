@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.monitoring.panels import Board, Panel
-from deploy.monitoring.series import CALLS
+from deploy.monitoring.series import CALLS, IN_PROGRESS
 
 BOARD = Board(
     "overview",
@@ -41,7 +41,7 @@ BOARD = Board(
         ),
         Panel(
             "Jobs running",
-            {"": 'sum(max by (kind) (ray_cytosynth_trainer_jobs{state="RUNNING"}))'},
+            {"": 'sum(max by (kind) (cytosynth_trainer_jobs{state="RUNNING"}))'},
             width=4,
             height=5,
             stat=True,
@@ -61,6 +61,11 @@ BOARD = Board(
             "reqps",
         ),
         Panel(
+            "Calls in progress by service",
+            {"{{application}}": f"sum by (application) ({IN_PROGRESS})"},
+            description="Running, or waiting for a slot.",
+        ),
+        Panel(
             "Failed calls by service",
             {"{{service}}": "service:cytosynth_errors:ratio_rate5m"},
             "percentunit",
@@ -72,12 +77,19 @@ BOARD = Board(
             "percentunit",
             "Classify over 2 s, a small request's first image over 4 s, a trainer call over 0.5 s.",
             limit=0.05,
+            width=12,
         ),
         Panel(
             "Replicas",
             {"{{deployment}}": "sum by (deployment) (ray_serve_deployment_replica_healthy)"},
+            width=12,
         ),
-        Panel("CPU of nodes", {"{{ip}}": "max by (ip) (ray_node_cpu_utilization)"}, "percent"),
+        Panel(
+            "CPU of nodes",
+            {"{{ip}}": "max by (ip) (ray_node_cpu_utilization)"},
+            "percent",
+            width=12,
+        ),
         Panel(
             "Memory and disk of nodes",
             {
@@ -86,6 +98,7 @@ BOARD = Board(
             },
             "percentunit",
             limit=0.85,
+            width=12,
         ),
     ],
 )

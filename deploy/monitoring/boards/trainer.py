@@ -5,7 +5,7 @@ from __future__ import annotations
 from deploy.monitoring.panels import Board, Panel
 from deploy.monitoring.series import CALLS
 
-_TRAINER = "ray_cytosynth_trainer_"
+_TRAINER = "cytosynth_trainer_"
 BOARD = Board(
     "trainer",
     "trainer",
@@ -64,9 +64,23 @@ BOARD = Board(
             "reqps",
         ),
         Panel(
+            "Steps of jobs",
+            {"{{kind}}": "sum by (kind) (rate(cytosynth_runner_job_steps_total[5m]))"},
+            "cps",
+            "Steps done again after a loss count again.",
+        ),
+        Panel(
+            "Runners at work",
+            {"{{kind}}": "sum by (kind) (rate(cytosynth_runner_busy_seconds_total[5m]))"},
+            description="Seconds of work per second: how many runners are busy.",
+            stacked=True,
+            width=12,
+        ),
+        Panel(
             "Memory of job runners",
             {"{{ip}}": 'sum by (ip) (ray_component_rss_bytes{Component="ray::JobRunner"})'},
             "bytes",
+            width=12,
         ),
     ],
 )

@@ -76,9 +76,18 @@ def test_the_operator_scrapes_what_prometheus_scrapes() -> None:
     assert [job["job_name"] for job in jobs] == [one["metadata"]["name"] for one in monitors]
     for job, monitor in zip(jobs, monitors, strict=True):
         [endpoint] = monitor["spec"]["podMetricsEndpoints"]
-        assert endpoint["port"] == "metrics"
+        own = job["job_name"] == "cytosynth-services"
+        assert endpoint["port"] == ("app-metrics" if own else "metrics")
+        [ports] = [
+            rule["regex"]
+            for rule in job["relabel_configs"]
+            if "__meta_kubernetes_pod_container_port_name" in rule.get("source_labels", [])
+        ]
+        assert ports == f"cytosynth;{endpoint['port']}"
         assert endpoint.get("path", "/metrics") == job.get("metrics_path", "/metrics")
-        assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": job["job_name"]}]
+        named = {rule["targetLabel"]: rule for rule in endpoint["relabelings"]}
+        assert named["job"]["replacement"] == job["job_name"]
+        assert ("component" in named) == own
         dropped = [rule["regex"] for rule in job.get("metric_relabel_configs", [])]
         assert [rule["regex"] for rule in endpoint.get("metricRelabelings", [])] == dropped
 
