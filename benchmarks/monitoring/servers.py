@@ -95,7 +95,7 @@ def monitoring(
     """Runs both with the rules and routes of ``deploy/monitoring/``.
 
     Args:
-        targets: Folder with ``edge.json`` and ``ray.json``, as the local stack writes them.
+        targets: Folder with a file of targets per job, as the local stack writes them.
         work: Folder for their configuration, data and logs.
         receiver: Gets every alert, in place of the receivers' own addresses.
         ports: Where Prometheus and Alertmanager listen, on loopback.

@@ -113,14 +113,14 @@ def test_cluster_builder_refuses_args_and_unknown_settings(monkeypatch: pytest.M
 @pytest.fixture
 def ray_metrics() -> Iterator[tuple[int, list[int]]]:
     """A server of Ray's metrics that counts down the calls that run."""
-    left = [3, 1, 0]
+    left = [3, 3, 2, 1, 1, 0, 0]
 
     class Metrics(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             running = left.pop(0) if len(left) > 1 else left[0]
             self.send_response(200)
             self.end_headers()
-            text = f'ray_serve_num_ongoing_grpc_requests{{node_id="a"}} {running}.0\nother 7\n'
+            text = f'cytosynth_calls_in_progress{{application="a"}} {running}.0\nother 7\n'
             self.wfile.write(text.encode())
 
         def log_message(self, *_: object) -> None:
@@ -139,7 +139,7 @@ def test_pod_drains_until_no_call_runs(
 
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     port, left = ray_metrics
-    assert drain_pod.drain(port, 0, 60) == 0
+    assert drain_pod.drain([port, port], 0, 60) == 0
     assert left == [0]
 
 

@@ -12,11 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
 
 from services.common import exposition
-from services.common.exposition import FolderCollector, clear_series
+from services.common.exposition import clear_series
 from services.common.settings import CommonSettings
+from tests.support.series import parsed, series
 from tests.support.servers.edge import free_ports
 
 WRITER = """
@@ -83,19 +83,6 @@ def started(tmp_path: Path) -> Iterator[Callable[..., Writer]]:
         writer.kill()
 
 
-def series(folder: Path) -> dict[str, float]:
-    """All series of a folder."""
-    registry = CollectorRegistry()
-    registry.register(FolderCollector(folder))
-    return parsed(generate_latest(registry).decode())
-
-
-def parsed(text: str) -> dict[str, float]:
-    """Series of Prometheus's text format."""
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
-
-
 def scraped(port: int) -> dict[str, float]:
     """All series that the port serves; empty while nobody does."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -145,9 +132,7 @@ def test_of_a_gauge_that_one_process_knows_the_last_value_counts(tmp_path, start
     assert series(tmp_path)['jobs{kind="study"}'] == 3
 
 
-def test_another_process_answers_when_the_one_with_the_port_is_killed(
-    tmp_path, started, monkeypatch
-) -> None:
+def test_another_process_answers_when_the_one_with_the_port_is_killed(tmp_path, started) -> None:
     [port] = free_ports(1)
     first = started("classifier", port)
     first.write()
@@ -189,7 +174,7 @@ def test_clearing_leaves_what_is_not_ours(tmp_path, started) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path, caplog, monkeypatch) -> None:
+def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path, caplog) -> None:
     class_before = exposition.values.ValueClass
     (tmp_path / "file").touch()
     exposition.expose("classifier", CommonSettings(metrics_dir=tmp_path / "file" / "series"))

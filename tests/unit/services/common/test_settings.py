@@ -91,3 +91,11 @@ def test_a_variable_of_an_earlier_version_is_refused_with_what_to_do(monkeypatch
     monkeypatch.setenv(variable, "1")
     with pytest.raises(SettingsError, match=rf"{variable}: .*{remedy}"):
         refuse_unknown_variables(known)
+
+
+def test_series_are_served_only_from_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("CYTOSYNTH_METRICS_PORT", "8081")
+    with pytest.raises(SettingsError, match="needs CYTOSYNTH_METRICS_DIR"):
+        CommonSettings.load()
+    monkeypatch.setenv("CYTOSYNTH_METRICS_DIR", str(tmp_path))
+    assert CommonSettings.load().metrics_port == 8081

@@ -16,6 +16,7 @@ from services.common import errors
 from services.common.logs import JsonFormatter
 from services.common.rpc import handlers as status
 from services.common.rpc.call_slots import CallSlots
+from tests.support.series import own_series
 
 
 class FakeContext:
@@ -121,6 +122,28 @@ def test_call_says_who_calls_and_until_when(records):
     assert (call.tenant, call.request_id) == ("lab-a", "edge-1")
     assert 4 < call.deadline - time.monotonic() <= 5
     assert [(r.service, r.method, r.code) for r in records] == [("Handlers", "Classify", "OK")]
+
+
+def test_calls_are_exported_while_they_run_and_when_they_ended(tmp_path):
+    class Slow(Handlers):
+        async def read(self):
+            stream = self.Watch(ClassifyRequest(), FakeContext())
+            await anext(stream)
+            running = read()
+            await stream.aclose()
+            return running
+
+    with own_series(tmp_path) as read:
+        status.set_observer(*status.metrics_observer("slow"))
+        try:
+            running, ended = asyncio.run(Slow().read()), read()
+        finally:
+            status.set_observer(lambda record: None)
+    labels = '{application="slow",code="CANCELLED",method="Watch",service="Slow"}'
+    assert running['cytosynth_calls_in_progress{application="slow"}'] == 1
+    assert ended['cytosynth_calls_in_progress{application="slow"}'] == 0
+    assert ended["cytosynth_calls_total" + labels] == 1
+    assert ended["cytosynth_call_seconds_count" + labels] == 1
 
 
 def test_without_headers_the_tenant_is_local_and_the_id_is_new():
