@@ -16,8 +16,8 @@ import pytest
 from services.common import exposition
 from services.common.exposition import clear_series
 from services.common.settings import CommonSettings
-from tests.support.series import parsed, series
 from tests.support.servers.edge import free_ports
+from tests.support.servers.series import parsed, series
 
 WRITER = """
 import sys

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from services.launch.stack_metrics import StackMetrics
-from tests.support.series import own_series
+from tests.support.servers.series import own_series
 
 
 def test_restarts_are_counted_from_none(tmp_path) -> None:

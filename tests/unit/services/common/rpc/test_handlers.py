@@ -16,7 +16,7 @@ from services.common import errors
 from services.common.logs import JsonFormatter
 from services.common.rpc import handlers as status
 from services.common.rpc.call_slots import CallSlots
-from tests.support.series import own_series
+from tests.support.servers.series import own_series
 
 
 class FakeContext:

@@ -8,7 +8,7 @@ import pytest
 
 from services.trainer.jobs.heartbeat import Heartbeat
 from tests.support.jobs import OWNER, leased
-from tests.support.series import own_series
+from tests.support.servers.series import own_series
 
 
 def test_steps_and_time_are_exported(database, settings, tmp_path) -> None:
