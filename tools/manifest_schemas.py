@@ -180,20 +180,26 @@ def settings_problems(manifest: dict[str, Any]) -> list[str]:
 
     problems = []
     classes = [settings_class(name) for name in SERVICES]
-    for key, value in (manifest.get("data") or {}).items():
+    data = manifest.get("data") or {}
+    for key, value in data.items():
         if not key.startswith("CYTOSYNTH_") or key in (HOST_VARIABLE, PORT_VARIABLE):
             continue
         readers = [one for one in classes if key in one.variables()]
         if not readers:
             problems.append(f"settings: {key}: no such setting")
             continue
-        field = key.removeprefix("CYTOSYNTH_").lower()
+        field = _field(key)
+        beside = {_field(name): data[name] for name in readers[0].variables() if name in data}
         try:
-            readers[0](**{field: value})
+            readers[0](**beside)
         except ValidationError as error:
             wrong = [one for one in error.errors() if field in one["loc"]]
             problems += [f"settings: {key}: {one['msg']} (got {value!r})" for one in wrong]
     return problems
+
+
+def _field(variable: str) -> str:
+    return variable.removeprefix("CYTOSYNTH_").lower()
 
 
 def ray_environment_problems(manifests: list[dict[str, Any]]) -> list[str]:
