@@ -6,6 +6,7 @@ CALLS = "cytosynth_calls_total"
 CALL_SECONDS = "cytosynth_call_seconds_bucket"
 PREDICTIONS = "cytosynth_classifier_predictions_total"
 IN_PROGRESS = "cytosynth_calls_in_progress"
+CLASSIFIER = "cytosynth_classifier_"
 GENERATOR = "ray_cytosynth_generator_"
 """Of the samplers, which Ray exports."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.monitoring.panels import Board, Panel
-from deploy.monitoring.series import CALL_SECONDS, CALLS, IN_PROGRESS, quantiles
+from deploy.monitoring.series import CALL_SECONDS, CALLS, CLASSIFIER, IN_PROGRESS, quantiles
 
 BOARD = Board(
     "classifier",
@@ -12,10 +12,7 @@ BOARD = Board(
     [
         Panel(
             "Images",
-            {
-                "{{architecture}}": "sum by (architecture) "
-                "(rate(cytosynth_classifier_images_total[5m]))"
-            },
+            {"{{architecture}}": f"sum by (architecture) (rate({CLASSIFIER}images_total[5m]))"},
             "cps",
         ),
         Panel(
@@ -45,8 +42,9 @@ BOARD = Board(
             "Calls in progress",
             {"now": f'sum({IN_PROGRESS}{{application="classifier"}})'},
             description="Running, or waiting for a slot.",
-            width=12,
         ),
+        Panel("Wait for a batch", quantiles(f"{CLASSIFIER}queue_wait_seconds_bucket"), "s"),
+        Panel("Images of a batch", quantiles(f"{CLASSIFIER}batch_images_bucket")),
         Panel(
             "Memory of replicas",
             {
@@ -54,7 +52,8 @@ BOARD = Board(
                 '{Component="ray::ServeReplica:classifier:Classifier"})'
             },
             "bytes",
-            width=12,
+            width=24,
+            height=5,
         ),
     ],
 )

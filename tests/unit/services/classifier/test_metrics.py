@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from services.classifier.metrics import SeriesMetrics
 from tests.support.servers.series import own_series
 
@@ -33,6 +35,6 @@ def test_batches_waits_and_refusals_have_series(tmp_path: Path) -> None:
         found = read()
     assert found[_NAME + 'batch_images_bucket{le="1.0"}'] == 0
     assert found[_NAME + 'batch_images_bucket{le="2.0"}'] == 1
-    assert found[_NAME + "queue_wait_seconds_sum"] == 0.0375
+    assert found[_NAME + "queue_wait_seconds_sum"] == pytest.approx(0.0375)
     assert found[_NAME + "queue_wait_seconds_count"] == 2
     assert found[_NAME + 'refusals_total{tenant="lab"}'] == 1
