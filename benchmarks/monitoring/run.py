@@ -157,8 +157,9 @@ def _break_parts(load: Load, info: StackInfo, receiver: Receiver) -> dict[str, f
     time.sleep(10)  # until it is at work
     runner.suspend()
     wanted["JobSilent"] = time.time()
+    killed = time.time()
     for alert in ("NoReplicas", "AvailabilityBurnsFast"):
-        wanted[alert] = time.time()
+        wanted[alert] = killed
         until = time.monotonic() + _ALERT_SECONDS
         while time.monotonic() < until and alert not in receiver.came:
             for process in _processes(info, CLASSIFIER):
