@@ -17,6 +17,7 @@ All metrics are made with ``registry=None``: files are what is exported.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -93,12 +94,16 @@ def serve_series(folder: Path, host: str, port: int) -> None:
     registry.register(FolderCollector(folder))
 
     def serve() -> None:
+        said = errno.EADDRINUSE  # another process of ours has the port: nothing to tell
         while True:
             try:
                 start_http_server(port, host, registry)
                 return
-            except OSError:  # another process of ours has it
-                time.sleep(_RETRY_SECONDS)
+            except OSError as error:
+                if error.errno not in (said, errno.EADDRINUSE):
+                    logger.warning("series cannot be served on %s:%d: %s", host, port, error)
+                    said = error.errno or said
+            time.sleep(_RETRY_SECONDS)
 
     threading.Thread(target=serve, name="metrics", daemon=True).start()
 

@@ -24,7 +24,7 @@ from typing import Any
 from cytosynth.stack import processes as stack_processes
 from cytosynth.stack.probe import probe_services
 from cytosynth.stack.state import TOKEN_VARIABLE, StackError, StackFiles, StackInfo
-from services.common.exposition import clear_series, serve_series, write_series
+from services.common.exposition import clear_series, expose
 from services.common.rpc.server import Listen
 from services.common.settings import SettingsError
 from services.edge.render import EdgeConfig, EdgeTls
@@ -191,10 +191,10 @@ class Supervisor:
             services=f"{LOOPBACK}:{port}",
         )
         clear_series(self._metrics_dir)
-        # After Ray's processes are started: see there.
-        write_series("supervisor", self._metrics_dir)
+        own = {"metrics_dir": self._metrics_dir, "metrics_host": LOOPBACK, "metrics_port": port}
+        # Not before Ray's processes are started: see there.
+        expose("supervisor", self._settings.model_copy(update=own))
         self._metrics = StackMetrics()
-        serve_series(self._metrics_dir, LOOPBACK, port)
         self._ray.start_serve()
 
     def _start_apps(self) -> None:

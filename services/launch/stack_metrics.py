@@ -11,7 +11,7 @@ class StackMetrics:
     """Since when the stack runs, and how often a part was started again."""
 
     def __init__(self) -> None:
-        """Begins to count; ``exposition.write_series`` must come first."""
+        """Begins to count; ``exposition.expose`` must come first."""
         restarts = Counter(
             "cytosynth_stack_part_restarts_total",
             "How often the supervisor started a lost part again.",

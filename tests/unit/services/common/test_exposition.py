@@ -16,6 +16,7 @@ import pytest
 from services.common import exposition
 from services.common.exposition import clear_series
 from services.common.settings import CommonSettings
+from tests.support.full_disk import fill, small_disk
 from tests.support.servers.edge import free_ports
 from tests.support.servers.series import parsed, series
 
@@ -163,6 +164,26 @@ def test_files_have_their_blocks_before_anything_is_written(tmp_path, started) -
     started("classifier").write()
     for path in tmp_path.glob("*.db"):
         assert path.stat().st_blocks * 512 >= path.stat().st_size >= 1 << 20
+
+
+def test_a_disk_that_is_full_already_costs_series_and_no_process(tmp_path, started) -> None:
+    with small_disk(tmp_path, 2 << 20) as disk:
+        fill(disk)
+        writer = started("classifier")
+        writer.write()
+        writer.kill()
+        assert not series(disk)
+
+
+def test_a_disk_that_fills_up_later_costs_nothing(tmp_path, started) -> None:
+    with small_disk(tmp_path, 8 << 20) as disk:
+        writer = started("classifier")
+        writer.write()
+        fill(disk)
+        for _ in range(3):
+            writer.write()
+        assert series(disk)['calls_total{application="a"}'] == 4
+        writer.kill()
 
 
 def test_clearing_leaves_what_is_not_ours(tmp_path, started) -> None:
