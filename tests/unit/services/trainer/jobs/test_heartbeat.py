@@ -1,4 +1,4 @@
-"""A runner exports the steps of its jobs and the time it works."""
+"""A runner exports its steps and the time it works."""
 
 from __future__ import annotations
 
