@@ -1,7 +1,7 @@
 """Series of our processes, for Prometheus: prometheus_client in multiprocess mode.
 
-Every process of a machine or pod writes its series into memory-mapped files of one folder. The
-one that holds the metrics port answers for all::
+Every process of a machine or pod writes its series into memory-mapped files of one folder. The one
+that holds the metrics port answers for all::
 
     Classifier ─┐
     Trainer    ─┼─▶ folder/*.db ─▶ the one with the port ─▶ /metrics
@@ -9,8 +9,8 @@ one that holds the metrics port answers for all::
 
 A process takes a place of its role, such as ``classifier-0``, which names its files. The next
 process in that place goes on counting where this one ended, so counters never go back. There are
-only as many files as processes ran at a time. A file lock holds the place. The kernel frees
-the lock with its process, and readers leave out gauges of processes that have ended.
+only as many files as processes ran at a time. A file lock holds the place. The kernel frees the
+lock with its process, and readers leave out gauges of processes that have ended.
 
 All metrics are made with ``registry=None``: files are what is exported.
 """
@@ -89,7 +89,10 @@ def write_series(role: str, folder: Path) -> None:
 
 
 def serve_series(folder: Path, host: str, port: int) -> None:
-    """Answers for all processes of the folder, once the port is free."""
+    """Answers for all processes of the folder.
+
+    Begins as soon as no other process holds the port, and returns at once.
+    """
     registry = CollectorRegistry()
     registry.register(FolderCollector(folder))
 
@@ -188,7 +191,7 @@ def _locked(lock: int, kind: int) -> bool:
 
 
 def _allocate(path: Path) -> None:
-    """Makes a file of zeros whose blocks exist, never seen empty.
+    """Makes a file of zeros whose blocks exist before readers see it.
 
     An empty file makes prometheus_client's reader fail (its issue 1199); a write into a hole of a
     full disk would end the process by a signal.

@@ -8,7 +8,7 @@ from services.common.exposition import GAUGE_OF_ONE
 
 
 class StackMetrics:
-    """Start time of the stack, and restarts of its parts."""
+    """Start of the stack, and restarts of its parts."""
 
     def __init__(self) -> None:
         """Begins to count; ``exposition.expose`` must come first."""

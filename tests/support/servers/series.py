@@ -28,7 +28,10 @@ def parsed(text: str) -> dict[str, float]:
 
 @contextmanager
 def own_series(folder: Path) -> Iterator[Callable[[], dict[str, float]]]:
-    """Let this process write series of new labels; read them."""
+    """Lets this process write series, and reads them.
+
+    Labels must be such as no test of the process used before.
+    """
     before = exposition.values.ValueClass
     write_series("test", folder)
     try:

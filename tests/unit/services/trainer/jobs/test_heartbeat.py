@@ -1,4 +1,4 @@
-"""A runner exports its jobs' steps and its working time."""
+"""A runner exports its steps and the time it works."""
 
 from __future__ import annotations
 
