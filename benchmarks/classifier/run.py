@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,6 +67,7 @@ def main() -> None:
     parser.add_argument("--soak-minutes", type=float, default=0.0, help="minutes at 80 %% load")
     parser.add_argument("--no-overload", action="store_true", help="leave overload out")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # servers are ended on the way out
     _stay_on_cores(NUM_CORES)
     windows = Windows(0.5, 1.0, 0.0) if args.quick else Windows(2.0, args.seconds, 3.0)
     models = [model for model in MODELS if not args.models or model.key in args.models.split(",")]
