@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from pydantic import Field
@@ -35,10 +36,10 @@ class ClassifierSettings(CommonSettings):
 
     0 is one per core.
     """
-    classifier_compute_threads: int = Field(1, ge=1, le=64)
-    """Batches that a replica computes at once."""
-    classifier_decode_threads: int = Field(1, ge=1, le=64)
-    """Images that a replica decodes at once."""
+    classifier_compute_threads: int = Field(0, ge=0, le=64)
+    """Batches that a replica computes at once; 0: one per core, at most 8, or 1 on a GPU."""
+    classifier_decode_threads: int = Field(0, ge=0, le=64)
+    """Images that a replica decodes at once; 0: one for two cores, at most 4."""
     classifier_batch_wait_ms: float = Field(5.0, ge=0, le=1000)
     """Longest wait of an image for others of its batch that are still decoded."""
     classifier_queue_wait_ms: float = Field(0.0, ge=0, le=600_000)
@@ -51,3 +52,23 @@ class ClassifierSettings(CommonSettings):
     """CPUs that Ray reserves for a replica."""
     classifier_replica_num_gpus: float = Field(0.0, ge=0)
     """GPUs that Ray reserves for a replica."""
+
+    @property
+    def num_compute_threads(self) -> int:
+        """Batches that a replica computes at once."""
+        if self.classifier_compute_threads:
+            return self.classifier_compute_threads
+        has_gpu = self.classifier_replica_num_gpus > 0 or self.classifier_device == "cuda"
+        return 1 if has_gpu else min(8, _num_cores())
+
+    @property
+    def num_decode_threads(self) -> int:
+        """Images that a replica decodes at once."""
+        return self.classifier_decode_threads or max(1, min(4, _num_cores() // 2))
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

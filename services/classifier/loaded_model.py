@@ -110,7 +110,7 @@ class ModelLoader:
             network.to(device),
             device,
             num_threads,
-            settings.classifier_compute_threads,
+            settings.num_compute_threads,
         )
         return LoadedModel(
             tenant=tenant,

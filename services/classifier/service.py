@@ -160,6 +160,6 @@ def _limits(settings: ClassifierSettings) -> Limits:
     return Limits(
         patience=settings.classifier_batch_wait_ms / 1000,
         max_wait=settings.classifier_queue_wait_ms / 1000,
-        num_decoders=settings.classifier_decode_threads,
-        num_workers=settings.classifier_compute_threads,
+        num_decoders=settings.num_decode_threads,
+        num_workers=settings.num_compute_threads,
     )

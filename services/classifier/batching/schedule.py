@@ -16,8 +16,6 @@ from services.classifier.batching.lane import Batch, Lane
 from services.classifier.batching.service_times import ServiceTimes
 
 _SMOOTHING = 0.05
-_BATCHES_AHEAD, _IMAGES_AHEAD = 1.75, 14
-"""Batches or images, whichever takes longer, that may be ahead where no limit is set."""
 _LEAST_WAIT = 0.02
 """Wait that is always allowed, seconds."""
 
@@ -72,7 +70,10 @@ class Schedule:
         allowed = self.limits.max_wait
         if not allowed:
             asked = [lane.network for lane in self._lanes.values()] + ([network] if network else [])
-            allowed = max((_allowed_wait(each.times) for each in asked), default=_LEAST_WAIT)
+            allowed = max(
+                (_allowed_wait(each.times, self.limits.num_workers) for each in asked),
+                default=_LEAST_WAIT,
+            )
         wait = self.estimated_wait(tenant, now)
         gate = self._gates.get(tenant)
         if gate is None:
@@ -193,7 +194,12 @@ class Schedule:
             self._lanes.pop(lane.network.lane, None)
 
 
-def _allowed_wait(times: ServiceTimes) -> float:
-    """Allowed wait, seconds: batches stay full, bursts are let through."""
-    batches = _BATCHES_AHEAD * times.seconds(times.best_size)
-    return max(_LEAST_WAIT, batches, _IMAGES_AHEAD * times.seconds_per_image)
+def _allowed_wait(times: ServiceTimes, num_workers: int) -> float:
+    """Wait that keeps batches full under overload and refuses nobody at 80 % load, seconds.
+
+    Found by the simulation of ``test_overload_goals``. Random arrivals even out among workers, so
+    that fewer images need to wait for each.
+    """
+    batches = (0.75 + 1 / num_workers) * times.seconds(times.best_size)
+    images = (2 + 12 / num_workers) * times.seconds_per_image
+    return max(_LEAST_WAIT, batches, images)

@@ -27,6 +27,7 @@ class Simulation:
 
     fixed: float
     per_image: float
+    num_workers: int = 1
     seed: int = 0
     latencies: list[tuple[float, float]] = field(default_factory=list)
     num_refused: int = 0
@@ -36,7 +37,8 @@ class Simulation:
         rng = np.random.default_rng(self.seed)
         network = FakeNetwork()
         network.times = ServiceTimes({n: self.fixed + self.per_image * n for n in SIZES})
-        schedule = Schedule(Limits())
+        num_decoders = max(1, self.num_workers // 2)
+        schedule = Schedule(Limits(num_decoders=num_decoders, num_workers=self.num_workers))
         events: list[tuple[float, int, str, Any]] = []
         order = count()
         start = 0.0
@@ -45,7 +47,7 @@ class Simulation:
             while (at := at + rng.exponential(1 / rate)) < start + seconds:
                 heapq.heappush(events, (at, next(order), "arrive", None))
             start += seconds
-        is_decoding = is_computing = False
+        num_idle_decoders, num_idle = num_decoders, self.num_workers
         wake = float("inf")
         while events:
             now, _, kind, what = heapq.heappop(events)
@@ -57,25 +59,27 @@ class Simulation:
                     # Nothing awaits the future in a simulation.
                     schedule.submit(Work(flow, lambda: image(1), None), now)  # type: ignore[arg-type]
             elif kind == "decoded":
-                is_decoding = False
+                num_idle_decoders += 1
                 what.image = image(1)
                 schedule.decoded(what, DECODE_SECONDS, now)
             elif kind == "computed":
-                is_computing = False
+                num_idle += 1
                 schedule.finished(what, what.seconds)
                 self.latencies += [(work.submitted, now - work.submitted) for work in what.works]
-            if not is_decoding and (work := schedule.next_to_decode()) is not None:
-                is_decoding = True
+            while num_idle_decoders and (work := schedule.next_to_decode()) is not None:
+                num_idle_decoders -= 1
                 heapq.heappush(events, (now + DECODE_SECONDS, next(order), "decoded", work))
-            if not is_computing:
+            while num_idle:
                 batch, wait = schedule.next_batch(now)
                 if batch is not None:
-                    is_computing = True
+                    num_idle -= 1
                     taken = self.fixed + self.per_image * batch.size
                     heapq.heappush(events, (now + taken, next(order), "computed", batch))
-                elif wait is not None and not now < wake <= now + wait:
+                    continue
+                if wait is not None and not now < wake <= now + wait:
                     wake = now + wait
                     heapq.heappush(events, (wake, next(order), "wake", None))
+                break
 
     def p99(self, begin: float, end: float) -> float:
         """99th percentile of the latency of accepted calls in a period."""
@@ -86,13 +90,14 @@ class Simulation:
         return sum(begin <= at + took < end for at, took in self.latencies) / (end - begin)
 
 
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_accepted_calls_hardly_notice_overload(name: str) -> None:
+def test_accepted_calls_hardly_notice_overload(name: str, num_workers: int) -> None:
     fixed, per_image = NETWORKS[name]
     network = ServiceTimes({n: fixed + per_image * n for n in SIZES})
-    capacity = 1 / network.seconds_per_image
-    seconds = max(12.0, 3000 / capacity)
-    simulation = Simulation(fixed, per_image)
+    capacity = num_workers / network.seconds_per_image
+    seconds = max(12.0, 2000 / capacity)
+    simulation = Simulation(fixed, per_image, num_workers)
     loads = (0.8, 1.0, 2.0, 10.0)
     simulation.run([(load * capacity, seconds) for load in loads])
     stretch = {
@@ -105,11 +110,13 @@ def test_accepted_calls_hardly_notice_overload(name: str) -> None:
         assert simulation.p99(*stretch[load]) <= 2 * normal, load
 
 
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_nobody_is_refused_at_80_percent(name: str) -> None:
+def test_nobody_is_refused_at_80_percent(name: str, num_workers: int) -> None:
     fixed, per_image = NETWORKS[name]
-    capacity = 1 / ServiceTimes({n: fixed + per_image * n for n in SIZES}).seconds_per_image
-    simulation = Simulation(fixed, per_image)
+    network = ServiceTimes({n: fixed + per_image * n for n in SIZES})
+    capacity = num_workers / network.seconds_per_image
+    simulation = Simulation(fixed, per_image, num_workers)
     simulation.run([(0.8 * capacity, 3000 / capacity)])
     assert simulation.num_refused == 0 and len(simulation.latencies) > 2000
 
