@@ -218,8 +218,8 @@ class Classifying:
     ) -> Answers:
         logits_BC = np.array([scores.logits for _, scores in readable])
         features_BD = np.array([scores.features for _, scores in readable])
-        images = [p.pixels for p, _ in readable if p.pixels is not None]
-        ask = partial(model.answers.answer, logits_BC, features_BD, np.array(images), options)
         if model.answers.image_checks is None:  # quicker than a thread
-            return ask()
+            return model.answers.answer(logits_BC, features_BD, None, options)
+        images_BHWC = np.array([picture.pixels for picture, _ in readable])
+        ask = partial(model.answers.answer, logits_BC, features_BD, images_BHWC, options)
         return await asyncio.get_running_loop().run_in_executor(self._answering, ask)

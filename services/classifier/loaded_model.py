@@ -102,6 +102,7 @@ class ModelLoader:
             return self._store.read(tenant, CLASSIFIERS, classifier_id, path)
 
         network = load_model(config, read(WEIGHTS_FILE), settings.models_dir)
+        network.fold()
         asked = settings.classifier_device
         cuda = asked == "cuda" or (asked == "auto" and torch.cuda.is_available())
         device = torch.device("cuda" if cuda else "cpu")

@@ -172,6 +172,14 @@ class ClipClassifier(ImageClassifier):
             text_features = self._text_features
         return self.clip.logit_scale.exp().clamp(max=100.0) * features_BD @ text_features.T
 
+    def fold(self) -> None:
+        from peft.tuners.lora import LoraLayer
+
+        for module in self.clip.modules():
+            if isinstance(module, LoraLayer):
+                module.merge()
+        self._text_features = None
+
     def learned_state(self) -> dict[str, torch.Tensor]:
         trained = {n for n, p in self.named_parameters() if p.requires_grad}
         statistics = {

@@ -39,6 +39,9 @@ class ImageClassifier(nn.Module):
         """Logits, see ``logits``."""
         return self.logits(images_BCHW)
 
+    def fold(self) -> None:
+        """Folds what only training needs apart into the weights; there is no way back."""
+
     def learned_state(self) -> dict[str, torch.Tensor]:
         """Tensors that training changes, which alone are stored."""
         return self.state_dict()

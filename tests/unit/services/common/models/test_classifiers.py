@@ -226,3 +226,25 @@ def test_resnet_answers_to_the_bit_as_torchvision(models_dir: Path) -> None:
     with torch.no_grad():
         expected = model.net(normal.contiguous(memory_format=torch.channels_last))
         assert torch.equal(model.logits(x), expected)
+
+
+def test_folded_lora_answers_as_before_without_layers_of_its_own(models_dir: Path) -> None:
+    torch.manual_seed(0)
+    model = build_model(config_of("clip", models_dir), models_dir).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # they start at 0, as if there were none
+                parameter.normal_(std=0.05)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    used: list[str] = []
+    for name, module in model.named_modules():
+        if "lora_A" in name and not list(module.children()):
+            module.register_forward_hook(lambda *_, name=name: used.append(name))
+    before = features_and_logits(model, images, CPU)
+    assert used
+    used.clear()
+    model.fold()
+    after = features_and_logits(model, images, CPU)
+    assert not used
+    for found, expected in zip(after, before, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
