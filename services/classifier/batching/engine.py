@@ -7,6 +7,7 @@ schedule themselves, so that a busy event loop does not hold them up.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -117,6 +118,7 @@ class BatchEngine:
             self._to_compute.notify_all()
         for thread in self.threads:
             thread.join()
+        atexit.unregister(self.close)
 
     def _refusal(self, tenant: str, network: Network | None) -> ResourceExhausted | None:
         now = self._clock()
@@ -138,6 +140,8 @@ class BatchEngine:
             name = f"{body.__name__.strip('_')}-{number}"
             self.threads.append(threading.Thread(target=body, name=name, daemon=True))
             self.threads[-1].start()
+        # A thread inside a runtime at the end of the process would abort it.
+        atexit.register(self.close)
 
     def _decode(self) -> None:
         while (work := self._next_to_decode()) is not None:
