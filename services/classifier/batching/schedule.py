@@ -195,9 +195,9 @@ class Schedule:
 
 
 def _allowed_wait(times: ServiceTimes, num_workers: int) -> float:
-    """Wait that keeps batches full under overload and refuses nobody at 80 % load, seconds.
+    """Wait above which calls are refused where no limit is set, seconds.
 
-    Found by the simulation of ``test_overload_goals``. Random arrivals even out among workers, so
+    Keeps batches full under overload, and refuses nobody at 80 % load. Found by the simulation of ``test_overload_goals``. Random arrivals even out among workers, so
     that fewer images need to wait for each.
     """
     batches = (0.75 + 1 / num_workers) * times.seconds(times.best_size)

@@ -40,7 +40,7 @@ class ImageClassifier(nn.Module):
         return self.logits(images_BCHW)
 
     def fold(self) -> None:
-        """Folds what only training needs apart into the weights; there is no way back."""
+        """Folds what only training needs apart into the weights, for good."""
 
     def learned_state(self) -> dict[str, torch.Tensor]:
         """Tensors that training changes, which alone are stored."""
