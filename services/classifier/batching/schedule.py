@@ -197,8 +197,9 @@ class Schedule:
 def _allowed_wait(times: ServiceTimes, num_workers: int) -> float:
     """Wait above which calls are refused where no limit is set, seconds.
 
-    Keeps batches full under overload, and refuses nobody at 80 % load. Found by the simulation of ``test_overload_goals``. Random arrivals even out among workers, so
-    that fewer images need to wait for each.
+    Keeps batches full under overload, and refuses nobody at 80 % load. Found by the simulation of
+    ``test_overload_goals``. Random arrivals even out among workers, so that fewer images need to
+    wait for each.
     """
     batches = (0.75 + 1 / num_workers) * times.seconds(times.best_size)
     images = (2 + 12 / num_workers) * times.seconds_per_image
