@@ -71,14 +71,20 @@ class Split:
 class Networks:
     """Trains the networks of the splits, or reads earlier ones."""
 
-    def __init__(self, folder: Path, num_steps: int) -> None:
-        self._folder, self._num_steps = folder, num_steps
+    def __init__(self, folder: Path, num_steps: int, batch_size: int) -> None:
+        self._folder, self._num_steps, self._batch_size = folder, num_steps, batch_size
         self._settings = TrainerSettings(models_dir=Path("models"), device="cpu")
 
     def hyperparameters(self, split: Split) -> Hyperparameters:
         """Those of the final network of a split."""
-        asked = {"resnet_base": BASE, "num_steps": self._num_steps, "image_size": SIZE_PX}
-        return hyperparameters_from_spec({"settings": asked | {"seed": split.number}}, "")
+        asked = {
+            "resnet_base": BASE,
+            "num_steps": self._num_steps,
+            "batch_size": self._batch_size,
+            "image_size": SIZE_PX,
+            "seed": split.number,
+        }
+        return hyperparameters_from_spec({"settings": asked}, "")
 
     def get(
         self, name: str, hparams: Hyperparameters, class_ids: tuple[str, ...], real: LabelledImages
@@ -259,13 +265,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder of real cells")
     parser.add_argument("--out", type=Path, default=Path("out/bench/answers.json"))
     parser.add_argument("--networks", type=Path, default=Path("out/bench/answers"))
-    parser.add_argument("--num-steps", type=int, default=80, help="optimizer steps")
-    parser.add_argument("--num-splits", type=int, default=NUM_SPLITS)
+    parser.add_argument("--num-steps", type=int, default=60, help="optimizer steps")
+    parser.add_argument("--batch-size", type=int, default=16, help="images per step")
+    parser.add_argument("--splits", default="", help="for example 0,1,2; default: all ten")
     asked = parser.parse_args()
     cells = read_cells(asked.data)
-    networks = Networks(asked.networks, asked.num_steps)
+    networks = Networks(asked.networks, asked.num_steps, asked.batch_size)
+    numbers = [int(each) for each in asked.splits.split(",") if each] or list(range(NUM_SPLITS))
     splits = []
-    for number in range(asked.num_splits):
+    for number in numbers:
         figures = measure_split(cells, make_split(cells, number), networks)
         splits.append(figures)
         shown = ("top1", "temperature", "non_cell_auc", "new_class_auc")
@@ -273,6 +281,7 @@ def main() -> None:
     found = {
         "base": BASE,
         "num_steps": asked.num_steps,
+        "batch_size": asked.batch_size,
         "train_per_class": TRAIN_PER_CLASS,
         "max_test_per_class": MAX_TEST_PER_CLASS,
         "summary": summary(splits),

@@ -6,9 +6,9 @@ Every check compares a few figures of a picture with those of the training cells
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
-from scipy import ndimage
 
 from services.common.answers.outliers import at_most
 
@@ -19,6 +19,10 @@ _LEAST_SPREAD = 1e-3
 _SHRINKAGE = 0.1
 _PICTURE_QUANTILE = 0.99
 _NUM_PARTS = 10
+#: Size to which pictures are thinned out for their look: it is colour and coarse detail.
+_LOOK_SIZE = 64
+#: Optical density of a pixel's value.
+_DENSITIES = -np.log((np.arange(256, dtype=np.float32) + 8) / 263)
 #: Pictures of a training set below which their typical look is not known.
 MIN_IMAGES = 20
 
@@ -87,41 +91,68 @@ def fit_image_checks(images_NHWC: np.ndarray) -> ImageChecks:
 def sharpness(images_BHWC: np.ndarray) -> np.ndarray:
     """Log of the Laplacian's variance over the picture's own (B,)."""
     gray = _gray(images_BHWC)
-    edges = ndimage.laplace(gray, output=np.float32, axes=(1, 2))
-    spread = gray.var(axis=(1, 2)) + 1e-5
-    return np.log(edges.var(axis=(1, 2)) / spread + 1e-4)
+    edges = _laplacian(gray).reshape(len(gray), -1)
+    spread = gray.reshape(len(gray), -1).var(axis=1) + 1e-5
+    return np.log(edges.var(axis=1) / spread + 1e-4)
 
 
 def exposure(images_BHWC: np.ndarray) -> np.ndarray:
     """Mean brightness and clipped share (B, 2), each 0 to 1."""
-    gray = _gray(images_BHWC)
-    clipped = ((images_BHWC >= 254) | (images_BHWC <= 1)).all(axis=3)
-    return np.stack([gray.mean((1, 2)), clipped.mean((1, 2))], axis=1)
+    pixels = _small(images_BHWC)
+    darkest, brightest = pixels.min(axis=1), pixels.max(axis=1)
+    clipped = ((darkest >= 254) | (brightest <= 1)).mean(axis=1)
+    return np.stack([pixels.mean(axis=(1, 2)) / 255, clipped], axis=1)
 
 
 def look(images_BHWC: np.ndarray) -> np.ndarray:
     """Figures (B, F) of colours, contrast and detail, centre and surround."""
-    density = -np.log((images_BHWC.astype(np.float32) + 8) / 263)
-    size = images_BHWC.shape[1]
-    y, x = np.mgrid[:size, : images_BHWC.shape[2]] + 0.5 - size / 2
-    inside = np.hypot(y, x) < 0.3 * size
-    outside = np.hypot(y, x) > 0.42 * size
+    pixels = _small(images_BHWC)  # (B, 3, P)
+    density = _DENSITIES[pixels]
+    size = round(pixels.shape[2] ** 0.5)
     parts = []
-    for region in (inside, outside):
-        pixels = density[:, region]
-        parts += [pixels.mean(axis=1), pixels.std(axis=1)]
-        parts.append(np.quantile(pixels[..., 0], (0.1, 0.9), axis=1).T)
-        parts.append((pixels[..., 0] - pixels[..., 2]).std(axis=1)[:, None])
-    gray = density.mean(axis=3)
+    for region in _regions(size):
+        inside = density[:, :, region]
+        parts += [inside.mean(axis=2), inside.std(axis=2)]
+        low, high = (int(share * (len(region) - 1)) for share in (0.1, 0.9))
+        ordered = np.partition(inside[:, 0], (low, high), axis=1)
+        parts.append(ordered[:, (low, high)])
+        parts.append((inside[:, 0] - inside[:, 2]).std(axis=1)[:, None])
+    gray = density.mean(axis=1).reshape(-1, size, size)
     for _ in range(3):
-        edges = ndimage.laplace(gray, output=np.float32, axes=(1, 2))
-        parts.append(np.log(edges.std(axis=(1, 2)) + 0.01)[:, None])
-        gray = ndimage.uniform_filter(gray, 2, axes=(1, 2))[:, ::2, ::2]
+        edges = _laplacian(gray).reshape(len(gray), -1)
+        parts.append(np.log(edges.std(axis=1) + 0.01)[:, None])
+        even = gray[:, : gray.shape[1] // 2 * 2, : gray.shape[2] // 2 * 2]
+        gray = (
+            even[:, ::2, ::2] + even[:, 1::2, ::2] + even[:, ::2, 1::2] + even[:, 1::2, 1::2]
+        ) / 4
     return np.concatenate(parts, axis=1).astype(float)
 
 
+def _small(images_BHWC: np.ndarray) -> np.ndarray:
+    """Every n-th pixel by channel, uint8 (B, 3, P), up to 127 by 127."""
+    step = max(1, min(images_BHWC.shape[1:3]) // _LOOK_SIZE)
+    pixels = images_BHWC[:, ::step, ::step].transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(pixels).reshape(len(pixels), 3, -1)
+
+
+@cache
+def _regions(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the pixels in the centre, and of those around."""
+    y, x = np.mgrid[:size, :size] + 0.5 - size / 2
+    distance = np.hypot(y, x).ravel()
+    return np.flatnonzero(distance < 0.3 * size), np.flatnonzero(distance > 0.42 * size)
+
+
 def _gray(images_BHWC: np.ndarray) -> np.ndarray:
-    return images_BHWC.astype(np.float32).mean(axis=3) / 255
+    red, green, blue = (images_BHWC[..., c].astype(np.float32) for c in range(3))
+    return (red + green + blue) / (3 * 255)
+
+
+def _laplacian(gray_BHW: np.ndarray) -> np.ndarray:
+    """Sum of the four neighbours less four times the pixel, (B, H - 2, W - 2)."""
+    inner = gray_BHW[:, 1:-1, 1:-1]
+    beside = gray_BHW[:, 1:-1, :-2] + gray_BHW[:, 1:-1, 2:]
+    return beside + gray_BHW[:, :-2, 1:-1] + gray_BHW[:, 2:, 1:-1] - 4 * inner
 
 
 def _nearest(found_BF: np.ndarray, bank_NF: np.ndarray) -> np.ndarray:
