@@ -140,18 +140,20 @@ def fit(
     digests = [cells.digests[n] for n in split.train]
     folds = assign_folds(real.labels, digests, cells.class_ids, NUM_FOLDS, hparams.seed)
     final = networks.get(f"{split.number}/final", hparams, cells.class_ids, real)
+    features, logits = answers_of(final, real.images, CPU)
     parts = []
     for fold in range(NUM_FOLDS):
         learned, asked = part_of(real, folds != fold), part_of(real, folds == fold)
         name = f"{split.number}/fold-{fold}"
         model = networks.get(name, fold_hyperparameters(hparams, fold), cells.class_ids, learned)
-        parts.append(ask(model, learned, asked, CPU))
+        parts.append(
+            ask(model, learned, asked, (features[folds != fold], logits[folds != fold]), CPU)
+        )
     held_out = HeldOut(
         np.concatenate([each.logits for each in parts]),
         np.concatenate([each.labels for each in parts]),
         np.concatenate([each.distances for each in parts]),
     )
-    features, _ = answers_of(final, real.images, CPU)
     priors = np.full(len(cells.class_ids), 1 / len(cells.class_ids))
     return (
         final,

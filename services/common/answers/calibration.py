@@ -71,3 +71,9 @@ def fit_calibration(
     bounds = [_SLOPES, *[(None, None)] * num_classes]
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
     return Calibration(float(1 / found[0]), found[1:] - found[1:].mean())
+
+
+def logit_spread(logits_NC: np.ndarray) -> float:
+    """Root mean square of logits around the mean of each image, for networks to be compared."""
+    logits = np.asarray(logits_NC, float)
+    return max(float((logits - logits.mean(axis=1, keepdims=True)).std()), 1e-6)

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.common.answers.answer_model import AnswerModel
-from services.common.answers.calibration import fit_calibration
+from services.common.answers.calibration import fit_calibration, logit_spread
 from services.common.answers.conformal import fit_conformal
 from services.common.answers.image_checks import MIN_IMAGES, fit_image_checks
-from services.common.answers.outliers import fit_outliers
+from services.common.answers.outliers import fit_outliers, typical_distance
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """Answers of networks to cells that they had not learned from.
+
+    ``matched`` brings those of a network to the scale of the final one, which has taken more steps
+    on more cells and is surer of itself.
 
     Attributes:
         logits: (N, C).
@@ -26,6 +29,23 @@ class HeldOut:
     logits: np.ndarray
     labels: np.ndarray
     distances: np.ndarray
+
+    def matched(
+        self,
+        own_features: np.ndarray,
+        own_logits: np.ndarray,
+        final_features: np.ndarray,
+        final_logits: np.ndarray,
+    ) -> HeldOut:
+        """The answers as the final network would give them.
+
+        Args:
+            own_features, own_logits: Of this network, to cells that it learned from.
+            final_features, final_logits: Of the final network, to the same cells.
+        """
+        logit_ratio = logit_spread(final_logits) / logit_spread(own_logits)
+        ratio = typical_distance(final_features) / typical_distance(own_features)
+        return HeldOut(self.logits * logit_ratio, self.labels, self.distances * ratio)
 
 
 def fit_answer_model(

@@ -1,6 +1,7 @@
 """Distance of an image's features from those of the training cells.
 
-Distance to the k-th nearest training cell among features of length 1 (Sun et al. 2022).
+Distance to the k-th nearest training cell among features of length 1 (Sun et al. 2022), with k the
+square root of their number. Measured against relative Mahalanobis in docs/lab-notebook.md.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_NEIGHBOUR = 5
 _QUANTILE = 0.99
 _LEAST = 1e-6
-_MAX_BANK = 8192
+_MAX_BANK, _MAX_COMPARED = 8192, 2048
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,16 @@ def distances(features_BD: np.ndarray, bank_ND: np.ndarray) -> np.ndarray:
     return _distances(features_BD, _unit(at_most(bank_ND)))
 
 
+def typical_distance(features_ND: np.ndarray) -> float:
+    """Median distance of cells to the k-th nearest of the others, for networks to be compared."""
+    unit = _unit(at_most(features_ND, _MAX_COMPARED))
+    similarity = unit @ unit.T
+    np.fill_diagonal(similarity, -np.inf)
+    place = max(1, len(unit) - _neighbour(len(unit)))  # the smallest is the cell itself
+    nearest = np.partition(similarity, place, axis=1)[:, place]
+    return max(float(np.median(np.sqrt(np.maximum(2 - 2 * nearest, 0)))), _LEAST)
+
+
 def at_most(rows: np.ndarray, most: int = _MAX_BANK) -> np.ndarray:
     """The rows, or a random but fixed choice of them."""
     if len(rows) <= most:
@@ -57,9 +67,13 @@ def fit_outliers(bank_ND: np.ndarray, held_out_distances: np.ndarray) -> Outlier
 
 def _distances(features_BD: np.ndarray, unit_bank_ND: np.ndarray) -> np.ndarray:
     similarity = _unit(features_BD) @ unit_bank_ND.T
-    place = max(0, similarity.shape[1] - _NEIGHBOUR)
+    place = max(0, similarity.shape[1] - _neighbour(similarity.shape[1]))
     nearest = np.partition(similarity, place, axis=1)[:, place]
     return np.sqrt(np.maximum(2 - 2 * nearest.astype(float), 0))
+
+
+def _neighbour(num_cells: int) -> int:
+    return max(1, round(num_cells**0.5))
 
 
 def _unit(features_BD: np.ndarray) -> np.ndarray:

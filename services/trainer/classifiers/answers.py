@@ -91,14 +91,14 @@ def fit_answers(
         The model, and why it is not whole; empty if it is.
     """
     class_ids = training.config.class_ids
-    held_out, reason = _held_out(training, train_side, synthetic, settings, progress, stages)
     device = torch.device(settings.torch_device())
     num_images, phase = len(train_side.images), "calibrating: features"
-    features, _ = answers_of(
+    final = answers_of(
         done.model, train_side.images, device, lambda n: progress(phase, n, num_images, {})
     )
+    held_out, reason = _held_out(training, train_side, final, synthetic, settings, progress, stages)
     priors = np.full(len(class_ids), 1 / len(class_ids))  # minibatches are class-balanced
-    model = fit_answer_model(class_ids, priors, train_side.images, features, held_out)
+    model = fit_answer_model(class_ids, priors, train_side.images, final[0], held_out)
     return model, reason
 
 
@@ -128,6 +128,7 @@ def measured_answers(
 def _held_out(
     training: AnswerTraining,
     train_side: SplitImages,
+    final: tuple[np.ndarray, np.ndarray],
     synthetic: SyntheticImages | None,
     settings: TrainerSettings,
     progress: ProgressFn,
@@ -150,6 +151,6 @@ def _held_out(
     except FailedPrecondition as error:
         return None, f"{error.problem}; {error.remedy}"
     held_out = cross_fit(
-        hparams, config, real, folds, synthetic, settings, progress, stages, is_new
+        hparams, config, real, folds, final, synthetic, settings, progress, stages, is_new
     )
     return held_out, ""

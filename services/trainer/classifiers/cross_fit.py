@@ -1,7 +1,7 @@
 """Answers to training images from networks that did not learn from them.
 
 Each fold of the training images is held out from a network of its own, trained as the final one but
-for fewer steps. Weights and images of the final network play no part and do not change.
+for fewer steps. Its answers are brought to the final network's scale, which does not change.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def cross_fit(
     config: ClassifierConfig,
     real: LabelledImages,
     folds_N: np.ndarray,
+    final: tuple[np.ndarray, np.ndarray],
     synthetic: SyntheticImages | None,
     settings: TrainerSettings,
     progress: ProgressFn,
@@ -51,6 +52,7 @@ def cross_fit(
         config: Architecture, classes and image size.
         real: All training images.
         folds_N: Fold of each image, from 0.
+        final: Features (N, D) and logits (N, C) of the final network for these images.
         synthetic: Synthetic images of the final network, or None.
         settings: Models folder and device.
         progress: Called once a step; may raise to stop.
@@ -67,13 +69,13 @@ def cross_fit(
             fold_hparams = fold_hyperparameters(hparams, fold)
             model = initial_model(fold_hparams, config, settings)
             report = _renamed(progress, f"calibrating: fold {fold + 1} of {num_folds}")
-            learned = part_of(real, folds_N != fold)
-            checkpoints = stages.checkpoints(name)
+            is_learned, is_asked = folds_N != fold, folds_N == fold
+            if is_held_out_N is not None:
+                is_asked = is_asked & is_held_out_N
+            learned, checkpoints = part_of(real, is_learned), stages.checkpoints(name)
             train(model, learned, synthetic, fold_hparams, device, report, checkpoints)
-            is_asked = (
-                folds_N == fold if is_held_out_N is None else is_held_out_N & (folds_N == fold)
-            )
-            asked = ask(model, learned, part_of(real, is_asked), device)
+            final_learned = (final[0][is_learned], final[1][is_learned])
+            asked = ask(model, learned, part_of(real, is_asked), final_learned, device)
             part = save(
                 {"logits": asked.logits, "labels": asked.labels, "distances": asked.distances}
             )
@@ -84,12 +86,25 @@ def cross_fit(
 
 
 def ask(
-    model: ImageClassifier, learned: LabelledImages, asked: LabelledImages, device: torch.device
+    model: ImageClassifier,
+    learned: LabelledImages,
+    asked: LabelledImages,
+    final: tuple[np.ndarray, np.ndarray],
+    device: torch.device,
 ) -> HeldOut:
-    """Predictions of a network, in eval mode on ``device``, on held-out images."""
-    bank, _ = answers_of(model, learned.images, device)
+    """Predictions on held-out images, on the final network's scale.
+
+    Args:
+        model: In eval mode, on ``device``.
+        learned: What it learned from.
+        asked: What it is asked about.
+        final: The final network's features and logits for ``learned``.
+        device: Device of the model.
+    """
+    bank, seen_logits = answers_of(model, learned.images, device)
     features, logits = answers_of(model, asked.images, device)
-    return HeldOut(logits, asked.labels, distances(features, bank))
+    held_out = HeldOut(logits, asked.labels, distances(features, bank))
+    return held_out.matched(bank, seen_logits, *final)
 
 
 def part_of(images: LabelledImages, is_in_N: np.ndarray) -> LabelledImages:

@@ -28,5 +28,13 @@ def test_length_of_features_does_not_matter() -> None:
 
 
 def test_a_bank_of_few_cells_suffices() -> None:
-    bank = np.eye(16)[:2]
-    assert distances(bank, bank).tolist() == [np.float64(np.sqrt(2))] * 2, "the farthest of two"
+    corners = np.eye(16)
+    assert distances(corners[:2], corners[:2]).tolist() == [0, 0], "the nearest of two"
+    np.testing.assert_allclose(distances(corners[2:3], corners[:2]), np.sqrt(2), rtol=1e-6)
+
+
+def test_one_odd_training_cell_does_not_make_its_like_known() -> None:
+    bank = np.concatenate([features(np.eye(16)[:3] * 4, 50, 0), np.eye(16)[7:8] * 4])
+    held_out = features(np.eye(16)[:3] * 4, 100, 1)
+    model = fit_outliers(bank, distances(held_out, bank))
+    assert model.scores(np.eye(16)[7:8] * 4)[0] > 1
