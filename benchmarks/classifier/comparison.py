@@ -122,7 +122,7 @@ class Comparison:
             self.write()
 
     def _lasting(self, target: Target, callers: int, alone_per_second: float | None) -> Plan:
-        """A plan in whose window each caller gets several answers, however slow the network."""
+        """A plan long enough for several answers to each caller."""
         plan = self._plan(target, callers, self._windows.seconds)
         if not alone_per_second or not self._windows.pilot:
             return plan

@@ -74,6 +74,6 @@ def fit_calibration(
 
 
 def logit_spread(logits_NC: np.ndarray) -> float:
-    """Root mean square of logits around the mean of each image, for networks to be compared."""
+    """Root mean square of logits around each image's mean."""
     logits = np.asarray(logits_NC, float)
     return max(float((logits - logits.mean(axis=1, keepdims=True)).std()), 1e-6)

@@ -17,8 +17,8 @@ from services.common.answers.outliers import fit_outliers, typical_distance
 class HeldOut:
     """Answers of networks to cells that they had not learned from.
 
-    ``matched`` brings those of a network to the scale of the final one, which has taken more steps
-    on more cells and is surer of itself.
+    ``matched`` brings those of a network to the scale of the final one. More steps on more cells
+    make that one surer of itself.
 
     Attributes:
         logits: (N, C).

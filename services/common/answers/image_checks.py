@@ -129,7 +129,7 @@ def look(images_BHWC: np.ndarray) -> np.ndarray:
 
 
 def _small(images_BHWC: np.ndarray) -> np.ndarray:
-    """Every n-th pixel by channel, uint8 (B, 3, P), up to 127 by 127."""
+    """Every n-th pixel by channel, uint8 (B, 3, P), P at most 127²."""
     step = max(1, min(images_BHWC.shape[1:3]) // _LOOK_SIZE)
     pixels = images_BHWC[:, ::step, ::step].transpose(0, 3, 1, 2)
     return np.ascontiguousarray(pixels).reshape(len(pixels), 3, -1)
@@ -149,7 +149,7 @@ def _gray(images_BHWC: np.ndarray) -> np.ndarray:
 
 
 def _laplacian(gray_BHW: np.ndarray) -> np.ndarray:
-    """Sum of the four neighbours less four times the pixel, (B, H - 2, W - 2)."""
+    """Laplacian of four neighbours, (B, H - 2, W - 2)."""
     inner = gray_BHW[:, 1:-1, 1:-1]
     beside = gray_BHW[:, 1:-1, :-2] + gray_BHW[:, 1:-1, 2:]
     return beside + gray_BHW[:, :-2, 1:-1] + gray_BHW[:, 2:, 1:-1] - 4 * inner

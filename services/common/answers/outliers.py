@@ -38,7 +38,7 @@ def distances(features_BD: np.ndarray, bank_ND: np.ndarray) -> np.ndarray:
 
 
 def typical_distance(features_ND: np.ndarray) -> float:
-    """Median distance of cells to the k-th nearest of the others, for networks to be compared."""
+    """Median distance of cells to their k-th nearest."""
     unit = _unit(at_most(features_ND, _MAX_COMPARED))
     similarity = unit @ unit.T
     np.fill_diagonal(similarity, -np.inf)

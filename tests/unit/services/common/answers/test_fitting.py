@@ -1,4 +1,4 @@
-"""Answers of networks of other scales are brought to that of the final one."""
+"""Answers of fold networks are brought to the final one's scale."""
 
 from __future__ import annotations
 
