@@ -14,6 +14,10 @@ from cytosynth.cli.global_options import caller
 if TYPE_CHECKING:
     from cytosynth.client import Client
 
+CalibrationFolds = Annotated[
+    int | None,
+    typer.Option(help="Parts held out in turn to calibrate answers; default: 3. 0: none."),
+]
 Key = Annotated[
     str | None,
     typer.Option("--idempotency-key", help="The same key again gives the same job or dataset."),

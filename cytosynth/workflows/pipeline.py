@@ -50,6 +50,8 @@ class PipelineOptions:
         seed: Seed of split, training and synthesis.
         num_steps: Optimizer steps of every classifier; 0: the preset's.
         adapter_steps: Optimizer steps of the adapter; 0: the preset's.
+        calibration_folds: Parts held out in turn to calibrate answers, which takes as long again;
+            0: none; -1: the server's default.
         sampler_preset: ``draft``, ``fast``, ``balanced`` or ``paper``; empty: the preset's.
         num_runs: Classifiers per arm, with seeds one apart; the report averages over them.
         title: Title of the report.
@@ -67,6 +69,7 @@ class PipelineOptions:
     seed: int = 0
     num_steps: int = 0
     adapter_steps: int = 0
+    calibration_folds: int = -1
     sampler_preset: str = ""
     num_runs: int = 1
     title: str = ""
@@ -148,6 +151,9 @@ def run_pipeline(
                     clip_base=options.clip_base if model == "clip" else "",
                     num_steps=options.num_steps or None,
                     seed=options.seed + run,
+                    num_calibration_folds=(
+                        options.calibration_folds if options.calibration_folds >= 0 else None
+                    ),
                 ),
                 synthetic=synthetic if arm == "real_plus_synthetic" else None,
             )

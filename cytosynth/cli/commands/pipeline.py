@@ -13,6 +13,7 @@ from cytosynth.cli import show
 from cytosynth.cli.global_options import caller, command
 from cytosynth.cli.options import (
     Base,
+    CalibrationFolds,
     ClipBase,
     Data,
     Keep,
@@ -69,6 +70,7 @@ def run(
     sampler_preset: SamplerPreset = "",
     adapter_steps: AdapterSteps = 0,
     classifier_steps: ClassifierSteps = None,
+    calibration_folds: CalibrationFolds = None,
     seed: Seed = 0,
     repeats: Repeats = 1,
     keep_stack: Keep = False,
@@ -98,6 +100,7 @@ def run(
         sampler_preset=sampler_preset,
         adapter_steps=adapter_steps,
         num_steps=classifier_steps or 0,
+        calibration_folds=-1 if calibration_folds is None else calibration_folds,
         seed=seed,
         num_runs=repeats,
     )

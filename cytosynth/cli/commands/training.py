@@ -9,6 +9,7 @@ import typer
 from cytosynth.cli import show
 from cytosynth.cli.global_options import caller, command
 from cytosynth.cli.options import (
+    CalibrationFolds,
     Key,
     NoWait,
     SamplerPreset,
@@ -105,10 +106,7 @@ def fit_classifier(
     image_size: Annotated[
         int | None, typer.Option(help="Width and height of the input, pixels.")
     ] = None,
-    calibration_folds: Annotated[
-        int | None,
-        typer.Option(help="Parts held out to calibrate answers; default: 3. 0: none."),
-    ] = None,
+    calibration_folds: CalibrationFolds = None,
     seed: OptionalSeed = None,
     idempotency_key: Key = None,
     no_wait: NoWait = False,

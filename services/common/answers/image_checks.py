@@ -129,7 +129,7 @@ def look(images_BHWC: np.ndarray) -> np.ndarray:
 
 
 def _small(images_BHWC: np.ndarray) -> np.ndarray:
-    """Every n-th pixel by channel, uint8 (B, 3, P), P at most 127²."""
+    """Every n-th pixel by channel, uint8 (B, 3, P); P <= 127²."""
     step = max(1, min(images_BHWC.shape[1:3]) // _LOOK_SIZE)
     pixels = images_BHWC[:, ::step, ::step].transpose(0, 3, 1, 2)
     return np.ascontiguousarray(pixels).reshape(len(pixels), 3, -1)

@@ -213,10 +213,14 @@ def test_an_interrupted_job_goes_on_and_is_found_again(
 def test_adapter_steps_and_sampler_preset_reach_the_trainer(
     toy: ToyServices, client: Client, options: PipelineOptions
 ) -> None:
-    wanted = dataclasses.replace(options, adapter_steps=9, sampler_preset="draft")
+    wanted = dataclasses.replace(
+        options, adapter_steps=9, sampler_preset="draft", calibration_folds=0
+    )
     run_pipeline(client, wanted)
     adapter, *fits, _ = toy.trainer.requests
     assert adapter.settings.num_steps == 9
+    assert {fit.settings.num_calibration_folds for fit in fits} == {0}
+    assert all(fit.settings.HasField("num_calibration_folds") for fit in fits)
     assert {fit.synthetic.sampler.preset for fit in fits if fit.HasField("synthetic")} == {"draft"}
 
 
