@@ -50,6 +50,7 @@ def local_serve(app: Any, name: str) -> Iterator[str]:
         serve.run(app, name=name, route_prefix=None)
         yield f"127.0.0.1:{port}"
     finally:
+        del os.environ[PORT_VARIABLE]  # settings refuse variables that nothing reads
         serve.shutdown()
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
