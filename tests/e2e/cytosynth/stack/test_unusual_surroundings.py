@@ -52,7 +52,10 @@ def test_it_starts_and_keeps_its_files_together(stack: local_stack.StackInfo) ->
     assert local_stack.status(stack.state_dir).state == "running"
     files = StackFiles(stack.state_dir)
     assert stack.state_dir == Path.cwd() / ".cytosynth"
-    assert '"listener":"edge"' in files.access_log.read_text()
+    deadline = time.monotonic() + 30  # Envoy writes its log every ten seconds
+    while '"listener":"edge"' not in files.access_log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
     assert {path.name for path in Path.cwd().parent.iterdir()} == {NAME}
     assert {path.name for path in Path.cwd().iterdir()} == {".cytosynth"}
 
