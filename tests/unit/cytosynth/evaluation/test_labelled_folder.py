@@ -44,7 +44,7 @@ def test_pictures_without_a_cell_are_told_apart(
     client: Client, folder: Path, non_cells: Path
 ) -> None:
     figures = evaluate(client, folder, non_cells=non_cells).figures
-    # Every cell scores 0.01; of four strangers, one scores lower.
+    # Every cell scores 0.01; of four other pictures, one scores lower.
     assert figures["non_cell_auc"] == 0.75
     assert figures["num_non_cells"] == 4
     assert figures["share_of_non_cells_needing_review"] == 0.5
